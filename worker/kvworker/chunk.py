@@ -1,0 +1,72 @@
+"""The decoded tensors of a stored passage: one KVChunk per layer group, keys before RoPE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from kvstore.core.errors import InvalidInputError
+from kvstore.core.identity import LayerGroup
+
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ChunkSpec:
+    """The shape of a KVChunk without its values.
+
+    Parameters
+    ----------
+    n_layers, kv_heads, n_tokens, k_dim, v_dim : int
+        L, H, T and the head dimensions of K and V.
+    dtype : str
+        A key of DTYPES.
+    """
+
+    n_layers: int
+    kv_heads: int
+    n_tokens: int
+    k_dim: int
+    v_dim: int
+    dtype: str
+
+    @classmethod
+    def of_group(cls, group: LayerGroup, n_tokens: int, dtype: str) -> ChunkSpec:
+        """Return the spec of `n_tokens` tokens over one layer group."""
+        return cls(len(group.layers), group.kv_heads, n_tokens, group.k_dim, group.v_dim, dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of K and V as the model holds them."""
+        return self.n_layers * self.kv_heads * self.n_tokens * (self.k_dim + self.v_dim) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class KVChunk:
+    """K before RoPE (L, H, T, D) and V (L, H, T, Dv) of one passage over one layer group, in the model's dtype.
+
+    Tensors are never written to after construction: a request that recomputes rows does so in a cache of its own.
+    """
+
+    k: torch.Tensor
+    v: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.k.dim() != 4 or self.k.shape[:3] != self.v.shape[:3] or self.k.dtype != self.v.dtype:
+            raise InvalidInputError(f"k and v must be (L, H, T, D) of one dtype, got {tuple(self.k.shape)} and {tuple(self.v.shape)}")
+
+    @property
+    def spec(self) -> ChunkSpec:
+        """The shape and dtype of this chunk."""
+        n_layers, kv_heads, n_tokens, k_dim = self.k.shape
+        return ChunkSpec(n_layers, kv_heads, n_tokens, k_dim, self.v.shape[-1], str(self.k.dtype).removeprefix("torch."))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that k and v occupy."""
+        return self.k.nbytes + self.v.nbytes
+
+
+PassageKV = tuple[KVChunk, ...]
+"""The chunks of one passage, one per layer group of the model's layout."""
