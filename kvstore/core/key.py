@@ -31,7 +31,7 @@ class Kind(IntEnum):
 
 def _token_bytes(token_ids: Sequence[int]) -> bytes:
     """Return the ids as little-endian uint32."""
-    if token_ids and not (0 <= min(token_ids) and max(token_ids) <= _MAX_TOKEN):
+    if token_ids and (min(token_ids) < 0 or max(token_ids) > _MAX_TOKEN):
         raise InvalidInputError(f"token ids must be within 0 and {_MAX_TOKEN}, got {min(token_ids)} to {max(token_ids)}")
     ids = array("I", token_ids)
     if sys.byteorder == "big":

@@ -1,0 +1,27 @@
+"""Sizes and durations as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from kvstore.core.errors import ConfigError
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_nbytes(text: str | int) -> int:
+    """Read "512MiB", "1.5 GB" or a plain number of bytes; anything else, or a negative size, raises ConfigError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    unit = match[2].lower() if match else "?"
+    if match is None or unit not in _SIZES:
+        raise ConfigError(f"{text!r} is not a size; write a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB")
+    return int(float(match[1]) * _SIZES[unit])
+
+
+def format_nbytes(nbytes: float) -> str:
+    """Write a size for people: "3.2 MiB"."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} TiB"
