@@ -1,0 +1,129 @@
+"""Fetch stored chunks beside the model: each source waits for the layer group it is asked for, and for nothing else."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+
+from kvstore.core.api import BlobReader, StoreAPI
+from kvstore.core.blob import key_of
+from kvstore.core.errors import IdentityError, KVError
+from kvstore.core.identity import KVLayout
+from kvstore.core.key import ChunkKey
+from kvstore.core.manifest import Manifest
+from kvworker.chunk import KVChunk, PassageKV
+from kvworker.device_tier import DeviceTier
+from kvworker.engine import LoadFailed
+from kvworker.pipeline import decode_part
+
+_Part = tuple[Manifest, memoryview]
+
+
+class StoredSource:
+    """A chunk on its way from the store; implements `kvworker.engine.ChunkSource`.
+
+    `tier`, `nbytes` and `seconds` describe the fetch once it is done; `wait_s` is how long the model waited for it. `failure` says why
+    it could not be had.
+    """
+
+    def __init__(self, key: ChunkKey, layout: KVLayout, n_tokens: int, deadline: float) -> None:
+        self.key = key
+        self.tier, self.nbytes, self.seconds, self.wait_s, self.failure = "", 0, 0.0, 0.0, ""
+        self._layout, self._n_tokens, self._deadline = layout, n_tokens, deadline
+        self._parts: list[Future[_Part]] = [Future() for _ in layout.groups]
+        self._decoded: list[KVChunk | None] = [None] * len(layout.groups)
+
+    def group(self, index: int) -> KVChunk:
+        """Return the chunk of layer group `index`, waiting for its bytes; raise LoadFailed past the deadline or on any error."""
+        started = time.perf_counter()
+        try:
+            manifest, data = self._parts[index].result(timeout=max(0.0, self._deadline - time.monotonic()))
+            self.wait_s += time.perf_counter() - started
+            chunk = decode_part(manifest, index, data)
+        except FutureTimeoutError as error:
+            self.failure = "timeout"
+            raise LoadFailed(f"chunk {self.key}: layer group {index} did not arrive in time") from error
+        except KVError as error:
+            self.failure = self.failure or str(error)
+            raise LoadFailed(f"chunk {self.key}: {error}") from error
+        self._decoded[index] = chunk
+        return chunk
+
+    def decoded(self) -> PassageKV | None:
+        """Return the whole passage if every layer group was asked for, else None."""
+        chunks = tuple(chunk for chunk in self._decoded if chunk is not None)
+        return chunks if len(chunks) == len(self._decoded) else None
+
+    def fetch(self, store: StoreAPI) -> None:
+        """Read the chunk part by part and wake whoever waits; runs on a loader thread."""
+        started = time.perf_counter()
+        try:
+            reader = store.get(self.key, timeout_s=max(0.001, self._deadline - time.monotonic()))
+            if reader is None:
+                raise LoadFailed("the chunk is no longer stored")
+            self._read(reader)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self.seconds = time.perf_counter() - started
+
+    def _read(self, reader: BlobReader) -> None:
+        """Check whose chunk it is and hand out its parts."""
+        try:
+            manifest = reader.manifest
+            geometry = [(p.layers, p.kv_heads, p.k_dim, p.v_dim) for p in manifest.parts]
+            expected = [(g.layers, g.kv_heads, g.k_dim, g.v_dim) for g in self._layout.groups]
+            if key_of(manifest) != self.key or manifest.n_tokens != self._n_tokens or geometry != expected:
+                raise IdentityError(f"chunk {self.key} is not what was asked for")
+            self.tier, self.nbytes = reader.tier, reader.nbytes
+            for index, part in enumerate(self._parts):
+                part.set_result((manifest, reader.part(index)))
+        finally:
+            reader.close()
+
+    def _fail(self, error: Exception) -> None:
+        """Give every part that has not arrived the same error; what is no KVError of ours becomes LoadFailed."""
+        known = error if isinstance(error, KVError) else LoadFailed(f"{type(error).__name__}: {error}")
+        self.failure = str(known)
+        for part in self._parts:
+            if not part.done():
+                part.set_exception(known)
+
+
+class DeviceSource:
+    """A passage that device memory holds decoded; implements `kvworker.engine.ChunkSource`."""
+
+    def __init__(self, kv: PassageKV) -> None:
+        self.kv = kv
+
+    def group(self, index: int) -> KVChunk:
+        """Return the chunk of layer group `index` at once."""
+        return self.kv[index]
+
+
+class Loader:
+    """Starts fetches on a few threads, first asked first served, and keeps what they decoded in the device tier.
+
+    A fetch reads its chunk to the end once it has begun, so sources never wait for each other in a circle.
+    """
+
+    def __init__(self, layout: KVLayout, device_tier: DeviceTier, n_threads: int = 4) -> None:
+        self._layout, self._device_tier = layout, device_tier
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="load")
+
+    def start(self, store: StoreAPI, key: ChunkKey, n_tokens: int, timeout_s: float) -> StoredSource:
+        """Begin to fetch a chunk; its source raises LoadFailed `timeout_s` seconds from now if it is not there by then."""
+        source = StoredSource(key, self._layout, n_tokens, time.monotonic() + timeout_s)
+        self._pool.submit(source.fetch, store)
+        return source
+
+    def keep(self, source: StoredSource) -> None:
+        """Put a passage that was decoded completely into the device tier."""
+        kv = source.decoded()
+        if kv is not None:
+            self._device_tier.put(source.key, kv)
+
+    def close(self) -> None:
+        """Stop taking fetches; those under way end by their deadlines."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
