@@ -1,0 +1,204 @@
+"""Group-wise asymmetric codes of 2 or 4 bits: KIVI (ICML 2024, arXiv 2402.02750).
+
+A group is `group` consecutive values along one axis: axis "token" groups tokens of one channel (for keys, whose outliers keep to a few
+channels), axis "channel" groups channels of one token (for values). The last group of an axis may be shorter; it has its own scale.
+
+    zero  = min of the group                                stored in the dtype of x, so exactly; -0 is stored as +0
+    step  = max((max - min) / (2**bits - 1), 2**-19)        float32, correctly rounded
+    scale = step rounded toward zero to the dtype of x      so that no decoded value leaves [min, max]
+    code  = min(round((x - zero) / scale), 2**bits - 1)     float32, half to even, against the stored zero and scale
+    x'    = code * scale + zero                             float32, then rounded to the dtype asked for
+
+An element is off by at most scale / 2 (plus float32 rounding) before the last cast: rounding the scale toward zero lowers the topmost
+level by at most 15 units in its last place, which is below scale / 2 for scales of 2**-19 and more in all three dtypes. That sets the floor
+(1e-8, the usual guard against equal values, is zero in float16): groups narrower than it decode to within 2**-20.
+Scale and zero have the dtype of x so that none overflows: float16 would, for bfloat16 models. x must be finite and below 2**127.
+
+Packing is little-endian along the grouped axis: with k = 8 / bits, byte p of a line holds the codes of positions k * p + j in its bits
+bits * j and up. A line of A positions takes ceil(A / k) bytes; unused high bits are 0.
+
+    axis "token"    codes (..., ceil(T / k), D)    scale, zero (..., ceil(T / group), D)
+    axis "channel"  codes (..., T, ceil(D / k))    scale, zero (..., T, ceil(D / group))
+
+Bits a value, for 16-bit x and whole groups: bits + 32 / group (3.0 for 2 bits and 5.0 for 4 bits in groups of 32); `nbytes` is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+import torch
+
+from kvkernels import backend
+from kvkernels.checks import require, require_device, require_value_dtype, require_values
+
+Axis = Literal["token", "channel"]
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes, scale, zero
+SCALE_FLOOR = 2.0**-19
+GROUPS = (8, 16, 32, 64, 128, 256)
+
+
+def encode(x: torch.Tensor, bits: int, group: int, axis: Axis) -> Parts:
+    """Return codes uint8, scale and zero of x (..., T, D), with 2 or 4 bits a value in groups of 8, 16, ..., 256 along axis."""
+    require_values("x", x)
+    _check_grid(bits, group, axis)
+    if not backend.runs_triton(x):
+        return reference_encode(x, bits, group, axis)
+    from kvkernels import kivi_triton
+
+    return kivi_triton.encode(x, bits, group, axis)
+
+
+def decode(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    shape: Sequence[int],
+    bits: int,
+    group: int,
+    axis: Axis,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Return x' of shape (..., T, D) in dtype. Raises ValueError when the parts are not those of such a tensor."""
+    require_value_dtype("dtype", dtype)
+    require_value_dtype("scale", scale.dtype)
+    codes_shape, parameter_shape = stored_shapes(shape, bits, group, axis)
+    require("codes", codes, codes_shape, torch.uint8)
+    require("scale", scale, parameter_shape, scale.dtype)
+    require("zero", zero, parameter_shape, scale.dtype)
+    require_device("scale", scale, codes)
+    require_device("zero", zero, codes)
+    if not backend.runs_triton(codes):
+        return reference_decode(codes, scale, zero, shape, bits, group, axis, dtype)
+    from kvkernels import kivi_triton
+
+    return kivi_triton.decode(codes, scale, zero, shape, bits, group, axis, dtype)
+
+
+def stored_shapes(shape: Sequence[int], bits: int, group: int, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape of codes, and that of scale and of zero, for x of this shape (..., T, D)."""
+    _check_grid(bits, group, axis)
+    if len(shape) < 2 or min(shape) < 0 or shape[-1] == 0:
+        raise ValueError(f"shape {tuple(shape)} is not (..., T, D) with D >= 1")
+    *lead, n_tokens, n_channels = shape
+    if axis == "token":
+        return (*lead, _ceil(n_tokens * bits, 8), n_channels), (*lead, _ceil(n_tokens, group), n_channels)
+    return (*lead, n_tokens, _ceil(n_channels * bits, 8)), (*lead, n_tokens, _ceil(n_channels, group))
+
+
+def nbytes(shape: Sequence[int], bits: int, group: int, axis: Axis, dtype: torch.dtype) -> int:
+    """Return the stored bytes of x of this shape and dtype: codes, plus scale and zero in the dtype of x."""
+    codes_shape, parameter_shape = stored_shapes(shape, bits, group, axis)
+    return prod(codes_shape) + 2 * dtype.itemsize * prod(parameter_shape)
+
+
+def reference_encode(x: torch.Tensor, bits: int, group: int, axis: Axis) -> Parts:
+    """Encode with torch on any device; see `encode`."""
+    parts = new_parts(x, bits, group, axis)
+    values = lines(x, axis)
+    codes, scale, zero = (lines(part, axis) for part in parts)
+    for outer, along, in_bytes, in_groups in _slabs(values.shape, bits, group):
+        _encode_slab(values[outer, along], codes[outer, in_bytes], scale[outer, in_groups], zero[outer, in_groups], bits)
+    return parts
+
+
+def reference_decode(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    shape: Sequence[int],
+    bits: int,
+    group: int,
+    axis: Axis,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Decode with torch on any device; see `decode`."""
+    out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
+    values = lines(out, axis)
+    codes, scale, zero = (lines(part, axis) for part in (codes, scale, zero))
+    for outer, along, in_bytes, in_groups in _slabs(values.shape, bits, group):
+        _decode_slab(codes[outer, in_bytes], scale[outer, in_groups], zero[outer, in_groups], bits, values[outer, along])
+    return out
+
+
+def new_parts(x: torch.Tensor, bits: int, group: int, axis: Axis) -> Parts:
+    """Allocate what encoding x fills."""
+    codes_shape, parameter_shape = stored_shapes(x.shape, bits, group, axis)
+    scale = torch.empty(parameter_shape, dtype=x.dtype, device=x.device)
+    return torch.empty(codes_shape, dtype=torch.uint8, device=x.device), scale, torch.empty_like(scale)
+
+
+def lines(x: torch.Tensor, axis: Axis) -> torch.Tensor:
+    """View (..., T, D) as (M, A, W): M times W lines of A values that run along the grouped axis. Copies x if its strides demand it."""
+    *lead, n_tokens, n_channels = x.shape
+    if axis == "token":
+        return x.reshape(prod(lead), n_tokens, n_channels)
+    return x.reshape(prod(lead) * n_tokens, n_channels, 1)
+
+
+def _encode_slab(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> None:
+    """Fill codes (M, P, W), scale and zero (M, G, W) from x (M, A, W), which is G equal groups."""
+    levels = 2**bits - 1
+    y = torch.unflatten(x, 1, (scale.shape[1], -1)).to(torch.float32, copy=True)  # (M, G, A / G, W)
+    low, high = y.amin(2), y.amax(2)
+    zero.copy_(low.add_(0.0))  # -0 + 0 is +0
+    step = high.sub_(low).div_(levels).clamp_(min=SCALE_FLOOR)
+    scale.copy_(step)
+    if scale.dtype != torch.float32:  # where the cast went up, step its bits down by one
+        scale.copy_((scale.contiguous().view(torch.int16) - (scale.float() > step).to(torch.int16)).view(scale.dtype))
+    y.sub_(low.unsqueeze(2)).div_(scale.float().unsqueeze(2)).round_().clamp_(max=levels)
+    _pack(y.flatten(1, 2), bits, codes)
+
+
+def _decode_slab(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, out: torch.Tensor) -> None:
+    """Fill out (M, A, W), G equal groups, from codes (M, P, W), scale and zero (M, G, W)."""
+    y = torch.unflatten(_unpack(codes, bits)[:, : out.shape[1]], 1, (scale.shape[1], -1))  # (M, G, A / G, W)
+    y.mul_(scale.float().unsqueeze(2)).add_(zero.float().unsqueeze(2))
+    out.copy_(y.flatten(1, 2))
+
+
+def _pack(codes: torch.Tensor, bits: int, out: torch.Tensor) -> None:
+    """Write codes (M, A, W), integers in float32, into the bytes of out (M, P, W); overwrites codes."""
+    per_byte = 8 // bits
+    padded = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[1] % per_byte))
+    digits = torch.unflatten(padded, 1, (-1, per_byte))  # (M, P, k, W)
+    for j in range(1, per_byte):
+        digits[:, :, 0].add_(digits[:, :, j], alpha=1 << bits * j)
+    out.copy_(digits[:, :, 0])
+
+
+def _unpack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return the float32 codes (M, k * P, W) of bytes (M, P, W)."""
+    per_byte = 8 // bits
+    digits = torch.empty((codes.shape[0], codes.shape[1], per_byte, codes.shape[2]), device=codes.device)
+    for j in range(per_byte):
+        digits[:, :, j] = (codes >> bits * j).bitwise_and_(2**bits - 1)
+    return digits.flatten(1, 2)
+
+
+def _slabs(shape: torch.Size, bits: int, group: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+    """Cut (M, A, W) lines into slabs of equal groups: yield slices of M, of A, and of the bytes and the groups that A becomes."""
+    n_outer, length, width = shape
+    whole = length - length % group
+    span = group * max(1, backend.SLAB // (group * width))
+    cuts = [*range(0, whole, span), whole, length]
+    for start, stop in pairwise(cuts):
+        height = max(1, backend.SLAB // max(1, (stop - start) * width))
+        along, in_bytes = slice(start, stop), slice(start * bits // 8, _ceil(stop * bits, 8))
+        in_groups = slice(start // group, _ceil(stop, group))
+        for outer in range(0, n_outer if stop > start else 0, height):
+            yield slice(outer, outer + height), along, in_bytes, in_groups
+
+
+def _check_grid(bits: int, group: int, axis: Axis) -> None:
+    """Raise unless the codec is defined for these parameters."""
+    if bits not in (2, 4) or group not in GROUPS or axis not in ("token", "channel"):
+        raise ValueError(f"kivi: bits {bits}, group {group}, axis {axis!r}; choose bits 2 or 4, group in {GROUPS}, axis token or channel")
+
+
+def _ceil(n: int, divisor: int) -> int:
+    """Divide, rounding up."""
+    return -(-n // divisor)
