@@ -1,0 +1,131 @@
+"""One interface for every place that keeps records: memory, disk, Redis, and the wrappers around them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from kvstore.core.blob import Buffer
+from kvstore.store.record import RecordMeta
+
+
+@dataclass(frozen=True)
+class TierInfo:
+    """What a tier is.
+
+    Parameters
+    ----------
+    name : str
+        How reports and counters call it.
+    capacity_bytes : int
+        The most bytes of records it keeps; 0 when something else limits it and it evicts by itself, as Redis does.
+    is_durable : bool
+        A record whose `put` returned survives a crash of the machine.
+    is_remote : bool
+        Calls cross a network: they are made under a deadline, and other servers may add and remove records.
+    """
+
+    name: str
+    capacity_bytes: int
+    is_durable: bool = False
+    is_remote: bool = False
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One record of a tier: its storage key, its length in bytes, and its meta unless the tier would have to read far for it."""
+
+    key: bytes
+    nbytes: int
+    meta: RecordMeta | None = None
+
+
+class Tier(ABC):
+    """Keeps records under storage keys of 32 bytes. Thread-safe.
+
+    A tier does not verify chunks: whoever reads parses the record, which verifies it. It does promise that what it returns has the
+    length that was stored. Each call may raise TierUnavailableError; a tier never evicts on its own unless its capacity is 0.
+    """
+
+    @property
+    @abstractmethod
+    def info(self) -> TierInfo:
+        """What this tier is."""
+
+    @property
+    @abstractmethod
+    def used_bytes(self) -> int:
+        """Bytes in use; never more than `info.capacity_bytes` unless that is 0."""
+
+    @abstractmethod
+    def get(self, key: bytes) -> memoryview | None:
+        """Return the record, or None when it is not here.
+
+        The view stays valid and unchanged as long as it is held, whatever happens to the record meanwhile. Raises CorruptError when
+        the tier itself sees that the copy is damaged.
+        """
+
+    @abstractmethod
+    def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
+        """Store the pieces joined as one record; the first piece holds the record's whole head.
+
+        The record becomes visible all at once or not at all. A key that is here already keeps its record. Raises CapacityError when it
+        does not fit now.
+        """
+
+    @abstractmethod
+    def delete(self, key: bytes) -> bool:
+        """Remove a record; return whether it was here."""
+
+    @abstractmethod
+    def find(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Return the record's length in bytes, or None, for each key: one round trip at most."""
+
+    @abstractmethod
+    def scan(self) -> Iterator[Listed]:
+        """Iterate over the records, in no order; what changes meanwhile may be seen or not."""
+
+    def quarantine(self, key: bytes) -> bool:
+        """Take a damaged record out of sight; return whether it was here. Keeps it for inspection only where that is cheap."""
+        return self.delete(key)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what the tier holds; views handed out stay valid. Safe to call again."""
+
+
+class WrappedTier(Tier):
+    """Passes every call on; a wrapper overrides what it changes."""
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+
+    @property
+    def info(self) -> TierInfo:
+        return self._tier.info
+
+    @property
+    def used_bytes(self) -> int:
+        return self._tier.used_bytes
+
+    def get(self, key: bytes) -> memoryview | None:
+        return self._tier.get(key)
+
+    def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
+        self._tier.put(key, pieces)
+
+    def delete(self, key: bytes) -> bool:
+        return self._tier.delete(key)
+
+    def find(self, keys: Sequence[bytes]) -> list[int | None]:
+        return self._tier.find(keys)
+
+    def scan(self) -> Iterator[Listed]:
+        return self._tier.scan()
+
+    def quarantine(self, key: bytes) -> bool:
+        return self._tier.quarantine(key)
+
+    def close(self) -> None:
+        self._tier.close()
