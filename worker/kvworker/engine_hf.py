@@ -1,0 +1,295 @@
+"""The engine over Hugging Face causal language models: the only file that imports transformers.
+
+A pass drives the decoder's layers itself, one layer group after the other, which is what lets loading overlap with computing: before a
+group's first layer runs, the stored rows of that group are placed in the request's cache. Only the rows that are computed ever have hidden
+states. All keys are rotated with angles from one float64 table, and attention sees key position <= row position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from kvstore.core.errors import CapacityError, InvalidInputError, UnsupportedError
+from kvstore.core.identity import ModelIdentity, RopeSpec
+from kvworker.chunk import DTYPES, KVChunk, PassageKV
+from kvworker.engine import Generation, Segment, check_rows
+from kvworker.families import Family, family_of, layout_of
+from kvworker.overlay import Overlay, Rows, position_mask
+from kvworker.rope import RotaryTable
+from kvworker.sampling import Sampling
+from kvworker.splice import Run, place_group, stored_runs
+from kvworker.weights import read_settings, tokenizer_digest, weights_digest
+
+ATTENTIONS = ("sdpa", "eager")
+_TEXT_MODELS = {"gemma3": "gemma3_text"}  # directories with image input, of which the text model is used
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One forward pass: `token_ids` (S,) at `positions` (S,), `rows` the same as slice or indices, in a sequence of n_tokens."""
+
+    token_ids: torch.Tensor
+    positions: torch.Tensor
+    rows: Rows
+    n_tokens: int
+
+
+class HFEngine:
+    """A model directory as an `Engine`. Not thread-safe.
+
+    Parameters
+    ----------
+    model : transformers model
+        In evaluation mode; only its decoder and its output layer are kept.
+    tokenizer : transformers tokenizer
+    identity : ModelIdentity
+    eos_ids : frozenset of int
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, identity: ModelIdentity, eos_ids: frozenset[int]) -> None:
+        config = model.config.get_text_config()
+        self.identity = identity
+        self.eos_ids = eos_ids
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self.max_context_tokens: int = config.max_position_embeddings
+        self._tokenizer = tokenizer
+        self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._family: Family = family_of(config.model_type)
+        self._skips_causal_mask = config._attn_implementation == "sdpa"
+        self._n_vocab: int = config.vocab_size
+        self._dtype, self._device = DTYPES[identity.dtype], self._head.weight.device
+        ropes = {group.rope for group in identity.layout.groups if group.rope is not None}
+        self._tables: dict[RopeSpec | None, RotaryTable] = {rope: RotaryTable(rope, self._dtype, self._device) for rope in ropes}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens left out."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def export(self, passages: Sequence[Sequence[int]]) -> list[PassageKV]:
+        """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE."""
+        if min((len(passage) for passage in passages), default=0) == 0:
+            raise InvalidInputError("export needs at least one passage, and at least 1 token in each")
+        groups = self._read([token for passage in passages for token in passage])
+        borders = list(accumulate((len(passage) for passage in passages), initial=0))
+        return [tuple(_cut(k, v, start, stop) for k, v in groups) for start, stop in pairwise(borders)]
+
+    @torch.inference_mode()
+    def _read(self, token_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Prefill a text and return K before RoPE and V, (L, H, T, D), per layer group."""
+        self._check_tokens(token_ids)
+        overlay = self._overlay(len(token_ids))
+        with self._caught_keys() as keys:
+            self._forward(self._some(token_ids, range(len(token_ids))), overlay)
+        groups = self.identity.layout.groups
+        return [(torch.stack([keys[layer] for layer in group.layers]), overlay.group(g)[1]) for g, group in enumerate(groups)]
+
+    @torch.inference_mode()
+    def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = Sampling()) -> Generation:  # noqa: B008 (frozen)
+        """Run the prompt made of `segments`: compute `rows`, take every other row from its segment's source."""
+        check_rows(segments, rows)
+        token_ids = [token for segment in segments for token in segment.token_ids]
+        self._check_tokens(token_ids)
+        n_tokens = len(token_ids)
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, self.max_context_tokens - n_tokens + 1))
+        overlay = self._overlay(n_tokens + sampling.max_new_tokens - 1)
+        place = partial(self._place, overlay, stored_runs(segments, rows))
+        hidden = self._forward(self._some(token_ids, rows), overlay, place)
+        return Generation(self._logits(hidden), len(rows), self._stepper(overlay, n_tokens), self.eos_ids, sampling)
+
+    def _stepper(self, overlay: Overlay, n_tokens: int) -> Callable[[int], torch.Tensor]:
+        """Return the function that appends one token to a prompt of n_tokens and returns the next logits."""
+        n_seen = n_tokens
+
+        @torch.inference_mode()
+        def step(token: int) -> torch.Tensor:
+            nonlocal n_seen
+            n_seen += 1
+            position = torch.tensor([n_seen - 1], device=self._device)
+            one = _Pass(torch.tensor([token], device=self._device), position, slice(n_seen - 1, n_seen), n_seen)
+            return self._logits(self._forward(one, overlay))
+
+        return step
+
+    def _check_tokens(self, token_ids: Sequence[int]) -> None:
+        """Raise unless the ids belong to the vocabulary and fit the context."""
+        if len(token_ids) > self.max_context_tokens:
+            raise CapacityError(
+                f"{len(token_ids)} tokens do not fit the model's context of {self.max_context_tokens}; use fewer or shorter passages"
+            )
+        if min(token_ids) < 0 or max(token_ids) >= self._n_vocab:
+            raise InvalidInputError(f"token ids must be within 0 and {self._n_vocab - 1}, got {min(token_ids)} to {max(token_ids)}")
+
+    def _overlay(self, capacity: int) -> Overlay:
+        return Overlay(self.identity.layout, capacity, self._dtype, self._device)
+
+    def _some(self, token_ids: Sequence[int], rows: Sequence[int]) -> _Pass:
+        """Return the pass that computes `rows`."""
+        positions = torch.tensor(rows, device=self._device)
+        chosen = torch.tensor([token_ids[row] for row in rows], device=self._device)
+        is_consecutive = rows[-1] - rows[0] + 1 == len(rows)
+        return _Pass(chosen, positions, slice(rows[0], rows[-1] + 1) if is_consecutive else positions, len(token_ids))
+
+    def _place(self, overlay: Overlay, runs: Sequence[Run], index: int) -> None:
+        group = self.identity.layout.groups[index]
+        place_group(overlay, index, group, runs, self._tables[group.rope])
+
+    def _forward(self, work: _Pass, overlay: Overlay, place: Callable[[int], None] | None = None) -> torch.Tensor:
+        """Run the decoder layers over a pass; return the hidden state (hidden,) of its last row."""
+        overlay.begin(work.rows, work.n_tokens)
+        angles = {rope: _angles(table, work) for rope, table in self._tables.items()}
+        masks: dict[int, torch.Tensor | None] = {}
+        hidden = self._decoder.embed_tokens(work.token_ids[None])
+        for index, group in enumerate(self.identity.layout.groups):
+            if group.window not in masks:
+                masks[group.window] = self._mask(work, group.window)
+            if place is not None:
+                place(index)
+            for layer in group.layers:
+                hidden = self._decoder.layers[layer](
+                    hidden,
+                    attention_mask=masks[group.window],
+                    position_ids=work.positions[None],
+                    position_embeddings=angles[group.rope],
+                    past_key_values=overlay,
+                    use_cache=True,
+                )
+        last: torch.Tensor = self._decoder.norm(hidden[:, -1])
+        return last[0]
+
+    def _mask(self, work: _Pass, window: int) -> torch.Tensor | None:
+        """Return the additive mask of a pass, or None where one row or a plain causal prefill needs none."""
+        n_rows, reach = len(work.positions), window if window < work.n_tokens else 0
+        if n_rows == 1 or (self._skips_causal_mask and n_rows == work.n_tokens and not reach):
+            return None
+        return position_mask(work.positions, work.n_tokens, reach, self._dtype)
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the logits (V,) in float32."""
+        logits: torch.Tensor = self._head(hidden).float()
+        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+
+    @contextmanager
+    def _caught_keys(self) -> Iterator[dict[int, torch.Tensor]]:
+        """Catch K before RoPE, (H, T, D) per layer, in the passes run inside; the hooks are gone afterwards."""
+        keys: dict[int, torch.Tensor] = {}
+
+        def catch(layer: int, kv_heads: int, _module: object, _inputs: object, output: torch.Tensor) -> None:
+            keys[layer] = self._family.keys(output, kv_heads)
+
+        hooks = []
+        try:
+            for group in self.identity.layout.groups:
+                for layer in group.layers:
+                    module = getattr(self._decoder.layers[layer].self_attn, self._family.key_module)
+                    hooks.append(module.register_forward_hook(partial(catch, layer, group.kv_heads)))
+            yield keys
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _angles(table: RotaryTable, work: _Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cos and sin (1, S, D) of a pass's rows, as attention modules expect them."""
+    cos, sin = table.first(work.n_tokens)
+    return torch.cat((cos[work.rows],) * 2, -1)[None], torch.cat((sin[work.rows],) * 2, -1)[None]
+
+
+def _cut(k: torch.Tensor, v: torch.Tensor, start: int, stop: int) -> KVChunk:
+    """Return rows start to stop - 1 as a chunk with memory of its own."""
+    return KVChunk(*(x[:, :, start:stop].clone(memory_format=torch.contiguous_format) for x in (k, v)))
+
+
+def load_engine(
+    directory: str | Path,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    attention: str = "sdpa",
+    digest_cache_dir: Path | None = None,
+) -> HFEngine:
+    """Load a local model directory (config.json, safetensors, tokenizer); nothing is downloaded and no code in it is run.
+
+    Parameters
+    ----------
+    directory : path
+        A causal language model of a family in `families.FAMILIES`.
+    device : str, optional
+        "cpu" or "cuda"; CUDA where there is one, if not given.
+    dtype : str, optional
+        A key of `chunk.DTYPES`; the checkpoint's own, if not given.
+    threads : int, optional
+        CPU threads of torch, for the whole process.
+    attention : str
+        "sdpa" or "eager".
+    digest_cache_dir : path, optional
+        Where digests of weights are remembered by file name, size and times, so that large files are hashed once.
+
+    Raises InvalidInputError for a directory that holds no model, UnsupportedError for a model that cannot be served exactly.
+    """
+    directory = Path(directory)
+    settings = read_settings(directory)
+    model_type = settings.get("model_type", "")
+    family_of(_TEXT_MODELS.get(model_type, model_type))
+    if attention not in ATTENTIONS:
+        raise UnsupportedError(f"attention {attention!r} is not supported; supported: {', '.join(ATTENTIONS)}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    layout = layout_of(config.get_text_config())
+    dtype = _dtype_name(config, dtype)
+    digest = weights_digest(directory, settings, digest_cache_dir)
+    model = _load_model(directory, dtype, attention).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    identity = ModelIdentity(directory.resolve().name, digest, layout, dtype, tokenizer_digest(directory))
+    return HFEngine(model, tokenizer, identity, _eos_ids(model, tokenizer))
+
+
+def _dtype_name(config: Any, dtype: str | None) -> str:
+    """Return the dtype asked for, else the checkpoint's, else float32."""
+    own = config.dtype or config.get_text_config().dtype or torch.float32
+    name = dtype or str(own).removeprefix("torch.")
+    if name not in DTYPES:
+        raise UnsupportedError(f"dtype {name!r} is not supported; supported: {', '.join(DTYPES)}")
+    return name
+
+
+def _load_model(directory: Path, dtype: str, attention: str) -> Any:
+    """Load the weights; a checkpoint that lacks any of them is refused, because the library would fill it with random numbers."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=DTYPES[dtype],
+        attn_implementation=attention,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    absent = sorted(set(report["missing_keys"]) | {str(key) for key in report["mismatched_keys"]})
+    if absent:
+        raise InvalidInputError(f"{len(absent)} weights are missing in {directory.name} or have another shape, the first is {absent[0]}")
+    return model.eval()
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return every token that the model or its tokenizer calls end of sequence."""
+    ids: set[int] = set()
+    for own in (model.generation_config.eos_token_id, model.config.get_text_config().eos_token_id, tokenizer.eos_token_id):
+        ids.update(own if isinstance(own, list) else [] if own is None else [own])
+    return frozenset(ids)

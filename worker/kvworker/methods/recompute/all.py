@@ -1,0 +1,24 @@
+"""Compute every row: a full prefill, the reference that other policies are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvworker.engine import Segment, spans_of
+from kvworker.policy import RecomputePolicy
+
+
+@dataclass(frozen=True)
+class RecomputeAll(RecomputePolicy):
+    """Take nothing from the store.
+
+    Paper: none; the exactness test of every selective method (ratio 1).
+    """
+
+    name: ClassVar[str] = "all"
+
+    def own_rows(self, segments: Sequence[Segment]) -> range:
+        """Return all rows."""
+        return range(spans_of(segments)[-1].stop)

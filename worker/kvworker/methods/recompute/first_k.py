@@ -1,0 +1,39 @@
+"""Compute the first tokens of each stored passage again, where it learnt to be a beginning that it no longer is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvstore.core.errors import InvalidInputError
+from kvworker.engine import Segment, spans_of
+from kvworker.policy import RecomputePolicy
+
+
+@dataclass(frozen=True)
+class FirstK(RecomputePolicy):
+    """Compute the first k rows of every stored segment except one at position 0, the passage's own BOS among them.
+
+    A passage that was read alone gives its first tokens the attention that belongs to the start of a prompt; in the middle of one they
+    draw it wrongly. Needs no scores, so loading and computing can overlap from the first layer on.
+
+    Paper: EPIC: Efficient Position-Independent Caching (arXiv 2410.15332), LegoLink.
+
+    Parameters
+    ----------
+    k : int
+        Rows per segment, at least 1; the paper recommends up to 32.
+    """
+
+    name: ClassVar[str] = "first_k"
+    k: int = 16
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InvalidInputError(f"first_k: k must be at least 1, got {self.k}; use the policy none to compute nothing again")
+
+    def own_rows(self, segments: Sequence[Segment]) -> list[int]:
+        """Return the first k rows of each stored segment behind the first position."""
+        spans = [span for span in spans_of(segments) if span.is_sourced and span.start > 0]
+        return [row for span in spans for row in range(span.start, min(span.start + self.k, span.stop))]
