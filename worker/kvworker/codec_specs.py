@@ -1,0 +1,42 @@
+"""Codecs by name: presets such as "int8", and specs such as "kivi:bits=4,group=32" or "exponent_split+zstd:level=3"."""
+
+from __future__ import annotations
+
+from kvstore.codecs import Stage, stage_names
+from kvstore.core.errors import InvalidInputError, UnsupportedError
+from kvstore.core.stages import Param
+from kvworker.pipeline import QUANTIZERS, Pipeline, find_stage_class
+
+PRESETS = {
+    "raw": "raw",
+    "lossless": "exponent_split+zstd:fields=exponent,level=1",
+    "int8": "int8",
+    "kivi4": "kivi:bits=4,group=32",
+    "kivi2": "kivi:bits=2,group=32",
+}
+
+
+def find_codec(text: str) -> Pipeline:
+    """Return the pipeline of a preset or spec: stages joined by "+", each a name and, after ":", its parameters as NAME=VALUE.
+
+    Parameters left out have their defaults. Raises InvalidInputError or UnsupportedError, both listing what is known.
+    """
+    try:
+        return Pipeline(tuple(_parse_stage(stage) for stage in PRESETS.get(text, text).split("+")))
+    except UnsupportedError as error:
+        known = f"presets {', '.join(PRESETS)}; quantizers {', '.join(stage_names(QUANTIZERS))}"
+        raise UnsupportedError(f"codec {text!r}: {error}. Known: {known}") from error
+
+
+def _parse_stage(text: str) -> Stage:
+    """Return the stage of "name" or "name:key=value,key=value"."""
+    name, _, params = text.partition(":")
+    return find_stage_class(name).build(dict(_parse_param(text, pair) for pair in params.split(",") if pair))
+
+
+def _parse_param(stage: str, pair: str) -> tuple[str, Param]:
+    """Return the name and the value of "key=value": an integer where it reads as one, else a string."""
+    key, equals, value = pair.partition("=")
+    if not key or not equals:
+        raise InvalidInputError(f"codec stage {stage!r}: parameters are written NAME=VALUE, got {pair!r}")
+    return key, int(value) if value.lstrip("-").isdecimal() else value
