@@ -1,0 +1,24 @@
+"""The interface of planners, and how they are found: one planner per file, by its name."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol
+
+from kvstore.core.discovery import find
+from kvstore.planners.cost import CostModel
+from kvstore.planners.plan import Hits, Plan, Request
+
+
+class Planner(Protocol):
+    """Decides for every passage of a request whether to load or to compute it. Pure: equal input, equal plan."""
+
+    name: ClassVar[str]
+
+    def plan(self, request: Request, hits: Hits, costs: CostModel) -> Plan:
+        """Return a plan that decides every passage once and loads only what `hits` offers for it."""
+
+
+def find_planner(name: str) -> Planner:
+    """Return the planner of that name; another name raises UnsupportedError with those that are known."""
+    planner: Planner = find("kvstore.planners", name)()
+    return planner

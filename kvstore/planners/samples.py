@@ -1,0 +1,135 @@
+"""Measurements that costs are made of. Each names its subject: the cost that it tells something about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kvstore.core.errors import InvalidInputError
+
+PREFILL, SPLICE = "prefill", "splice"
+
+
+def tier_subject(tier: str) -> str:
+    """Return the subject of reads from a tier."""
+    return f"tier {tier}"
+
+
+def codec_subject(codec: str) -> str:
+    """Return the subject of decoding with a codec."""
+    return f"codec {codec}"
+
+
+@dataclass(frozen=True)
+class PrefillSample:
+    """A forward pass: `rows` rows of a prompt, which see `context` keys each on average, took `seconds`."""
+
+    rows: int
+    context: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def subject(self) -> str:
+        """The cost that this measures."""
+        return PREFILL
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """One pass, its rows, and its pairs of row and key."""
+        return (1.0, float(self.rows), self.rows * self.context)
+
+
+@dataclass(frozen=True)
+class ReadSample:
+    """Reading a chunk of `nbytes` bytes from a tier, with whatever it waited for and its verification, took `seconds`."""
+
+    tier: str
+    nbytes: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def subject(self) -> str:
+        """The cost that this measures."""
+        return tier_subject(self.tier)
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """One read and its bytes."""
+        return (1.0, float(self.nbytes))
+
+
+@dataclass(frozen=True)
+class DecodeSample:
+    """Decoding a chunk of `nbytes` stored bytes with a codec took `seconds`."""
+
+    codec: str
+    nbytes: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def subject(self) -> str:
+        """The cost that this measures."""
+        return codec_subject(self.codec)
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """One chunk and its stored bytes."""
+        return (1.0, float(self.nbytes))
+
+
+@dataclass(frozen=True)
+class SpliceSample:
+    """Rotating and scattering a chunk of `n_tokens` tokens into the cache took `seconds`."""
+
+    n_tokens: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def subject(self) -> str:
+        """The cost that this measures."""
+        return SPLICE
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """One chunk and its tokens."""
+        return (1.0, float(self.n_tokens))
+
+
+@dataclass(frozen=True)
+class OverlapSample:
+    """A request that loaded for `load_s` and computed for `compute_s` in all had its first token after `ttft_s`."""
+
+    load_s: float
+    compute_s: float
+    ttft_s: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def overlap(self) -> float:
+        """The share of the shorter work that was hidden behind the longer, within 0 and 1."""
+        hidden = (self.load_s + self.compute_s - self.ttft_s) / min(self.load_s, self.compute_s)
+        return min(max(hidden, 0.0), 1.0)
+
+
+CostSample = PrefillSample | ReadSample | DecodeSample | SpliceSample
+
+
+def _check_positive(sample: CostSample | OverlapSample) -> None:
+    """Raise InvalidInputError unless every number of the sample is finite and above zero."""
+    for name, value in vars(sample).items():
+        if not isinstance(value, str) and not (math.isfinite(value) and value > 0):
+            raise InvalidInputError(f"{type(sample).__name__}: {name} must be finite and above 0, got {value}")
