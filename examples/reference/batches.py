@@ -1,0 +1,109 @@
+"""The curriculum: what the model reads at each step, as padded tensors."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
+
+from kvworker.reference.notes import generate
+
+COPY_STEPS = 300
+STEPS_PER_DOCUMENT = 400
+MAX_DOCUMENTS = 4
+LONG_SHARE = 0.15  # of all steps, the last ones
+BATCH = 64  # at most; fewer examples where that many would exceed the tokens
+BATCH_TOKENS = 16_000
+# Positions jump between runs up to here, so that a 2,048-token context and its questions meet no position for the first time.
+STRETCHED_POSITIONS = 3000
+_FIRST_WORD, _LAST_WORD = 3, VOCABULARY_SIZE - 256  # between the special tokens and the bytes
+_WIDTH_STEP = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many documents, passages each, facts and fact-free sentences per passage."""
+
+    n_documents: int
+    passages: int
+    facts: int
+    fillers: int
+
+    def n_examples(self) -> int:
+        """Return how many such contexts, with their questions, go into a batch."""
+        n_tokens = self.n_documents * self.passages * (4 * self.facts + 11 * self.fillers + 1) + 150
+        return max(4, min(BATCH, BATCH_TOKENS // n_tokens))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Token ids, the ids to predict (IGNORED where none), and positions, each (B, T)."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor
+
+
+def draw(rng: random.Random, step: int, n_steps: int) -> Batch:
+    """Return the batch of one step."""
+    if step < COPY_STEPS:
+        return pad([copy_example(rng) for _ in range(BATCH)], rng, 0)
+    if step >= n_steps * (1 - LONG_SHARE) and rng.random() < 0.6:
+        return note_batch(rng, long_shape(rng))
+    if rng.random() < 0.12:
+        return pad([copy_example(rng) for _ in range(BATCH)], rng, STRETCHED_POSITIONS)
+    return note_batch(rng, short_shape(rng, step))
+
+
+def copy_example(rng: random.Random) -> Example:
+    """Return random words and the same words again; predicting the second half grows heads that look up what followed a word."""
+    words = [rng.randrange(_FIRST_WORD, _LAST_WORD) for _ in range(rng.randint(12, 32))]
+    return Example([BOS_ID, *words, *words], [IGNORED] * (len(words) + 1) + words[1:] + [IGNORED], [0])
+
+
+def short_shape(rng: random.Random, step: int) -> Shape:
+    """Return a context of at most as many documents as this step of the curriculum allows."""
+    level = min(MAX_DOCUMENTS, 1 + (step - COPY_STEPS) // STEPS_PER_DOCUMENT)
+    return Shape(rng.randint(1, level), rng.randint(1, 2 if level < 3 else 3), rng.randint(1, 8), rng.choice((0, 0, 0, 2)))
+
+
+def long_shape(rng: random.Random) -> Shape:
+    """Return a context of 400 to 2,100 tokens."""
+    facts, fillers = rng.choice(((8, 0), (6, 2), (8, 2)))
+    return Shape(rng.randint(4, 12), 3, facts, fillers)
+
+
+def note_batch(rng: random.Random, shape: Shape) -> Batch:
+    """Return contexts of the training split, whole documents in most and scattered runs in the others, with questions of every kind."""
+    examples = []
+    for _ in range(shape.n_examples()):
+        corpus = generate(rng.getrandbits(48), shape.n_documents, shape.passages, shape.facts, "train", shape.fillers)
+        order = (whole_documents if rng.random() < 0.6 else scattered_runs)(corpus, rng)
+        examples.append(example(corpus, order, balanced(answerable(corpus.questions, order), 6)))
+    return pad(examples, rng, STRETCHED_POSITIONS)
+
+
+def pad(examples: list[Example], rng: random.Random, n_positions: int) -> Batch:
+    """Return the examples side by side, padded at their ends; every second one has its positions spread over `n_positions`."""
+    width = -(-max(len(e.token_ids) for e in examples) // _WIDTH_STEP) * _WIDTH_STEP
+    ids = torch.full((len(examples), width), PAD_ID)
+    targets = torch.full((len(examples), width), IGNORED)
+    positions = torch.arange(width).repeat(len(examples), 1)
+    for row, e in enumerate(examples):
+        n = len(e.token_ids)
+        ids[row, :n] = torch.tensor(e.token_ids)
+        targets[row, :n] = torch.tensor(e.targets)
+        if n_positions > width and rng.random() < 0.5:
+            positions[row] += jumps(e.borders, width, int(rng.random() ** 2 * (n_positions - width)), rng)
+    return Batch(ids, targets, positions)
+
+
+def jumps(borders: list[int], width: int, n_spare: int, rng: random.Random) -> torch.Tensor:
+    """Return how far each token (T,) moves when `n_spare` positions are skipped at random among the borders between runs."""
+    moved = torch.zeros(width, dtype=torch.long)
+    cuts = sorted(int(rng.random() * (n_spare + 1)) for _ in borders)
+    for border, before, cut in zip(borders, [0, *cuts], cuts, strict=False):
+        moved[border] += cut - before
+    return moved.cumsum(0)

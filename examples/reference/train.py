@@ -1,0 +1,146 @@
+"""Trains the reference model from nothing, on CPU, in about half an hour on two quiet cores.
+
+    python examples/reference/train.py --out scratch/reference
+
+Stop it at any time: the same command goes on from the last checkpoint. The finished folder loads with `AutoModelForCausalLM`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from batches import Batch, draw
+from evaluate import EIGHT_PASSAGES, accuracy
+from fast_attention import use_fast_attention
+from prompts import BOS_ID, EOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from kvworker.reference.tokenizer import save_tokenizer
+
+LEARNING_RATE = 3e-3
+WARMUP_STEPS = 200
+CHECK_EVERY = 250
+_BAR = 30
+
+
+def build_model() -> LlamaForCausalLM:
+    """Return an untrained model of 0.87 M parameters."""
+    config = LlamaConfig(
+        vocab_size=VOCABULARY_SIZE, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=4096, rope_theta=10000.0, tie_word_embeddings=True,
+        bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+class Training:
+    """A model, its optimizer and its source of randomness, which one file brings back."""
+
+    def __init__(self, n_steps: int, seed: int, path: Path) -> None:
+        torch.manual_seed(seed)
+        self.n_steps, self.path = n_steps, path
+        self.rng = random.Random(seed)
+        self.model = build_model()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        self.step = 0
+        self._read: Callable[..., object] = self.model.model
+        # bfloat16 is fast where the processor multiplies matrices in it; fusing wants a compiler.
+        self._precision = torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_amx_tile_supported())
+        if shutil.which("g++"):
+            self._read = torch.compile(self.model.model, dynamic=True)
+
+    def save(self) -> None:
+        """Write a checkpoint; a crash while writing leaves the one before."""
+        state = {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "rng": self.rng.getstate()}
+        torch.save(state, self.path.with_suffix(".new"))
+        self.path.with_suffix(".new").replace(self.path)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            self.step = state["step"]
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.rng.setstate(state["rng"])
+
+    def advance(self) -> float:
+        """Take one step and return its loss."""
+        rate = LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * (0.05 + 0.475 * (1 + math.cos(math.pi * self.step / self.n_steps)))
+        loss = self._loss(draw(self.rng, self.step, self.n_steps))
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        return loss.item()
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        wanted = batch.targets != IGNORED
+        with self._precision:
+            # A mask of ones: without one, jumps of the positions would be taken for borders between unrelated sequences.
+            out = self._read(
+                input_ids=batch.ids, attention_mask=torch.ones_like(batch.ids), position_ids=batch.positions, use_cache=False
+            )
+            logits = self.model.lm_head(out.last_hidden_state[wanted])  # type: ignore[attr-defined]
+        return cross_entropy(logits.float(), batch.targets[wanted])
+
+    def check(self) -> str:
+        """Return the accuracy on the test split, by kind, as text."""
+        self.model.set_attn_implementation("sdpa")
+        shares, _ = accuracy(self.model, EIGHT_PASSAGES, n_contexts=12)
+        use_fast_attention(self.model)
+        return "  ".join(f"{kind} {share:.3f}" for kind, share in shares.items())
+
+
+def show(step: int, n_steps: int, loss: float, rate_s: float) -> None:
+    """Draw the progress bar on standard error."""
+    done = _BAR * step // n_steps
+    left = (n_steps - step) * rate_s / 60
+    bar = "#" * done + "." * (_BAR - done)
+    print(f"\r[{bar}] {step}/{n_steps}  loss {loss:.3f}  {rate_s:.2f} s/step  {left:.0f} min left ", end="", file=sys.stderr, flush=True)
+
+
+def export(model: LlamaForCausalLM, folder: Path) -> None:
+    """Write weights, configuration and tokenizer as Hugging Face reads them."""
+    model.set_attn_implementation("sdpa")
+    model.generation_config = GenerationConfig(bos_token_id=BOS_ID, eos_token_id=EOS_ID, pad_token_id=PAD_ID, do_sample=False)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model; its checkpoint lies beside it")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    training = Training(arguments.steps, arguments.seed, arguments.out.with_suffix(".checkpoint"))
+    training.resume()
+    use_fast_attention(training.model)
+    began, first = time.monotonic(), training.step
+    while training.step < arguments.steps:
+        loss = training.advance()
+        show(training.step, arguments.steps, loss, (time.monotonic() - began) / (training.step - first))
+        if training.step % CHECK_EVERY == 0 or training.step == arguments.steps:
+            print(f"\nstep {training.step}  loss {loss:.3f}  {training.check()}  {time.monotonic() - began:.0f} s", flush=True)
+            training.save()
+    export(training.model, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
