@@ -1,0 +1,184 @@
+"""Decode the parts of stored chunks to numpy, for engines that have no torch.
+
+Written from `proto/FORMAT.md` and independent of the worker's codecs: the tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvstore.core.blob import Buffer
+from kvstore.core.errors import FormatError, InvalidInputError, MissingExtraError, UnsupportedError
+from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
+from kvstore.core.stages import Param
+
+Floats = NDArray[np.float32]
+Shape = tuple[int, ...]
+
+_STORED_TYPES = {"uint8": "u1", "int8": "i1", "float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int32": "<i4", "int64": "<i8"}
+_ITEM_NBYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def decode_part(manifest: Manifest, index: int, data: Buffer) -> tuple[Floats, Floats]:
+    """Return k before RoPE (L, H, T, D) and v (L, H, T, Dv) of layer group `index` from the verified bytes of its part.
+
+    The values are exactly those that a worker decodes, rounded to the model's dtype and widened to float32. The arrays may be read-only
+    views of `data`. Raises UnsupportedError for a codec that is not known here, FormatError for fields that do not fit codec and
+    geometry, and MissingExtraError where a field is packed and the package that unpacks it is not installed.
+    """
+    if not 0 <= index < len(manifest.parts):
+        raise InvalidInputError(f"part {index} was asked for; the chunk has parts 0 to {len(manifest.parts) - 1}")
+    part = manifest.parts[index]
+    if not part.layers or min(part.kv_heads, part.k_dim, part.v_dim, manifest.n_tokens) < 1:
+        raise FormatError(f"part {index} has a dimension of 0")
+    decode_side, params = _find_decoder(manifest)
+    fields = _Fields(part, memoryview(data).cast("B"), packings={stage.name for stage in manifest.codec.stages[1:]})
+    rows = (len(part.layers), part.kv_heads, manifest.n_tokens)
+    k = decode_side(fields, "k", (*rows, part.k_dim), manifest.dtype, params)
+    v = decode_side(fields, "v", (*rows, part.v_dim), manifest.dtype, params)
+    fields.check_all_taken()
+    return k, v
+
+
+def _find_decoder(manifest: Manifest) -> tuple[SideDecoder, dict[str, Param]]:
+    """Return the function that decodes one side, and the parameters of its codec."""
+    stages, label = manifest.codec.stages, manifest.codec.label
+    if not stages or stages[0].name not in _DECODERS or any(s.name != "zstd" for s in stages[1:]) or manifest.codec.artifact:
+        raise UnsupportedError(f"codec {label!r} is not known here; known: {', '.join(_DECODERS)}, each alone or with zstd")
+    decode_side, expected = _DECODERS[stages[0].name]
+    params = dict(stages[0].params)
+    if set(params) != set(expected) or any(type(v) is not int or v not in expected[k] for k, v in params.items()):
+        raise UnsupportedError(f"codec {label!r} with parameters {params} is not known here; known: {expected}")
+    return decode_side, params
+
+
+@dataclass
+class _Fields:
+    """The fields of one part, taken one by one; each is compared with what the codec stores before it is unpacked."""
+
+    part: PartSpec
+    data: memoryview
+    packings: set[str]
+    taken: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.data.nbytes != self.part.nbytes:
+            raise FormatError(f"part {self.part.group} has {self.part.nbytes} B, got {self.data.nbytes} B")
+
+    def take(self, name: str, dtype: str, shape: Shape) -> NDArray[Any]:
+        """Return the field as an array of its stored type (bfloat16 as uint16)."""
+        spec = next((f for f in self.part.fields if f.name == name), None)
+        if spec is None or (spec.dtype, spec.shape) != (dtype, shape):
+            raise FormatError(f"part {self.part.group} needs a field {name} of {dtype} {shape}, got {spec}")
+        self.taken.append(name)
+        stored = self.data[spec.offset : spec.offset + spec.nbytes]
+        raw = stored if spec.packing == "raw" else self._unpack(spec, stored)
+        return np.frombuffer(raw, _STORED_TYPES[dtype]).reshape(shape)
+
+    def floats(self, name: str, dtype: str, shape: Shape) -> Floats:
+        """Return a field of a float type as float32."""
+        return _widen(self.take(name, dtype, shape), dtype)
+
+    def check_all_taken(self) -> None:
+        """Raise FormatError if the part has a field that the codec does not store."""
+        if spare := sorted({f.name for f in self.part.fields} - set(self.taken)):
+            raise FormatError(f"part {self.part.group} has fields that its codec does not store: {', '.join(spare)}")
+
+    def _unpack(self, spec: FieldSpec, stored: memoryview) -> bytes:
+        """Return the raw bytes of a packed field, never more than its shape says."""
+        if spec.packing not in self.packings:
+            raise FormatError(f"field {spec.name} is packed as {spec.packing}, which the codec does not do")
+        try:
+            import zstandard
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("this chunk is packed with zstd: pip install 'kv-larder[store]'") from error
+        try:
+            declared = zstandard.frame_content_size(stored)
+            raw = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False) if declared == spec.raw_nbytes else b""
+        except zstandard.ZstdError as error:
+            raise FormatError(f"field {spec.name} is not one zstd frame: {error}") from error
+        if len(raw) != spec.raw_nbytes:
+            raise FormatError(f"field {spec.name} needs a zstd frame of {spec.raw_nbytes} B; this one declares {declared} B")
+        return raw
+
+
+def _decode_raw(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return the values as they stand."""
+    return fields.floats(f"{side}.values", dtype, shape)
+
+
+def _decode_exponent_split(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Put the bits of each value together again."""
+    exponent = fields.take(f"{side}.exponent", "uint8", shape).astype(np.uint32)
+    rest = fields.take(f"{side}.rest", "uint8", (_ITEM_NBYTES[dtype] - 1, *shape)).astype(np.uint32)
+    top = (rest[0] & 0x80) << 8 | exponent << 7 | rest[0] & 0x7F
+    if dtype == "float32":
+        whole: NDArray[np.uint32] = top << 16 | rest[1] << 8 | rest[2]
+        return whole.view(np.float32)
+    return _widen(top.astype("<u2").view(_STORED_TYPES[dtype]), dtype)
+
+
+def _decode_int8(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return code times scale."""
+    codes = fields.take(f"{side}.codes", "int8", shape).astype(np.float32)
+    return _round_to(codes * fields.floats(f"{side}.scale", "float32", (*shape[:-1], 1)), dtype)
+
+
+def _decode_kivi(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return code times scale plus zero; keys are grouped along tokens, values along channels."""
+    bits, group = int(params["bits"]), int(params["group"])
+    axis: Literal[-2, -1] = -2 if side == "k" else -1
+    length = shape[axis]
+    packed = fields.take(f"{side}.codes", "uint8", _with_axis(shape, axis, -(-length * bits // 8)))
+    per_group = _with_axis(shape, axis, -(-length // group))
+    scale = _spread(fields.floats(f"{side}.scale", dtype, per_group), group, axis, length)
+    zero = _spread(fields.floats(f"{side}.zero", dtype, per_group), group, axis, length)
+    digits = [packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+    interleaved = np.stack(digits, axis=axis)  # the digits of a byte lie along a new axis right behind that of the bytes
+    codes = interleaved.reshape(_with_axis(shape, axis, packed.shape[axis] * len(digits)))
+    return _round_to(codes.take(range(length), axis).astype(np.float32) * scale + zero, dtype)
+
+
+def _with_axis(shape: Shape, axis: int, length: int) -> Shape:
+    """Return `shape` with another length along one axis."""
+    sizes = list(shape)
+    sizes[axis] = length
+    return tuple(sizes)
+
+
+def _spread(parameters: Floats, group: int, axis: int, length: int) -> Floats:
+    """Repeat each group's parameter for the positions of its group."""
+    return np.repeat(parameters, group, axis).take(range(length), axis)
+
+
+def _widen(x: NDArray[Any], dtype: str) -> Floats:
+    """Return stored values of a float type as float32, exactly."""
+    if dtype == "bfloat16":
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return x.astype(np.float32, copy=False)
+
+
+def _round_to(x: Floats, dtype: str) -> Floats:
+    """Round float32 values to the nearest of `dtype`, ties to even, and keep them as float32."""
+    if dtype == "float16":
+        with np.errstate(over="ignore"):
+            return x.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        bits = x.view(np.uint32)
+        return (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32)
+    return x
+
+
+SideDecoder = Callable[[_Fields, str, Shape, str, dict[str, Param]], Floats]
+
+_DECODERS: dict[str, tuple[SideDecoder, dict[str, tuple[int, ...]]]] = {
+    "raw": (_decode_raw, {}),
+    "exponent_split": (_decode_exponent_split, {}),
+    "int8": (_decode_int8, {}),
+    "kivi": (_decode_kivi, {"bits": (2, 4), "group": (8, 16, 32, 64, 128, 256)}),
+}

@@ -1,0 +1,182 @@
+"""A second reader of stored chunks, written from proto/FORMAT.md alone: it shares no code with Larder.
+
+Needs numpy and xxhash; zstandard only for chunks that are packed with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+import struct
+from typing import Any
+
+import numpy as np
+import xxhash
+
+ITEM = {"uint8": "u1", "int8": "i1", "float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int32": "<i4", "int64": "<i8"}
+KINDS = {"alone": 0, "document": 1, "prefix": 2}
+
+
+class RefusedError(Exception):
+    """The bytes are not a chunk of version 1."""
+
+
+def require(is_right: bool, what: str) -> None:
+    """Raise RefusedError unless it is right."""
+    if not is_right:
+        raise RefusedError(what)
+
+
+def canonical(value: Any) -> bytes:
+    """Spell JSON canonically."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def namespace(identity: dict[str, Any]) -> bytes:
+    """Section 1: namespace."""
+    fields = {k: identity[k] for k in ("adapter", "dtype", "layout", "tokenizer_digest", "weights_digest")}
+    return hashlib.sha256(canonical({"larder": "namespace/1", **fields})).digest()
+
+
+def content_key(space: bytes, kind: str, ids: list[int], parent: bytes = bytes(32)) -> bytes:
+    """Section 1: content key."""
+    body = space + bytes([KINDS[kind]]) + parent + struct.pack(f"<Q{len(ids)}I", len(ids), *ids)
+    return hashlib.sha256(b"larder/content/1\0" + body).digest()
+
+
+def variant(stages: list[dict[str, Any]], artifact: str) -> bytes:
+    """Section 1: variant."""
+    return hashlib.sha256(canonical({"artifact": artifact, "larder": "variant/1", "stages": stages})).digest()
+
+
+def tenant_secret(server_secret: bytes, tenant: str) -> bytes:
+    """Section 1: a tenant's secret."""
+    return hmac.new(server_secret, b"larder/tenant/1\0" + tenant.encode(), "sha256").digest()
+
+
+def storage_key(secret: bytes, tenant_epoch: int, model_epoch: int, chunk_key: bytes) -> bytes:
+    """Section 1: storage key."""
+    return hmac.new(secret, b"larder/storage/1\0" + struct.pack("<QQ", tenant_epoch, model_epoch) + chunk_key, "sha256").digest()
+
+
+def xxh3(data: bytes) -> bytes:
+    """Return the XXH3-128 digest."""
+    return xxhash.xxh3_128_digest(data)
+
+
+def read_chunk(blob: bytes) -> tuple[dict[str, Any], list[tuple[np.ndarray, np.ndarray]]]:
+    """Verify a blob and return its manifest and, per part, K and V as float32."""
+    require(len(blob) >= 48 and blob[:8] == b"KVLARDER", "magic")
+    version, manifest_nbytes, nbytes, zero = struct.unpack_from("<IIQQ", blob, 8)
+    require(version == 1 and zero == 0 and nbytes == len(blob) and manifest_nbytes <= 4 << 20, "header")
+    text = blob[48 : 48 + manifest_nbytes]
+    require(xxh3(blob[:32] + text) == blob[32:48], "digest of the manifest")
+    manifest = json.loads(text)
+    require(canonical(manifest) == text, "canonical JSON")
+    end, pairs = 48 + manifest_nbytes, []
+    for part in manifest["parts"]:
+        start = up_to_64(end)
+        require(part["offset"] == start and not any(blob[end:start]), "place of a part")
+        end = start + part["nbytes"]
+        require(xxh3(blob[start:end]).hex() == part["xxh3"], "digest of a part")
+        pairs.append(read_part(manifest, part, blob[start:end]))
+    require(end == nbytes, "end of the blob")
+    return manifest, pairs
+
+
+def up_to_64(offset: int) -> int:
+    """Round up to a multiple of 64."""
+    return (offset + 63) // 64 * 64
+
+
+def read_part(manifest: dict[str, Any], part: dict[str, Any], data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Section 3 to 5: one part."""
+    fields, end = {}, 0
+    for field in part["fields"]:
+        start = up_to_64(end)
+        require(field["offset"] == start and not any(data[end:start]), "place of a field")
+        end = start + field["nbytes"]
+        raw = unpack(field, data[start:end])
+        fields[field["name"]] = (field["dtype"], np.frombuffer(raw, ITEM[field["dtype"]]).reshape(field["shape"]))
+    require(end == part["nbytes"], "end of a part")
+    rows = (len(part["layers"]), part["kv_heads"], manifest["n_tokens"])
+    stage = manifest["codec"][0]
+    k, v = (
+        DECODERS[stage["name"]](fields, side, (*rows, part[f"{side}_dim"]), manifest["dtype"], **stage["params"]) for side in ("k", "v")
+    )
+    require(not fields, "a field too many")
+    return k, v
+
+
+def unpack(field: dict[str, Any], data: bytes) -> bytes:
+    """Section 4."""
+    raw_nbytes = math.prod(field["shape"]) * np.dtype(ITEM[field["dtype"]]).itemsize
+    if field["packing"] == "zstd":
+        import zstandard
+
+        require(zstandard.frame_content_size(data) == raw_nbytes, "size of a frame")
+        data = zstandard.decompress(data)
+    require(len(data) == raw_nbytes, "size of a field")
+    return data
+
+
+def take(fields: dict[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Take a field out, checking its type and shape; floats become float32."""
+    found, array = fields.pop(name)
+    require(found == dtype and array.shape == shape, name)
+    if dtype == "bfloat16":
+        return (array.astype("<u4") << 16).view("<f4")
+    return array.astype("<f4") if "float" in dtype else array
+
+
+def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Round float32 to the chunk's type, ties to even."""
+    if dtype == "float16":
+        return x.astype("<f2").astype("<f4")
+    if dtype == "bfloat16":
+        bits = x.view("<u4").astype("<u8")
+        low, high = bits & 0xFFFF, bits >> 16
+        goes_up = (low > 0x8000) | ((low == 0x8000) & (high % 2 == 1))
+        return ((high + goes_up) << 16).astype("<u4").view("<f4")
+    return x
+
+
+def raw(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Section 5: raw."""
+    return take(fields, f"{side}.values", dtype, shape)
+
+
+def exponent_split(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Section 5: exponent_split."""
+    exponent = take(fields, f"{side}.exponent", "uint8", shape).astype("<u4")
+    rest = take(fields, f"{side}.rest", "uint8", ((4 if dtype == "float32" else 2) - 1, *shape)).astype("<u4")
+    t = (rest[0] & 0x80) << 8 | exponent << 7 | (rest[0] & 0x7F)
+    if dtype == "float32":
+        return (t << 16 | rest[1] << 8 | rest[2]).view("<f4")
+    return (t << 16).view("<f4") if dtype == "bfloat16" else t.astype("<u2").view("<f2").astype("<f4")
+
+
+def int8(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Section 5: int8."""
+    codes = take(fields, f"{side}.codes", "int8", shape).astype("<f4")
+    return rounded(codes * take(fields, f"{side}.scale", "float32", (*shape[:3], 1)), dtype)
+
+
+def kivi(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str, bits: int, group: int) -> np.ndarray:
+    """Section 5: kivi, one position after the other."""
+    axis, k = (2 if side == "k" else 3), 8 // bits
+    n_bytes, n_groups = -(-shape[axis] // k), -(-shape[axis] // group)
+    of_bytes, of_groups = ((*shape[:axis], length, *shape[axis + 1 :]) for length in (n_bytes, n_groups))
+    codes = np.moveaxis(take(fields, f"{side}.codes", "uint8", of_bytes), axis, 0)
+    scale = np.moveaxis(take(fields, f"{side}.scale", dtype, of_groups), axis, 0)
+    zero = np.moveaxis(take(fields, f"{side}.zero", dtype, of_groups), axis, 0)
+    lines = []
+    for position in range(shape[axis]):
+        code = codes[position // k] >> position % k * bits & (1 << bits) - 1
+        lines.append(code.astype("<f4") * scale[position // group] + zero[position // group])
+    return rounded(np.ascontiguousarray(np.moveaxis(np.stack(lines), 0, axis)), dtype)
+
+
+DECODERS = {"raw": raw, "exponent_split": exponent_split, "int8": int8, "kivi": kivi}

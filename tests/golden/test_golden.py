@@ -1,0 +1,175 @@
+"""Bytes that were once released stay readable, and a reader written from FORMAT.md alone agrees with ours."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from kvclient.numpy_codecs import decode_part as numpy_decode_part
+from kvworker.pipeline import decode_part
+
+from kvstore.core.blob import part_fields, verify_blob
+from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
+from kvstore.core.key import ChunkKey, Kind, chain_keys, content_key, storage_key, tenant_secret
+from kvstore.core.stages import PipelineSpec, StageSpec
+
+FOLDER = Path(__file__).parent
+CHUNKS = sorted(FOLDER.glob("*.chunk"))
+PACKED = ("lossless-bfloat16", "lossless-float32")
+KEYS = json.loads((FOLDER / "keys.json").read_text("utf-8"))
+
+all_chunks = pytest.mark.parametrize("path", CHUNKS, ids=lambda path: path.stem)
+
+
+def expected_values(path: Path) -> np.ndarray:
+    """Return the values recorded beside a chunk."""
+    return np.fromfile(path.with_suffix(".values"), "<f4")
+
+
+def flat(pairs: list[tuple[Any, Any]]) -> np.ndarray:
+    """Return K and V of every part in one line of float32."""
+    return np.concatenate([np.asarray(x, np.float32).ravel() for pair in pairs for x in pair])
+
+
+def test_every_golden_chunk_of_the_script_is_there(make: ModuleType) -> None:
+    assert [path.stem for path in CHUNKS] == sorted(golden.name for golden in make.CHUNKS)
+
+
+@all_chunks
+def test_the_worker_decodes_the_recorded_values(path: Path) -> None:
+    blob = path.read_bytes()
+    manifest = verify_blob(blob).manifest
+    chunks = [decode_part(manifest, n, blob[p.offset : p.offset + p.nbytes]) for n, p in enumerate(manifest.parts)]
+    np.testing.assert_array_equal(flat([(c.k.float(), c.v.float()) for c in chunks]), expected_values(path))
+
+
+@all_chunks
+def test_the_numpy_decoder_decodes_the_recorded_values(path: Path) -> None:
+    blob = path.read_bytes()
+    manifest = verify_blob(blob).manifest
+    pairs = [numpy_decode_part(manifest, n, blob[p.offset : p.offset + p.nbytes]) for n, p in enumerate(manifest.parts)]
+    np.testing.assert_array_equal(flat(pairs), expected_values(path))
+
+
+@all_chunks
+def test_the_second_reader_decodes_the_recorded_values(path: Path, second_reader: ModuleType) -> None:
+    _, pairs = second_reader.read_chunk(path.read_bytes())
+    np.testing.assert_array_equal(flat(pairs), expected_values(path))
+
+
+@all_chunks
+def test_encoding_the_same_passage_makes_the_same_chunk(path: Path, make: ModuleType) -> None:
+    """A frame may differ between versions of the zstd library, so packed chunks are compared field by field once unpacked."""
+    golden = next(g for g in make.CHUNKS if g.name == path.stem)
+    blob, old = make.chunk_blob(golden), path.read_bytes()
+    if path.stem not in PACKED:
+        assert blob == old
+        return
+    assert unpacked_fields(blob) == unpacked_fields(old)
+
+
+def unpacked_fields(blob: bytes) -> list[dict[str, bytes]]:
+    """Return the raw bytes of every field of every part."""
+    import zstandard
+
+    parts = verify_blob(blob).manifest.parts
+    stored = [part_fields(part, blob[part.offset : part.offset + part.nbytes]) for part in parts]
+    return [
+        {f.name: bytes(data[f.name]) if f.packing == "raw" else zstandard.decompress(data[f.name]) for f in part.fields}
+        for part, data in zip(parts, stored, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_golden_chunks_hold_a_packed_field(name: str) -> None:
+    """Otherwise they would prove nothing about packing."""
+    manifest = verify_blob((FOLDER / f"{name}.chunk").read_bytes()).manifest
+    assert {field.packing for part in manifest.parts for field in part.fields} == {"raw", "zstd"}
+
+
+@pytest.mark.parametrize("name", ["raw-float32", "split-float32", "lossless-float32"])
+def test_lossless_golden_chunks_restore_the_payload_of_a_nan(name: str) -> None:
+    blob = (FOLDER / f"{name}.chunk").read_bytes()
+    manifest = verify_blob(blob).manifest
+    part = manifest.parts[0]
+    k = decode_part(manifest, 0, blob[part.offset : part.offset + part.nbytes]).k
+    words = k.contiguous().numpy().view(np.uint32).ravel()[:5]
+    assert [hex(word) for word in words] == ["0x7fc01234", "0x7f800000", "0xff800000", "0x80000000", "0x1"]
+
+
+def test_the_second_reader_imports_nothing_of_ours() -> None:
+    """It has to stand for a reader in another language."""
+    probe = (
+        f"import runpy, sys; runpy.run_path({str(FOLDER / 'second_reader.py')!r}); "
+        "assert not any(m.split('.')[0] in ('kvstore', 'kvworker', 'kvclient', 'kvkernels', 'torch') for m in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", probe], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("vector", KEYS["namespaces"], ids=lambda v: v["identity"]["dtype"])
+def test_namespaces_are_the_recorded_ones(vector: dict[str, Any], second_reader: ModuleType) -> None:
+    expected = bytes.fromhex(vector["namespace"])
+    assert identity_of(vector["identity"]).namespace == expected
+    assert second_reader.namespace(vector["identity"]) == expected
+
+
+def identity_of(fields: dict[str, Any]) -> ModelIdentity:
+    """Return the identity that a vector describes."""
+    groups = [
+        {**g, "layers": tuple(g["layers"]), "readers": tuple(g["readers"]), "rope": rope_of(g["rope"])} for g in fields["layout"]["groups"]
+    ]
+    return ModelIdentity(**{**fields, "layout": KVLayout(tuple(LayerGroup(**group) for group in groups))})
+
+
+def rope_of(fields: dict[str, Any]) -> RopeSpec:
+    """Return the rotary embedding that a vector describes."""
+    return RopeSpec(**{**fields, "params": tuple((name, value) for name, value in fields["params"])})
+
+
+@pytest.mark.parametrize("vector", KEYS["alone"], ids=lambda v: f"{len(v['ids'])}-ids")
+def test_keys_of_passages_alone_are_the_recorded_ones(vector: dict[str, Any], second_reader: ModuleType) -> None:
+    space, expected = bytes.fromhex(vector["namespace"]), bytes.fromhex(vector["content"])
+    assert content_key(space, Kind.ALONE, vector["ids"]) == expected
+    assert second_reader.content_key(space, "alone", vector["ids"]) == expected
+
+
+@pytest.mark.parametrize("vector", KEYS["chains"], ids=lambda v: v["kind"])
+def test_keys_of_chains_are_the_recorded_ones(vector: dict[str, Any], second_reader: ModuleType) -> None:
+    space, kind = bytes.fromhex(vector["namespace"]), vector["kind"]
+    assert [k.hex() for k in chain_keys(space, Kind[kind.upper()], vector["chunks"])] == vector["contents"]
+    parents = [bytes(32), *map(bytes.fromhex, vector["contents"])]
+    kinds = ["alone" if kind == "document" else kind] + [kind] * (len(vector["chunks"]) - 1)
+    links = zip(kinds, vector["chunks"], parents, strict=False)
+    assert [second_reader.content_key(space, k, ids, parent).hex() for k, ids, parent in links] == vector["contents"]
+
+
+@pytest.mark.parametrize("vector", KEYS["variants"], ids=lambda v: v["stages"][0]["name"])
+def test_variants_are_the_recorded_ones(vector: dict[str, Any], second_reader: ModuleType) -> None:
+    expected = bytes.fromhex(vector["variant"])
+    assert PipelineSpec(tuple(map(StageSpec.from_json, vector["stages"])), vector["artifact"]).variant() == expected
+    assert second_reader.variant(vector["stages"], vector["artifact"]) == expected
+
+
+def test_storage_keys_are_the_recorded_ones(second_reader: ModuleType) -> None:
+    v = KEYS["storage"]
+    server, secret, chunk = (bytes.fromhex(v[name]) for name in ("server_secret", "tenant_secret", "chunk_key"))
+    for derive_secret, derive_key, key in (
+        (tenant_secret, storage_key, ChunkKey.from_bytes(chunk)),
+        (second_reader.tenant_secret, second_reader.storage_key, chunk),
+    ):
+        assert derive_secret(server, v["tenant"]) == secret
+        assert derive_key(secret, v["tenant_epoch"], v["model_epoch"], key).hex() == v["storage_key"]
+
+
+@pytest.mark.parametrize("at", [0, 9, 13, 17, 25, 33, 60, -1])
+def test_the_second_reader_refuses_a_flipped_bit(at: int, second_reader: ModuleType) -> None:
+    blob = bytearray((FOLDER / "int8-float32.chunk").read_bytes())
+    blob[at] ^= 4
+    with pytest.raises(second_reader.RefusedError):
+        second_reader.read_chunk(bytes(blob))
