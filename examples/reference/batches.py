@@ -6,9 +6,8 @@ import random
 from dataclasses import dataclass
 
 import torch
-from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
-
 from kvworker.reference.notes import generate
+from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
 
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400

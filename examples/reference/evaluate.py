@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from kvworker.reference.notes import KINDS, Corpus, Question, generate
 from prompts import PAD_ID, Spot, answerable, balanced, encode, passage_ids, scattered_runs, whole_documents
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
-
-from kvworker.reference.notes import KINDS, Corpus, Question, generate
 
 Reading = Literal["full", "alone", "document"]
 READINGS: dict[Reading, str] = {
@@ -69,7 +68,9 @@ def answers(model: LlamaForCausalLM, corpus: Corpus, order: Sequence[Spot], ques
     width = max(len(row) for row in rows)
     mask = torch.ones(width, width, dtype=torch.bool).tril()
     if reading != "full":
-        group = [index if reading == "alone" else spot[0] for index, (spot, part) in enumerate(zip(order, parts, strict=True)) for _ in part]
+        group = [
+            index if reading == "alone" else spot[0] for index, (spot, part) in enumerate(zip(order, parts, strict=True)) for _ in part
+        ]
         owner = torch.tensor(group)
         mask[: len(context), : len(context)] &= owner[:, None] == owner[None, :]
     found: list[int] = []
@@ -85,7 +86,7 @@ def answers(model: LlamaForCausalLM, corpus: Corpus, order: Sequence[Spot], ques
 def accuracy(
     model: LlamaForCausalLM, setting: Setting, n_contexts: int, reading: Reading = "full", seed: int = 1, per_kind: int = 8
 ) -> tuple[dict[str, float], int]:
-    """Return the share of right answers by kind, and the tokens of an average context; `per_kind` questions at most per context and kind."""
+    """Return the share of right answers by kind, and the tokens of an average context; at most `per_kind` questions a context."""
     asked: Counter[str] = Counter()
     right: Counter[str] = Counter()
     n_tokens = 0

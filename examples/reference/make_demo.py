@@ -13,9 +13,8 @@ import json
 import random
 from pathlib import Path
 
-from prompts import Spot
-
 from kvworker.reference.notes import Corpus, Kind, Question, generate
+from prompts import Spot
 
 SEED = 2026
 N_DOCUMENTS, PASSAGES, FACTS, FILLERS = 40, 3, 8, 2

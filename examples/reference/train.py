@@ -20,11 +20,10 @@ import torch
 from batches import Batch, draw
 from evaluate import EIGHT_PASSAGES, accuracy
 from fast_attention import use_fast_attention
+from kvworker.reference.tokenizer import save_tokenizer
 from prompts import BOS_ID, EOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-from kvworker.reference.tokenizer import save_tokenizer
 
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 200
@@ -90,9 +89,7 @@ class Training:
         wanted = batch.targets != IGNORED
         with self._precision:
             # A mask of ones: without one, jumps of the positions would be taken for borders between unrelated sequences.
-            out = self._read(
-                input_ids=batch.ids, attention_mask=torch.ones_like(batch.ids), position_ids=batch.positions, use_cache=False
-            )
+            out = self._read(input_ids=batch.ids, attention_mask=torch.ones_like(batch.ids), position_ids=batch.positions, use_cache=False)
             logits = self.model.lm_head(out.last_hidden_state[wanted])  # type: ignore[attr-defined]
         return cross_entropy(logits.float(), batch.targets[wanted])
 

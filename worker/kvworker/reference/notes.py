@@ -143,8 +143,9 @@ class _Writer:
             values = tuple(name for name in self._named if name in allowed) or values
         return self.pick(values)
 
-
-    def passage(self, where: tuple[int, int], n_facts: int, carried: str | None, bound: Sequence[_Fact], used: Sequence[_Fact]) -> list[_Fact]:
+    def passage(
+        self, where: tuple[int, int], n_facts: int, carried: str | None, bound: Sequence[_Fact], used: Sequence[_Fact]
+    ) -> list[_Fact]:
         """Write one passage: what it says of "It" first, then everything else in any order, then one sentence with its own subject.
 
         `carried` is the last subject of the passage before; `bound` are the second names explained here, `used` those that a fact here

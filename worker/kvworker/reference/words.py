@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 PLACES: tuple[str, ...] = tuple(
     stem + ending
-    for stem in "Alder Ash Bram Corn Dun Elm Fern Glen Hazel Iron Kings Lang Marsh Oaken Raven Thorn".split()
-    for ending in "bury by dale ford ham moor ton wick".split()
+    for stem in _words("Alder Ash Bram Corn Dun Elm Fern Glen Hazel Iron Kings Lang Marsh Oaken Raven Thorn")
+    for ending in _words("bury by dale ford ham moor ton wick")
 )
-MACHINES: tuple[str, ...] = tuple(
+MACHINES: tuple[str, ...] = _words(
     "Anvil Bellows Boiler Capstan Churn Conveyor Crane Crusher Drill Engine Flywheel Forge Furnace Gantry Hoist Kiln "
-    "Lathe Loom Mangle Planer Plough Press Pump Roller Sawmill Sifter Smelter Spindle Thresher Turbine Winch Windlass".split()
+    "Lathe Loom Mangle Planer Plough Press Pump Roller Sawmill Sifter Smelter Spindle Thresher Turbine Winch Windlass"
 )
 ALIASES: tuple[str, ...] = tuple(
-    colour + noun for colour in "Amber Black Blue Gold Green Grey Red White".split() for noun in "bridge cross gate haven mill well".split()
+    colour + noun for colour in _words("Amber Black Blue Gold Green Grey Red White") for noun in _words("bridge cross gate haven mill well")
 )
-GOODS: tuple[str, ...] = tuple(
+GOODS: tuple[str, ...] = _words(
     "apples barley beans beer bricks bronze butter candles canvas carpets charcoal cheese cider clay cloth coal "
     "cobalt copper corn cotton dyes eels feathers figs fish flax flour furs glass glue grain granite "
     "hay hemp herbs hides honey hops ink ivory jade jute lace lamps lead leather lime linen "
-    "malt marble nails oats oil olives paper pearls pepper rope rye salt silk silver slate wool".split()
+    "malt marble nails oats oil olives paper pearls pepper rope rye salt silk silver slate wool"
 )
 
 # A verb as a note states it, and as a question asks for it.
