@@ -12,6 +12,10 @@ from kvstore.core.key import ChunkKey
 from kvworker.chunk import PassageKV
 
 
+TenantKey = tuple[str, ChunkKey]
+"""Whose chunk, and which: a tenant never finds another's, not even faster."""
+
+
 @dataclass(frozen=True)
 class DeviceTierStats:
     """What the tier holds and what it was asked for since it was made."""
@@ -34,11 +38,11 @@ class DeviceTier:
         if capacity_bytes < 0:
             raise InvalidInputError(f"the device tier's capacity must be 0 B or more, got {capacity_bytes} B")
         self._capacity_bytes = capacity_bytes
-        self._passages: OrderedDict[ChunkKey, PassageKV] = OrderedDict()
+        self._passages: OrderedDict[TenantKey, PassageKV] = OrderedDict()
         self._used_bytes = self._hits = self._misses = self._evictions = 0
         self._lock = Lock()
 
-    def get(self, key: ChunkKey) -> PassageKV | None:
+    def get(self, key: TenantKey) -> PassageKV | None:
         """Return a passage and make it the most recently used, or None; either is counted."""
         with self._lock:
             passage = self._passages.get(key)
@@ -49,12 +53,12 @@ class DeviceTier:
                 self._passages.move_to_end(key)
             return passage
 
-    def has(self, key: ChunkKey) -> bool:
-        """Tell whether a passage is here, without counting or touching it."""
+    def nbytes(self, key: TenantKey) -> int:
+        """Return the size of a passage, 0 if it is not here, without counting or touching it."""
         with self._lock:
-            return key in self._passages
+            return _nbytes(self._passages.get(key, ()))
 
-    def put(self, key: ChunkKey, passage: PassageKV) -> bool:
+    def put(self, key: TenantKey, passage: PassageKV) -> bool:
         """Keep a passage, evicting others as needed; return False when it is larger than the whole budget."""
         nbytes = _nbytes(passage)
         with self._lock:
@@ -68,7 +72,7 @@ class DeviceTier:
             self._used_bytes += nbytes
             return True
 
-    def drop(self, keys: Iterable[ChunkKey]) -> None:
+    def drop(self, keys: Iterable[TenantKey]) -> None:
         """Forget these passages; unknown keys are ignored."""
         with self._lock:
             for key in keys:
@@ -85,7 +89,7 @@ class DeviceTier:
         with self._lock:
             return DeviceTierStats(len(self._passages), self._used_bytes, self._capacity_bytes, self._hits, self._misses, self._evictions)
 
-    def _remove(self, key: ChunkKey) -> None:
+    def _remove(self, key: TenantKey) -> None:
         """Remove a passage if it is here; the lock is held."""
         passage = self._passages.pop(key, None)
         if passage is not None:

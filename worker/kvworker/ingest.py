@@ -59,7 +59,9 @@ class Ingestor:
         tokens = self.tokenize(texts)
         windows = self._windows(tokens, read_as)
         readings = [read_window(self._namespace, source, texts, tokens, window) for window in windows]
-        fresh = [passage for window, reading in zip(windows, readings, strict=True) for passage in reading[window.first_new - window.start :]]
+        fresh = [
+            passage for window, reading in zip(windows, readings, strict=True) for passage in reading[window.first_new - window.start :]
+        ]
         self._catalog.add(tenant, [p for reading in readings for p in reading])
         self._catalog.place(tenant, source, [p.content for p in fresh])
         pending: list[_Pending] = []
@@ -116,7 +118,7 @@ class Ingestor:
         note = PutNote(source=passage.source, recompute_s=seconds_per_token * len(passage.token_ids))
 
         def put(kv: PassageKV) -> PutReceipt:
-            return store.put(self._pipeline.encode(kv, self._engine.identity, passage.kind, passage.parent, passage.content), note)
+            return store.put(self._pipeline.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent), note)
 
         return self._push.submit(kv, put)
 

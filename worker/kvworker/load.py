@@ -9,13 +9,13 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from kvstore.core.api import BlobReader, StoreAPI
 from kvstore.core.blob import key_of
 from kvstore.core.errors import IdentityError, KVError
-from kvstore.core.identity import KVLayout
+from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
 from kvworker.chunk import KVChunk, PassageKV
 from kvworker.device_tier import DeviceTier
 from kvworker.engine import LoadFailed
-from kvworker.pipeline import decode_part
+from kvworker.pipeline import check_geometry, decode_part
 
 _Part = tuple[Manifest, memoryview]
 
@@ -27,12 +27,12 @@ class StoredSource:
     it could not be had.
     """
 
-    def __init__(self, key: ChunkKey, layout: KVLayout, n_tokens: int, deadline: float) -> None:
+    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, deadline: float) -> None:
         self.key = key
         self.tier, self.nbytes, self.seconds, self.wait_s, self.failure = "", 0, 0.0, 0.0, ""
-        self._layout, self._n_tokens, self._deadline = layout, n_tokens, deadline
-        self._parts: list[Future[_Part]] = [Future() for _ in layout.groups]
-        self._decoded: list[KVChunk | None] = [None] * len(layout.groups)
+        self._identity, self._n_tokens, self._deadline = identity, n_tokens, deadline
+        self._parts: list[Future[_Part]] = [Future() for _ in identity.layout.groups]
+        self._decoded: list[KVChunk | None] = [None] * len(identity.layout.groups)
 
     def group(self, index: int) -> KVChunk:
         """Return the chunk of layer group `index`, waiting for its bytes; raise LoadFailed past the deadline or on any error."""
@@ -72,10 +72,9 @@ class StoredSource:
         """Check whose chunk it is and hand out its parts."""
         try:
             manifest = reader.manifest
-            geometry = [(p.layers, p.kv_heads, p.k_dim, p.v_dim) for p in manifest.parts]
-            expected = [(g.layers, g.kv_heads, g.k_dim, g.v_dim) for g in self._layout.groups]
-            if key_of(manifest) != self.key or manifest.n_tokens != self._n_tokens or geometry != expected:
-                raise IdentityError(f"chunk {self.key} is not what was asked for")
+            check_geometry(manifest, self._identity, self._n_tokens)
+            if key_of(manifest) != self.key:
+                raise IdentityError(f"chunk {key_of(manifest)} came where {self.key} was asked for")
             self.tier, self.nbytes = reader.tier, reader.nbytes
             for index, part in enumerate(self._parts):
                 part.set_result((manifest, reader.part(index)))
@@ -108,21 +107,21 @@ class Loader:
     A fetch reads its chunk to the end once it has begun, so sources never wait for each other in a circle.
     """
 
-    def __init__(self, layout: KVLayout, device_tier: DeviceTier, n_threads: int = 4) -> None:
-        self._layout, self._device_tier = layout, device_tier
+    def __init__(self, identity: ModelIdentity, device_tier: DeviceTier, n_threads: int = 4) -> None:
+        self._identity, self._device_tier = identity, device_tier
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="load")
 
     def start(self, store: StoreAPI, key: ChunkKey, n_tokens: int, timeout_s: float) -> StoredSource:
         """Begin to fetch a chunk; its source raises LoadFailed `timeout_s` seconds from now if it is not there by then."""
-        source = StoredSource(key, self._layout, n_tokens, time.monotonic() + timeout_s)
+        source = StoredSource(key, self._identity, n_tokens, time.monotonic() + timeout_s)
         self._pool.submit(source.fetch, store)
         return source
 
-    def keep(self, source: StoredSource) -> None:
-        """Put a passage that was decoded completely into the device tier."""
+    def keep(self, tenant: str, source: StoredSource) -> None:
+        """Put a passage that was decoded completely into the device tier, where only the same tenant finds it."""
         kv = source.decoded()
         if kv is not None:
-            self._device_tier.put(source.key, kv)
+            self._device_tier.put((tenant, source.key), kv)
 
     def close(self) -> None:
         """Stop taking fetches; those under way end by their deadlines."""

@@ -1,0 +1,46 @@
+# Everything runs in .venv; `make setup` builds it once and again when the dependencies change.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test lint type bench soak clean help
+.DEFAULT_GOAL := help
+
+help:  ## list the verbs
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.ready  ## install everything into .venv
+
+# UV_FIND_LINKS lets uv see the wheels that pip is configured to see; unset, it changes nothing.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q uv
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]' \
+	  || $(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## ingest the example documents and ask questions about them
+	OMP_NUM_THREADS=$$(nproc) $(BIN)/larder demo
+
+test: setup  ## run every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+lint: setup  ## check style, and the proto files where npm is at hand
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@if command -v npx >/dev/null; then cd proto && npx --yes --package=@bufbuild/buf@1.75.0 buf lint; else echo "npx not found: buf lint was not run"; fi
+
+type: setup  ## check types strictly
+	$(BIN)/mypy -p kvstore -p kvclient -p kvworker -p kvkernels
+
+bench: setup  ## run every benchmark at full size and append to tests/bench/results.csv
+	$(BIN)/python -m tests.bench.record
+
+soak: setup  ## run the long fault campaigns
+	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse --timeout 3600
+
+clean:  ## remove what the other verbs made
+	rm -rf $(VENV) .larder .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,184 @@
+"""Answer a question over stored passages: look up, plan, load beside computing, splice, repair, decode, report."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from kvclient.records import Report, Token
+
+from kvstore.core.api import Hit, Status, StoreAPI
+from kvstore.core.errors import CapacityError, KVError
+from kvstore.planners.plan import Load
+from kvstore.planners.planner import find_planner
+from kvstore.planners.samples import CostSample, PrefillSample, ReadSample
+from kvworker.catalog import Catalog
+from kvworker.costs import CostBook
+from kvworker.course import Course, Timing
+from kvworker.device_tier import DeviceTier
+from kvworker.engine import ChunkSource, Engine, Generation, LoadFailed
+from kvworker.load import DeviceSource, Loader, StoredSource
+from kvworker.passages import Passage
+from kvworker.pipeline import Pipeline
+from kvworker.policy import parse_policy
+from kvworker.prompt import DEVICE, Prompt, offers
+from kvworker.report import make_report
+from kvworker.sampling import Sampling
+from kvworker.settings import WorkerSettings
+from kvworker.text_stream import TextStream
+
+_LEASE_SLACK_S = 5.0
+_SHORTEST_WAIT_S = 0.25
+_LOST = frozenset({"epoch", "deleted"})
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: passages by id or "source#index" in the order of the prompt, the text, and how to answer.
+
+    Empty `policy` and `planner` mean the worker's defaults.
+    """
+
+    passages: tuple[str, ...]
+    text: str
+    sampling: Sampling = field(default_factory=Sampling)
+    policy: str = ""
+    planner: str = ""
+
+
+class Answerer:
+    """Answers questions. Thread-safe: the engine is used under `engine_lock`, one prefill or one decoding step at a time."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        engine_lock: threading.Lock,
+        catalog: Catalog,
+        pipeline: Pipeline,
+        loader: Loader,
+        device_tier: DeviceTier,
+        costs: CostBook,
+        settings: WorkerSettings,
+    ) -> None:
+        self._engine, self._lock, self._catalog, self._pipeline = engine, engine_lock, catalog, pipeline
+        self._loader, self._device_tier, self._costs, self._settings = loader, device_tier, costs, settings
+
+    def answer(self, tenant: str, store: StoreAPI, question: Question) -> Iterator[Token | Report]:
+        """Yield the answer's tokens as they come, then one report; the report's passages follow the question's.
+
+        Whatever the store does, the answer comes: what cannot be loaded in time is computed. Raises NotFoundError or InvalidInputError
+        for names, policies and planners that are not known and CapacityError for a prompt beyond the model's context.
+        """
+        started = time.perf_counter()
+        course = self._plan(tenant, store, question)
+        generation = self._prefill(tenant, store, course, question.sampling)
+        stream, tokens = TextStream(self._engine.decode), iter(generation)
+        while (token := self._next(tokens)) is not None:
+            if course.n_generated == 0:
+                course.timing.ttft_s = time.perf_counter() - started
+            course.n_generated += 1
+            yield Token(token, stream.push(token))
+        if course.n_generated == 0:
+            course.timing.ttft_s = time.perf_counter() - started
+        if rest := stream.flush():
+            yield Token(0, rest)
+        self._learn(tenant, course)
+        yield make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
+
+    def _next(self, tokens: Iterator[int]) -> int | None:
+        """Return the next token, or None at the end."""
+        with self._lock:
+            return next(tokens, None)
+
+    def _plan(self, tenant: str, store: StoreAPI, question: Question) -> Course:
+        """Look up all passages in one call and let the planner decide."""
+        policy = parse_policy(question.policy or self._settings.policy)
+        planner = find_planner(question.planner or self._settings.planner)
+        prompt = Prompt(tuple(self._catalog.find(tenant, name) for name in question.passages), self._question_ids(question))
+        self._check_room(prompt, question.sampling)
+        timing = Timing()
+        with timing.measure("lookup"):
+            hits = self._lookup(store, prompt.passages)
+            device_nbytes = self._on_device(tenant, hits)
+        with timing.measure("plan"):
+            plan = planner.plan(prompt.request(policy), offers(hits, self._pipeline.spec.label, device_nbytes), self._costs.model)
+        return Course(prompt, policy, planner.name, hits, plan, timing)
+
+    def _question_ids(self, question: Question) -> tuple[int, ...]:
+        """Return the tokens behind the passages; without any passage, the prompt starts with BOS."""
+        ids = self._engine.encode(self._settings.question_template.replace("{question}", question.text))
+        bos = () if question.passages or self._engine.bos_id is None else (self._engine.bos_id,)
+        return (*bos, *ids)
+
+    def _check_room(self, prompt: Prompt, sampling: Sampling) -> None:
+        """Raise CapacityError for a prompt that leaves no room for an answer, or an answer longer than allowed."""
+        most = self._engine.max_context_tokens
+        if prompt.n_tokens >= most:
+            raise CapacityError(f"the prompt has {prompt.n_tokens} tokens, the model reads {most} with the answer; name fewer passages")
+        if sampling.max_new_tokens > self._settings.max_new_tokens:
+            raise CapacityError(f"max_tokens {sampling.max_new_tokens} is over worker.max_new_tokens {self._settings.max_new_tokens}")
+
+    def _lookup(self, store: StoreAPI, passages: Sequence[Passage]) -> list[Hit]:
+        """Return one hit per passage; a store that fails has nothing."""
+        variant = self._pipeline.spec.variant()
+        keys = [p.key(self._engine.identity.namespace, variant) for p in passages]
+        try:
+            return store.lookup(keys, self._settings.load_timeout_s + _LEASE_SLACK_S) if keys else []
+        except KVError as error:
+            return [Hit(key, Status.ABSENT, reason=f"unavailable: {error}") for key in keys]
+
+    def _on_device(self, tenant: str, hits: Sequence[Hit]) -> dict[int, int]:
+        """Return the sizes of decoded copies by passage; copies of what was invalidated or deleted are dropped."""
+        self._device_tier.drop((tenant, hit.key) for hit in hits if hit.reason in _LOST)
+        sizes = {i: self._device_tier.nbytes((tenant, hit.key)) for i, hit in enumerate(hits)}
+        return {i: nbytes for i, nbytes in sizes.items() if nbytes}
+
+    def _prefill(self, tenant: str, store: StoreAPI, course: Course, sampling: Sampling) -> Generation:
+        """Start the loads and run the prompt; passages whose load failed are computed in another pass."""
+        timeout_s = self._patience_s(course.prompt.n_tokens)
+        course.sources = {i.index: self._source(tenant, store, course, i, timeout_s) for i in course.plan.items if isinstance(i, Load)}
+        while True:
+            segments = course.prompt.segments(course.sources)
+            course.rows = course.policy.select(segments)
+            try:
+                with self._lock, course.timing.measure("prefill"):
+                    return self._engine.prefill(segments, course.rows, sampling)
+            except LoadFailed:
+                self._give_up_failed(course)
+
+    def _source(self, tenant: str, store: StoreAPI, course: Course, item: Load, timeout_s: float) -> ChunkSource:
+        """Return where a passage's chunk comes from; a device copy that has just left falls back to the store."""
+        key = course.hits[item.index].key
+        kv = self._device_tier.get((tenant, key)) if item.offer.tier == DEVICE else None
+        if kv is not None:
+            return DeviceSource(kv)
+        return self._loader.start(store, key, len(course.prompt.passages[item.index].token_ids), timeout_s)
+
+    def _give_up_failed(self, course: Course) -> None:
+        """Move passages whose load failed from loading to computing; at least one, so that this ends."""
+        failed = {i: s.failure for i, s in course.sources.items() if isinstance(s, StoredSource) and s.failure}
+        for index in failed or list(course.sources):
+            del course.sources[index]
+            course.failures[index] = failed.get(index, "load failed")
+
+    def _patience_s(self, n_tokens: int) -> float:
+        """Return how long a chunk is waited for: no longer than computing the whole prompt would take, within the settings."""
+        compute_s = self._costs.model.predict_prefill(n_tokens, n_tokens / 2)
+        return min(self._settings.load_timeout_s, max(_SHORTEST_WAIT_S, math.inf if compute_s is None else compute_s))
+
+    def _learn(self, tenant: str, course: Course) -> None:
+        """Keep what was decoded in device memory, and let the cost model know what was measured."""
+        samples: list[CostSample] = []
+        for source in course.sources.values():
+            if isinstance(source, StoredSource):
+                self._loader.keep(tenant, source)
+                course.timing.wait_s += source.wait_s
+                samples.append(ReadSample(source.tier, source.nbytes, max(source.seconds, 1e-9)))
+        n_rows = len(course.rows)
+        if not course.sources and not course.failures:
+            samples.append(PrefillSample(n_rows, (n_rows + 1) / 2, course.timing.seconds["prefill"]))
+        self._costs.observe(samples)

@@ -1,0 +1,59 @@
+"""Say what was done for each passage of a question, and why."""
+
+from __future__ import annotations
+
+from kvclient.records import Passage as PassageRecord
+from kvclient.records import PassageReport, Report
+
+from kvstore.core.stages import PipelineSpec
+from kvstore.planners.plan import Compute, Load
+from kvworker.course import Course
+from kvworker.load import StoredSource
+from kvworker.passages import Passage
+from kvworker.pipeline import declared_quality
+from kvworker.prompt import DEVICE
+
+
+def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
+    """Return the report of an answered question."""
+    passages = tuple(_passage_report(course, index, codec.label) for index in range(len(course.prompt.passages)))
+    loaded = sum(p.passage.n_tokens - p.rows_recomputed for p in passages if p.action == "load")
+    is_exact = not course.sources or course.policy.name == "all"
+    return Report(
+        request_id=request_id,
+        passages=passages,
+        planner=course.planner,
+        policy=course.policy.spec,
+        ttft_split_s=course.timing.split(),
+        ttft_s=course.timing.ttft_s,
+        predicted_ttft_s=course.plan.predicted_s or 0.0,
+        tokens_loaded=loaded,
+        tokens_recomputed=len(course.rows),
+        tokens_generated=course.n_generated,
+        quality="exact" if is_exact else f"codec {declared_quality(codec)}, policy {course.policy.name} unmeasured",
+    )
+
+
+def passage_record(passage: Passage) -> PassageRecord:
+    """Return a passage as clients see it."""
+    return PassageRecord(passage.content.hex(), passage.source, passage.index, len(passage.token_ids), passage.preview)
+
+
+def _passage_report(course: Course, index: int, codec: str) -> PassageReport:
+    """Return what was done for one passage."""
+    item, hit = course.plan.items[index], course.hits[index]
+    source, passage = course.sources.get(index), passage_record(course.prompt.passages[index])
+    if source is None or isinstance(item, Compute):
+        return PassageReport(passage, "compute", "", "", 0, 0.0, _why_computed(course, item, hit.reason), passage.n_tokens)
+    if isinstance(source, StoredSource):
+        tier, nbytes, seconds = source.tier, source.nbytes, source.seconds
+    else:
+        tier, nbytes, seconds = DEVICE, item.offer.nbytes, 0.0
+    return PassageReport(passage, "load", tier, codec, nbytes, seconds, item.why, item.patch_rows)
+
+
+def _why_computed(course: Course, item: Load | Compute, reason: str) -> str:
+    """Return why a passage was computed: its load failed, the store lacks it, or the plan says so."""
+    if failure := course.failures.get(item.index):
+        return f"loading failed ({failure}), so it was computed"
+    return f"the store lacks it ({reason}); {item.why}" if reason else item.why

@@ -1,0 +1,53 @@
+"""How a worker behaves; checked when built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvstore.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Defaults of requests, and bounds.
+
+    Parameters
+    ----------
+    codec : str
+        Preset or spec of the codec that new chunks are stored with.
+    policy, planner : str
+        Used where a request names none.
+    question_template : str
+        What stands behind the passages; "{question}" is replaced.
+    window_tokens : int
+        Most tokens of a document that are read at once; 0 means the model's context.
+    max_new_tokens : int
+        Longest answer.
+    device_bytes, push_bytes : int
+        Budgets of decoded chunks in device memory, and of KV that waits to be stored.
+    load_timeout_s : float
+        Longest wait for a stored chunk; shorter where computing everything is quicker than that.
+    load_threads, restore_passages : int
+        Chunks fetched at once; passages that wait at most to be computed and stored again after the store lost them.
+    """
+
+    codec: str = "raw"
+    policy: str = "first_k"
+    planner: str = "min_cost"
+    question_template: str = "{question}"
+    window_tokens: int = 0
+    max_new_tokens: int = 1024
+    device_bytes: int = 256 << 20
+    push_bytes: int = 256 << 20
+    load_timeout_s: float = 5.0
+    load_threads: int = 4
+    restore_passages: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("window_tokens", "device_bytes", "push_bytes", "restore_passages"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"worker.{name} must be 0 or more, got {getattr(self, name)}")
+        if min(self.max_new_tokens, self.load_threads) < 1 or self.load_timeout_s <= 0:
+            raise ConfigError("worker.max_new_tokens, load_threads and load_timeout_s must be above 0")
+        if self.question_template.count("{question}") != 1:
+            raise ConfigError(f"worker.question_template must contain {{question}} once, got {self.question_template!r}")
