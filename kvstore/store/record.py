@@ -115,11 +115,6 @@ def record_pieces(storage_key: bytes, meta: RecordMeta, blob: Buffer) -> list[Bu
     return [(head + xxh3(head, text) + text).ljust(start, b"\0"), view]
 
 
-def pieces_nbytes(pieces: list[Buffer]) -> int:
-    """Return the length of the pieces joined, in bytes."""
-    return sum(len(piece) for piece in pieces)
-
-
 def meta_end(head: Buffer) -> int:
     """Return how many bytes hold head and meta, from a record's first 80 bytes; hostile lengths raise FormatError."""
     if len(head) < HEAD_NBYTES:

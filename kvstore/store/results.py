@@ -13,15 +13,16 @@ from kvstore.store.record import RecordMeta
 class Found:
     """What a lookup found under one storage key.
 
-    `tier` is the fastest tier that holds the record and `nbytes` its blob's size; both are empty unless READY (a record that only another
-    server has written is counted with its head, up to 64 KiB more). `reason` tells why it is ABSENT: "never_stored", "evicted", "corrupt",
-    "timeout", "unavailable" or "deleted".
+    `tier` is the fastest tier that holds the record, `nbytes` its blob's size and `meta` its meta; all are empty unless READY. Of a record
+    that only a remote tier has, `meta` is None and `nbytes` counts its head too. `reason` tells why it is ABSENT: "never_stored",
+    "evicted", "corrupt", "timeout", "unavailable" or "deleted".
     """
 
     status: Status
     tier: str = ""
     nbytes: int = 0
     reason: str = ""
+    meta: RecordMeta | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class StoreSettings:
     eviction : str
         Name of the policy of every tier that does not evict by itself: a file in `kvstore/store/evict`.
     write_queue_bytes : int
-        Most bytes of records that wait for each slower tier. A record that finds the queue full is not written behind now; `drain` writes it.
+        Most bytes of records that wait for each slower tier. A record that finds the queue full is written by `drain` only.
     remote_timeout_s : float
         Longest wait for a remote tier where the caller gives no timeout, and in a lookup.
     remote_threads : int

@@ -45,7 +45,8 @@ class Tier(ABC):
     """Keeps records under storage keys of 32 bytes. Thread-safe.
 
     A tier does not verify chunks: whoever reads parses the record, which verifies it. It does promise that what it returns has the
-    length that was stored. Each call may raise TierUnavailableError; a tier never evicts on its own unless its capacity is 0.
+    length that was stored. Each call may raise TierUnavailableError, or DeadlineError when the tier took too long; a tier never evicts on
+    its own unless its capacity is 0.
     """
 
     @property

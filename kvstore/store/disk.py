@@ -1,0 +1,216 @@
+"""Records as files, one each, in a directory that one process owns.
+
+    DIR/lock                        taken by the process that uses the directory
+    DIR/records/ab/abcd...          one record, named by its storage key in hex
+    DIR/fresh/...                   records being written; emptied at start
+    DIR/quarantine/...              damaged or foreign files, the newest few
+
+A record is written to `fresh`, synced, renamed into `records`, and the directory synced: at every moment a name in `records` is a whole
+record or does not exist. What a start finds is trusted for its name, length and head only; whoever reads a record verifies it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from kvstore.core.blob import Buffer
+from kvstore.core.errors import CapacityError, ConfigError, CorruptError
+from kvstore.store.disk_files import io_errors, read_head, read_whole
+from kvstore.store.files import lock_directory, make_directory, sync_directory, write_new
+from kvstore.store.quarantine import Quarantine
+from kvstore.store.record import parse_head
+from kvstore.store.tier import Listed, Tier, TierInfo
+
+
+class _Index(dict[bytes, Listed]):
+    """The visible records by storage key, with the sum of their bytes."""
+
+    nbytes = 0
+
+    def add(self, listed: Listed) -> None:
+        self[listed.key] = listed
+        self.nbytes += listed.nbytes
+
+    def take(self, key: bytes) -> Listed | None:
+        listed = self.pop(key, None)
+        self.nbytes -= listed.nbytes if listed else 0
+        return listed
+
+
+class DiskTier(Tier):
+    """Keeps records in files that survive the process.
+
+    Copies: put none (the pieces are written as they are), get one (from the file into new memory). Files and directories are readable by
+    their owner only. A full or failing disk raises CapacityError or TierUnavailableError and leaves nothing behind.
+
+    Parameters
+    ----------
+    directory : Path
+        Created when missing. A second process, or a second tier, that opens it gets TierUnavailableError.
+    capacity_bytes : int
+        Most bytes of records and quarantined files, those found at start included. When a start finds more, `used_bytes` says so and puts
+        are refused until enough was deleted.
+    fsync : str
+        "always": a put returns after the record is on the device, so it survives a power loss. "never": a put returns when the system has
+        the bytes; they survive the process, and the tier does not call itself durable.
+    """
+
+    def __init__(self, directory: Path, capacity_bytes: int, fsync: str = "always", name: str = "disk") -> None:
+        if fsync not in ("always", "never"):
+            raise ConfigError(f"tier {name}: fsync must be always or never, got {fsync!r}")
+        self._info = TierInfo(name, capacity_bytes, is_durable=fsync == "always")
+        self._records, self._fresh = directory / "records", directory / "fresh"
+        self._lock = threading.Lock()
+        self._index = _Index()
+        self._writing_bytes = 0
+        with io_errors(self._info.name):
+            for path in (directory, self._records, self._fresh):
+                make_directory(path)
+            self._owner = lock_directory(directory)
+            try:
+                self._quarantine = Quarantine(directory / "quarantine", capacity_bytes // 20)
+                self._recover()
+            except OSError:
+                os.close(self._owner)
+                raise
+
+    @property
+    def info(self) -> TierInfo:
+        return self._info
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all records, of those being written, and of the quarantine."""
+        with self._lock:
+            return self._count_bytes()
+
+    def get(self, key: bytes) -> memoryview | None:
+        """Read the record into new memory; a file whose length changed, or that is gone, raises CorruptError."""
+        with self._lock:
+            listed = self._index.get(key)
+        if listed is None:
+            return None
+        with io_errors(self._info.name):
+            try:
+                return read_whole(self._path(key), listed.nbytes)
+            except FileNotFoundError as error:
+                if key not in self._index:
+                    return None  # deleted between the look into the index and the read
+                raise CorruptError(f"tier {self._info.name}: the file of record {key.hex()[:16]} is gone") from error
+
+    def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
+        """Write the record and make it visible; with fsync "always" it is on the device when this returns."""
+        listed = Listed(key, sum(len(piece) for piece in pieces), parse_head(pieces[0]).meta)
+        with self._lock:
+            if key in self._index:
+                return
+            self._reserve(listed.nbytes)
+        fresh = self._fresh / secrets.token_hex(16)
+        try:
+            with io_errors(self._info.name):
+                self._write(fresh, pieces)
+                make_directory(self._path(key).parent)
+                self._publish(fresh, listed)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        finally:
+            with self._lock:
+                self._writing_bytes -= listed.nbytes
+        if self._info.is_durable:
+            with io_errors(self._info.name):
+                sync_directory(self._path(key).parent)
+
+    def delete(self, key: bytes) -> bool:
+        """Remove the record: out of sight under the lock, then from the disk without it."""
+        gone = self._fresh / secrets.token_hex(16)
+        with self._lock, io_errors(self._info.name):
+            listed = self._index.take(key)
+            if listed is None:
+                return False
+            with suppress(FileNotFoundError):
+                os.replace(self._path(key), gone)
+            self._writing_bytes += listed.nbytes  # until they are off the disk
+        try:
+            with io_errors(self._info.name):
+                gone.unlink(missing_ok=True)
+        finally:
+            with self._lock:
+                self._writing_bytes -= listed.nbytes
+        return True
+
+    def find(self, keys: Sequence[bytes]) -> list[int | None]:
+        with self._lock:
+            found = [self._index.get(key) for key in keys]
+        return [None if listed is None else listed.nbytes for listed in found]
+
+    def scan(self) -> Iterator[Listed]:
+        with self._lock:
+            return iter(list(self._index.values()))
+
+    def quarantine(self, key: bytes) -> bool:
+        """Move the damaged file out of sight; the newest few are kept, within the capacity."""
+        with self._lock, io_errors(self._info.name):
+            if self._index.take(key) is None:
+                return False
+            self._quarantine.take(self._path(key))
+        return True
+
+    def close(self) -> None:
+        with self._lock:
+            self._index = _Index()
+            owner, self._owner = self._owner, -1
+        if owner >= 0:
+            os.close(owner)
+
+    def _path(self, key: bytes) -> Path:
+        return self._records / key.hex()[:2] / key.hex()
+
+    def _reserve(self, nbytes: int) -> None:
+        """Count bytes before they are written, so that concurrent puts cannot exceed the capacity. Called with the lock held."""
+        free = self._info.capacity_bytes - self._count_bytes()
+        if nbytes > free:
+            raise CapacityError(f"tier {self._info.name}: {nbytes} B do not fit, {max(free, 0)} B are free; raise its capacity")
+        self._writing_bytes += nbytes
+
+    def _count_bytes(self) -> int:
+        return self._index.nbytes + self._writing_bytes + self._quarantine.used_bytes
+
+    def _write(self, fresh: Path, pieces: Sequence[Buffer]) -> None:
+        """Write a file that nobody looks for yet."""
+        descriptor = write_new(fresh, pieces)
+        try:
+            if self._info.is_durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _publish(self, fresh: Path, listed: Listed) -> None:
+        """Give a fresh file its final name, unless another writer of the same key was first."""
+        with self._lock:
+            if listed.key in self._index:
+                fresh.unlink()
+            else:
+                os.replace(fresh, self._path(listed.key))
+                self._index.add(listed)
+
+    def _recover(self) -> None:
+        """Rebuild the index from the files; remove unfinished ones and take anything that is not a record out of sight."""
+        for path in self._fresh.iterdir():
+            path.unlink()
+        for shard in self._records.iterdir():
+            for path in [shard] if not shard.is_dir() or shard.is_symlink() else shard.iterdir():
+                self._recover_file(path)
+
+    def _recover_file(self, path: Path) -> None:
+        """Take a file into the index when its name, its length and its head agree."""
+        head = read_head(path)
+        if head is None or path != self._path(head.storage_key):
+            self._quarantine.take(path)
+            return
+        self._index.add(Listed(head.storage_key, head.nbytes, head.meta))
