@@ -1,0 +1,134 @@
+"""The cost model: calibration, prediction, what is unknown."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from kvstore.core.errors import FormatError, InvalidInputError
+from kvstore.planners.cost import CostModel, fit_samples
+from kvstore.planners.linear import LinearCost
+from kvstore.planners.samples import CostSample, DecodeSample, OverlapSample, PrefillSample, ReadSample, SpliceSample
+
+PREFILL = [PrefillSample(n, c, 1e-3 + 1e-5 * n + 1e-9 * n * c) for n in (16, 256, 1024) for c in (16.0, 512.0)]
+READS = [ReadSample("disk", n, 1e-4 + n / 1e9) for n in (1 << 12, 1 << 16, 1 << 22)]
+DECODES = [DecodeSample("int8", n, 2e-5 + n / 4e9) for n in (1 << 12, 1 << 16, 1 << 22)]
+SPLICES = [SpliceSample(n, 1e-5 + n * 1e-7) for n in (16, 128, 1024)]
+CALIBRATED = CostModel.calibrated([*PREFILL, *READS, *DECODES, *SPLICES])
+
+
+def test_calibration_finds_the_prefill_curve() -> None:
+    """1 ms per pass, 10 us per row, 1 ns per pair of row and key."""
+    assert CALIBRATED.predict_prefill(100, 200.0) == pytest.approx(1e-3 + 1e-3 + 2e-5, rel=1e-6)
+
+
+def test_a_load_is_read_and_decoded_and_spliced() -> None:
+    """1 MB over 1 GB/s, decoded at 4 GB/s, and 100 tokens; each with its own fixed cost."""
+    seconds = (1e-4 + 1e-3) + (2e-5 + 2.5e-4) + (1e-5 + 1e-5)
+    assert CALIBRATED.predict_load("disk", 10**6, "int8", 100) == pytest.approx(seconds, rel=1e-6)
+
+
+@pytest.mark.parametrize(("tier", "codec"), [("redis", "int8"), ("disk", "kivi")])
+def test_a_tier_or_codec_that_was_never_measured_is_unknown(tier: str, codec: str) -> None:
+    """Unknown is not fast."""
+    assert CALIBRATED.predict_load(tier, 1, codec, 1) is None
+
+
+def test_a_load_is_unknown_while_splicing_was_never_measured() -> None:
+    """All three steps have to be known."""
+    assert CostModel.calibrated([*READS, *DECODES]).predict_load("disk", 1, "int8", 1) is None
+
+
+def test_prefill_is_unknown_before_any_measurement() -> None:
+    """A fresh model knows nothing."""
+    assert CostModel().predict_prefill(1, 1.0) is None
+
+
+def test_an_observation_moves_only_its_own_subject() -> None:
+    """A slow disk says nothing about decoding."""
+    observed = CALIBRATED.observe(ReadSample("disk", 1 << 16, 1.0))
+    changed = {subject for subject, cost in observed.costs.items() if cost != CALIBRATED.costs[subject]}
+    assert changed == {"tier disk"}
+
+
+def test_the_first_observation_of_a_tier_makes_it_known() -> None:
+    """1000 bytes in 1 ms are 1 MB/s until more is seen."""
+    model = CALIBRATED.observe(ReadSample("redis", 1000, 1e-3))
+    assert model.costs["tier redis"] == LinearCost((0.0, 1e-6), 1.0, 1)
+
+
+def test_observing_leaves_the_model_itself_alone() -> None:
+    """Plans in flight keep the model that they were made with."""
+    before = CALIBRATED.to_json()
+    CALIBRATED.observe(SpliceSample(10, 1.0))
+    assert CALIBRATED.to_json() == before
+
+
+@pytest.mark.parametrize(("overlap", "ttft_s"), [(0.0, 5.0), (0.5, 4.0), (1.0, 3.0)])
+def test_overlap_hides_its_share_of_the_shorter_work(overlap: float, ttft_s: float) -> None:
+    """Loading for 2 s beside 3 s of computing: their sum, in between, or the longer one."""
+    assert CostModel(overlap=overlap).ttft(3.0, 2.0) == ttft_s
+
+
+@pytest.mark.parametrize(("ttft_s", "overlap"), [(9.0, 0.0), (5.0, 0.0), (4.0, 0.5), (3.0, 1.0), (2.0, 1.0)])
+def test_an_observed_overlap_stays_within_none_and_all(ttft_s: float, overlap: float) -> None:
+    """Clocks are noisy: a request may seem slower than the sum or quicker than the longer part."""
+    assert OverlapSample(load_s=2.0, compute_s=3.0, ttft_s=ttft_s).overlap == overlap
+
+
+def test_observed_overlap_is_approached() -> None:
+    """20 requests that hid everything: 1 - 0.8 ** 20 = 0.988."""
+    model = CostModel()
+    for _ in range(20):
+        model = model.observe(OverlapSample(2.0, 3.0, 3.0))
+    assert model.overlap == pytest.approx(1, abs=0.02)
+
+
+def test_a_model_survives_json() -> None:
+    """The worker keeps it per model and device."""
+    assert CostModel.from_json(json.loads(json.dumps(CALIBRATED.to_json()))) == CALIBRATED
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"costs": [], "overlap": 0},
+        {"costs": {}, "overlap": None},
+        {"costs": {"prefill": {"coefficients": [1, 1], "relative_error": 1, "n_samples": 1}}, "overlap": 0},
+        {"costs": {"tier disk": {"coefficients": [1, "x"], "relative_error": 1, "n_samples": 1}}, "overlap": 0},
+    ],
+)
+def test_a_malformed_model_is_refused(value: dict[str, Any]) -> None:
+    """It is read from a file."""
+    with pytest.raises(FormatError):
+        CostModel.from_json(value)
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.1, float("nan")])
+def test_an_overlap_outside_none_and_all_is_refused(overlap: float) -> None:
+    """More than all cannot be hidden."""
+    with pytest.raises(InvalidInputError, match="overlap is a share"):
+        CostModel(overlap=overlap)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_sample_without_a_real_duration_is_refused(seconds: float) -> None:
+    """A duration of zero would make a tier infinitely fast."""
+    with pytest.raises(InvalidInputError, match="ReadSample: seconds must be finite and above 0"):
+        ReadSample("disk", 1, seconds)
+
+
+def test_samples_of_two_subjects_are_not_mixed() -> None:
+    """One line through two tiers describes neither."""
+    samples: list[CostSample] = [ReadSample("disk", 1, 1.0), ReadSample("redis", 2, 1.0)]
+    with pytest.raises(InvalidInputError, match="got tier disk, tier redis"):
+        fit_samples(samples)
+
+
+def test_calibration_names_the_subject_with_too_few_sizes() -> None:
+    """The person who reads it has to know what to measure."""
+    with pytest.raises(InvalidInputError, match="codec int8: samples of 1 different sizes"):
+        CostModel.calibrated([*READS, DECODES[0]])
