@@ -9,39 +9,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from kvstore.core.errors import CapacityError, InvalidInputError, UnsupportedError
 from kvstore.core.identity import ModelIdentity, RopeSpec
+from kvworker.attention import Sight, attend, sight_of
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.engine import Generation, Segment, check_rows
 from kvworker.families import Family, family_of, layout_of
-from kvworker.overlay import Overlay, Rows, position_mask
+from kvworker.overlay import Overlay, Rows
 from kvworker.rope import RotaryTable
 from kvworker.sampling import Sampling
 from kvworker.splice import Run, place_group, stored_runs
 from kvworker.weights import read_settings, tokenizer_digest, weights_digest
 
-ATTENTIONS = ("sdpa", "eager")
+_ATTENTION = "larder_rows"
 _TEXT_MODELS = {"gemma3": "gemma3_text"}  # directories with image input, of which the text model is used
 
 
-@dataclass(frozen=True)
 class _Pass:
-    """One forward pass: `token_ids` (S,) at `positions` (S,), `rows` the same as slice or indices, in a sequence of n_tokens."""
+    """One forward pass: the tokens and positions (S,) of the rows that it computes.
 
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    rows: Rows
-    n_tokens: int
+    `place` says where the rows lie in the cache: a slice where they are consecutive, which is faster than indices.
+    """
+
+    def __init__(self, token_ids: Sequence[int], rows: Sequence[int], device: torch.device) -> None:
+        self.rows = rows
+        self.token_ids = torch.tensor(token_ids, device=device)
+        self.positions = torch.tensor(rows, device=device)
+        is_consecutive = rows[-1] - rows[0] + 1 == len(rows)
+        self.place: Rows = slice(rows[0], rows[-1] + 1) if is_consecutive else self.positions
+        self.n_tokens = rows[-1] + 1
 
 
 class HFEngine:
@@ -66,7 +72,6 @@ class HFEngine:
         self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._family: Family = family_of(config.model_type)
-        self._skips_causal_mask = config._attn_implementation == "sdpa"
         self._n_vocab: int = config.vocab_size
         self._dtype, self._device = DTYPES[identity.dtype], self._head.weight.device
         ropes = {group.rope for group in identity.layout.groups if group.rope is not None}
@@ -94,7 +99,7 @@ class HFEngine:
         self._check_tokens(token_ids)
         overlay = self._overlay(len(token_ids))
         with self._caught_keys() as keys:
-            self._forward(self._some(token_ids, range(len(token_ids))), overlay)
+            self._forward(_Pass(token_ids, range(len(token_ids)), self._device), overlay)
         groups = self.identity.layout.groups
         return [(torch.stack([keys[layer] for layer in group.layers]), overlay.group(g)[1]) for g, group in enumerate(groups)]
 
@@ -108,7 +113,7 @@ class HFEngine:
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, self.max_context_tokens - n_tokens + 1))
         overlay = self._overlay(n_tokens + sampling.max_new_tokens - 1)
         place = partial(self._place, overlay, stored_runs(segments, rows))
-        hidden = self._forward(self._some(token_ids, rows), overlay, place)
+        hidden = self._forward(_Pass([token_ids[row] for row in rows], rows, self._device), overlay, place)
         return Generation(self._logits(hidden), len(rows), self._stepper(overlay, n_tokens), self.eos_ids, sampling)
 
     def _stepper(self, overlay: Overlay, n_tokens: int) -> Callable[[int], torch.Tensor]:
@@ -119,9 +124,7 @@ class HFEngine:
         def step(token: int) -> torch.Tensor:
             nonlocal n_seen
             n_seen += 1
-            position = torch.tensor([n_seen - 1], device=self._device)
-            one = _Pass(torch.tensor([token], device=self._device), position, slice(n_seen - 1, n_seen), n_seen)
-            return self._logits(self._forward(one, overlay))
+            return self._logits(self._forward(_Pass([token], [n_seen - 1], self._device), overlay))
 
         return step
 
@@ -137,32 +140,25 @@ class HFEngine:
     def _overlay(self, capacity: int) -> Overlay:
         return Overlay(self.identity.layout, capacity, self._dtype, self._device)
 
-    def _some(self, token_ids: Sequence[int], rows: Sequence[int]) -> _Pass:
-        """Return the pass that computes `rows`."""
-        positions = torch.tensor(rows, device=self._device)
-        chosen = torch.tensor([token_ids[row] for row in rows], device=self._device)
-        is_consecutive = rows[-1] - rows[0] + 1 == len(rows)
-        return _Pass(chosen, positions, slice(rows[0], rows[-1] + 1) if is_consecutive else positions, len(token_ids))
-
     def _place(self, overlay: Overlay, runs: Sequence[Run], index: int) -> None:
         group = self.identity.layout.groups[index]
         place_group(overlay, index, group, runs, self._tables[group.rope])
 
     def _forward(self, work: _Pass, overlay: Overlay, place: Callable[[int], None] | None = None) -> torch.Tensor:
         """Run the decoder layers over a pass; return the hidden state (hidden,) of its last row."""
-        overlay.begin(work.rows, work.n_tokens)
+        overlay.begin(work.place, work.n_tokens)
         angles = {rope: _angles(table, work) for rope, table in self._tables.items()}
-        masks: dict[int, torch.Tensor | None] = {}
+        sights: dict[int, Sight] = {}
         hidden = self._decoder.embed_tokens(work.token_ids[None])
         for index, group in enumerate(self.identity.layout.groups):
-            if group.window not in masks:
-                masks[group.window] = self._mask(work, group.window)
+            if group.window not in sights:
+                sights[group.window] = sight_of(work.rows, group.window, self._dtype, self._device)
             if place is not None:
                 place(index)
             for layer in group.layers:
                 hidden = self._decoder.layers[layer](
                     hidden,
-                    attention_mask=masks[group.window],
+                    attention_mask=sights[group.window],
                     position_ids=work.positions[None],
                     position_embeddings=angles[group.rope],
                     past_key_values=overlay,
@@ -170,13 +166,6 @@ class HFEngine:
                 )
         last: torch.Tensor = self._decoder.norm(hidden[:, -1])
         return last[0]
-
-    def _mask(self, work: _Pass, window: int) -> torch.Tensor | None:
-        """Return the additive mask of a pass, or None where one row or a plain causal prefill needs none."""
-        n_rows, reach = len(work.positions), window if window < work.n_tokens else 0
-        if n_rows == 1 or (self._skips_causal_mask and n_rows == work.n_tokens and not reach):
-            return None
-        return position_mask(work.positions, work.n_tokens, reach, self._dtype)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits (V,) in float32."""
@@ -206,7 +195,7 @@ class HFEngine:
 def _angles(table: RotaryTable, work: _Pass) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cos and sin (1, S, D) of a pass's rows, as attention modules expect them."""
     cos, sin = table.first(work.n_tokens)
-    return torch.cat((cos[work.rows],) * 2, -1)[None], torch.cat((sin[work.rows],) * 2, -1)[None]
+    return torch.cat((cos[work.place],) * 2, -1)[None], torch.cat((sin[work.place],) * 2, -1)[None]
 
 
 def _cut(k: torch.Tensor, v: torch.Tensor, start: int, stop: int) -> KVChunk:
@@ -219,7 +208,6 @@ def load_engine(
     device: str | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-    attention: str = "sdpa",
     digest_cache_dir: Path | None = None,
 ) -> HFEngine:
     """Load a local model directory (config.json, safetensors, tokenizer); nothing is downloaded and no code in it is run.
@@ -234,8 +222,6 @@ def load_engine(
         A key of `chunk.DTYPES`; the checkpoint's own, if not given.
     threads : int, optional
         CPU threads of torch, for the whole process.
-    attention : str
-        "sdpa" or "eager".
     digest_cache_dir : path, optional
         Where digests of weights are remembered by file name, size and times, so that large files are hashed once.
 
@@ -245,15 +231,13 @@ def load_engine(
     settings = read_settings(directory)
     model_type = settings.get("model_type", "")
     family_of(_TEXT_MODELS.get(model_type, model_type))
-    if attention not in ATTENTIONS:
-        raise UnsupportedError(f"attention {attention!r} is not supported; supported: {', '.join(ATTENTIONS)}")
     if threads is not None:
         torch.set_num_threads(threads)
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     layout = layout_of(config.get_text_config())
     dtype = _dtype_name(config, dtype)
     digest = weights_digest(directory, settings, digest_cache_dir)
-    model = _load_model(directory, dtype, attention).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = _load_model(directory, dtype).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     identity = ModelIdentity(directory.resolve().name, digest, layout, dtype, tokenizer_digest(directory))
     return HFEngine(model, tokenizer, identity, _eos_ids(model, tokenizer))
@@ -268,13 +252,14 @@ def _dtype_name(config: Any, dtype: str | None) -> str:
     return name
 
 
-def _load_model(directory: Path, dtype: str, attention: str) -> Any:
+def _load_model(directory: Path, dtype: str) -> Any:
     """Load the weights; a checkpoint that lacks any of them is refused, because the library would fill it with random numbers."""
+    AttentionInterface.register(_ATTENTION, attend)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=DTYPES[dtype],
-        attn_implementation=attention,
+        attn_implementation=_ATTENTION,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,

@@ -50,7 +50,7 @@ def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[
         k = torch.cat([chunk.k.to(keys.device) for chunk in chunks], 2)
         cos, sin = table.first(stop)
         rotate(k, cos[start:], sin[start:], out=keys[:, :, start:stop])
-        values[:, :, start:stop] = torch.cat([chunk.v.to(values.device) for chunk in chunks], 2)
+        torch.cat([chunk.v.to(values.device) for chunk in chunks], 2, out=values[:, :, start:stop])
 
 
 def _check(chunk: KVChunk, group: LayerGroup, n_tokens: int, dtype: torch.dtype) -> None:
