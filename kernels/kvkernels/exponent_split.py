@@ -57,7 +57,7 @@ def reference_encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rest_slab[0].copy_((top >> 8).bitwise_xor_(top).bitwise_and_(0x80).bitwise_xor_(top))  # bit 7 from bit 15, 6..0 from top
         for plane, low in enumerate(range(x.itemsize - 3, -1, -1), start=1):
             rest_slab[plane].copy_(word >> 8 * low)
-    return exponent.view(x.shape), rest.view(-1, *x.shape)
+    return exponent.view(x.shape), rest.view(len(rest), *x.shape)
 
 
 def reference_decode(exponent: torch.Tensor, rest: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

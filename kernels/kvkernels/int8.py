@@ -5,7 +5,8 @@
     x'    = code * scale                   float32, then rounded to the dtype asked for
 
 An element is off by at most max|x| / 254 (plus float32 rounding) before the last cast. Size: 8 + 32 / D bits a value.
-NaN and infinity are the caller's to refuse: they poison the scale of their own token and nothing else.
+x must be finite and below 2**127, which is the caller's check: NaN and infinity poison the scale of their own token and nothing else,
+and the topmost float32 values may round up to infinity.
 """
 
 from __future__ import annotations

@@ -1,0 +1,109 @@
+"""Compile every kernel for the compute capabilities that are served, without a GPU, and print a JSON object per case.
+
+Each kernel is compiled in every dtype it accepts, and in the first once more with each integer equal to 1, which triton turns into a
+compile-time constant. An object holds capability, kernel, variant, nbytes of machine code, and error (null if none).
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import pkgutil
+from collections.abc import Iterator
+
+import kvkernels
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime import JITFunction
+
+CAPABILITIES = (80, 90, 100)
+FLOATS = ("fp32", "fp16", "bf16")
+Case = tuple[dict[str, str], dict[str, int]]  # types of the pointers, compile-time constants
+
+
+def int8_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants."""
+    shape = {"D": 80, "BLOCK_D": 128, "ROWS": 32}
+    for dtype in FLOATS:
+        yield "encode_kernel", ({"x_ptr": dtype, "codes_ptr": "i8", "scale_ptr": "fp32"}, shape)
+        yield "decode_kernel", ({"codes_ptr": "i8", "scale_ptr": "fp32", "out_ptr": dtype}, shape)
+
+
+def exponent_split_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants; both 16-bit dtypes are read as i16."""
+    for kernel, (word, itemsize) in itertools.product(("encode_kernel", "decode_kernel"), (("i16", 2), ("i32", 4))):
+        yield kernel, ({"word_ptr": word, "exponent_ptr": "u8", "rest_ptr": "u8"}, {"ITEMSIZE": itemsize, "BLOCK": 2048})
+
+
+def kivi_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants: W is D along tokens and 1 along channels."""
+    for dtype, (bits, width) in itertools.product(FLOATS, ((2, 80), (4, 1))):
+        grid = {"W": width, "BITS": bits, "GROUP": 32, "BLOCK": 128}
+        stored = {"codes_ptr": "u8", "scale_ptr": dtype, "zero_ptr": dtype}
+        yield "encode_kernel", ({"x_ptr": dtype} | stored, grid)
+        yield "decode_kernel", (stored | {"out_ptr": dtype}, grid)
+
+
+def rotate_scatter_cases() -> Iterator[tuple[str, Case]]:
+    """Yield the kernel with its variants; 80 channels of which 32 rotate."""
+    shape = {"D": 80, "R": 32, "BLOCK_HALF": 16, "BLOCK_REST": 64, "TOKENS": 32}
+    for source, target in [*((dtype, dtype) for dtype in FLOATS), ("fp32", "bf16")]:
+        pointers = {"keys_ptr": source, "cos_ptr": "fp32", "sin_ptr": "fp32", "rows_ptr": "i64", "cache_ptr": target}
+        yield "write_kernel", (pointers, shape)
+
+
+CASES = {
+    "int8_triton": int8_cases,
+    "exponent_split_triton": exponent_split_cases,
+    "kivi_triton": kivi_cases,
+    "rotate_scatter_triton": rotate_scatter_cases,
+}
+
+
+def kernels() -> dict[str, JITFunction]:
+    """Find every kernel of the package: what ends in _kernel in a module that ends in _triton."""
+    modules = [module.name for module in pkgutil.iter_modules(kvkernels.__path__) if module.name.endswith("_triton")]
+    members = {name: vars(importlib.import_module(f"kvkernels.{name}")) for name in modules}
+    return {f"{module}.{name}": kernel for module in modules for name, kernel in members[module].items() if name.endswith("_kernel")}
+
+
+def compile_case(kernel: JITFunction, case: Case, integers: str, capability: int) -> int:
+    """Return the bytes of machine code. integers is i32, or constexpr where every integer is 1."""
+    pointers, constants = case
+    others = [name for name in kernel.arg_names if name not in pointers | constants]
+    types = (
+        {name: f"*{dtype}" for name, dtype in pointers.items()} | dict.fromkeys(constants, "constexpr") | dict.fromkeys(others, integers)
+    )
+    ones = dict.fromkeys(others, 1) if integers == "constexpr" else {}
+    source = ASTSource(kernel, {name: types[name] for name in kernel.arg_names}, constexprs=constants | ones)
+    return len(triton.compile(source, target=GPUTarget("cuda", capability, 32)).asm["cubin"])
+
+
+def outcomes(capability: int) -> Iterator[dict[str, object]]:
+    """Compile all cases for one capability."""
+    by_name = kernels()
+    compiled = set()
+    for module, cases in CASES.items():
+        for name, case in ((f"{module}.{name}", case) for name, case in cases()):
+            for integers in ("i32",) if name in compiled else ("i32", "constexpr"):
+                outcome = {
+                    "capability": capability,
+                    "kernel": name,
+                    "variant": [*case[0].values(), *case[1].values(), integers],
+                    "error": None,
+                }
+                try:
+                    yield outcome | {"nbytes": compile_case(by_name[name], case, integers, capability)}
+                except Exception as error:
+                    yield outcome | {"nbytes": 0, "error": f"{type(error).__name__}: {error}"}
+            compiled.add(name)
+    for name in by_name.keys() - compiled:
+        yield {"capability": capability, "kernel": name, "variant": [], "nbytes": 0, "error": "no case compiles this kernel"}
+
+
+if __name__ == "__main__":
+    for capability in CAPABILITIES:
+        for outcome in outcomes(capability):
+            print(json.dumps(outcome), flush=True)
