@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -27,6 +28,7 @@ from kvworker.pipeline import Pipeline
 from kvworker.policy import parse_policy
 from kvworker.prompt import DEVICE, Prompt, offers
 from kvworker.report import make_report
+from kvworker.restore import Restorer
 from kvworker.sampling import Sampling
 from kvworker.settings import WorkerSettings
 from kvworker.text_stream import TextStream
@@ -34,6 +36,8 @@ from kvworker.text_stream import TextStream
 _LEASE_SLACK_S = 5.0
 _SHORTEST_WAIT_S = 0.25
 _LOST = frozenset({"epoch", "deleted"})
+_UNAVAILABLE = "unavailable"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,12 @@ class Answerer:
         loader: Loader,
         device_tier: DeviceTier,
         costs: CostBook,
+        restorer: Restorer,
         settings: WorkerSettings,
     ) -> None:
         self._engine, self._lock, self._catalog, self._pipeline = engine, engine_lock, catalog, pipeline
-        self._loader, self._device_tier, self._costs, self._settings = loader, device_tier, costs, settings
+        self._loader, self._device_tier, self._costs = loader, device_tier, costs
+        self._restorer, self._settings = restorer, settings
 
     def answer(self, tenant: str, store: StoreAPI, question: Question) -> Iterator[Token | Report]:
         """Yield the answer's tokens as they come, then one report; the report's passages follow the question's.
@@ -87,6 +93,7 @@ class Answerer:
         if rest := stream.flush():
             yield Token(0, rest)
         self._learn(tenant, course)
+        self._restore(tenant, store, course)
         yield make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
 
     def _next(self, tokens: Iterator[int]) -> int | None:
@@ -129,7 +136,8 @@ class Answerer:
         try:
             return store.lookup(keys, self._settings.load_timeout_s + _LEASE_SLACK_S) if keys else []
         except KVError as error:
-            return [Hit(key, Status.ABSENT, reason=f"unavailable: {error}") for key in keys]
+            _log.warning("lookup failed, everything is computed: %s", error)
+            return [Hit(key, Status.ABSENT, reason=_UNAVAILABLE) for key in keys]
 
     def _on_device(self, tenant: str, hits: Sequence[Hit]) -> dict[int, int]:
         """Return the sizes of decoded copies by passage; copies of what was invalidated or deleted are dropped."""
@@ -169,6 +177,12 @@ class Answerer:
         """Return how long a chunk is waited for: no longer than computing the whole prompt would take, within the settings."""
         compute_s = self._costs.model.predict_prefill(n_tokens, n_tokens / 2)
         return min(self._settings.load_timeout_s, max(_SHORTEST_WAIT_S, math.inf if compute_s is None else compute_s))
+
+    def _restore(self, tenant: str, store: StoreAPI, course: Course) -> None:
+        """Have what the store lacks computed and stored again behind the answer; a store that does not answer is left alone."""
+        for passage, hit in zip(course.prompt.passages, course.hits, strict=True):
+            if hit.status is Status.ABSENT and hit.reason != _UNAVAILABLE:
+                self._restorer.ask(tenant, store, passage)
 
     def _learn(self, tenant: str, course: Course) -> None:
         """Keep what was decoded in device memory, and let the cost model know what was measured."""

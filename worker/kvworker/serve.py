@@ -1,0 +1,130 @@
+"""The context service on the wire: messages in, `Worker` calls, messages out. Errors leave as KVError; the server's guard names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import grpc
+from kvclient.records import AnswerExplanation, Report, Token
+from kvclient.records import Passage as PassageRecord
+from kvclient.wire import key_to_wire
+from kvproto.v1 import context_pb2 as pb
+from kvproto.v1 import context_pb2_grpc as pb_grpc
+
+from kvstore.core.api import StoreAPI
+from kvstore.core.errors import CapacityError, InvalidInputError
+from kvstore.server.auth import Authenticate
+from kvworker.answer import Question
+from kvworker.report import passage_record
+from kvworker.runtime import Caller, Worker
+from kvworker.sampling import Sampling
+
+StoreOf = Callable[[str, str], StoreAPI]
+"""From a tenant and its bearer token to the store as that tenant sees it."""
+
+MAX_PASSAGES = 4096
+_DEFAULT_MAX_TOKENS = 256
+_READ_AS = {pb.READ_AS_UNSPECIFIED: "document", pb.READ_AS_DOCUMENT: "document", pb.READ_AS_ALONE: "alone"}
+
+
+class ContextServicer(pb_grpc.ContextServiceServicer):
+    """Serves every tenant's calls from one `Worker`; `info` says what it is."""
+
+    def __init__(self, worker: Worker, authenticate: Authenticate, store_of: StoreOf, info: pb.InfoResponse) -> None:
+        self._worker, self._authenticate, self._store_of, self._info = worker, authenticate, store_of, info
+
+    def _caller(self, context: grpc.ServicerContext) -> Caller:
+        """Return who calls; raises AuthError."""
+        metadata = context.invocation_metadata()
+        tenant = self._authenticate(metadata)
+        token = next(str(value) for key, value in metadata if key == "authorization").split(" ", 1)[1].strip()
+        return Caller(tenant, self._store_of(tenant, token))
+
+    def Ingest(self, request: pb.IngestRequest, context: grpc.ServicerContext) -> Iterator[pb.IngestResponse]:  # noqa: N802
+        """Read one document; answer per passage."""
+        caller = self._caller(context)
+        _check_count(len(request.passages))
+        if request.read_as not in _READ_AS:
+            raise InvalidInputError(f"read_as {request.read_as} is not known here")
+        for done in self._worker.ingest(caller, request.source, list(request.passages), _READ_AS[request.read_as]):
+            ref = _ref(passage_record(done.passage))
+            yield pb.IngestResponse(passage=ref, computed=done.computed, nbytes=done.nbytes, n_passages=done.n_passages)
+
+    def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> Iterator[pb.AskResponse]:  # noqa: N802
+        """Stream an answer, then its report."""
+        caller = self._caller(context)
+        if len(request.passage_ids) > MAX_PASSAGES:
+            raise CapacityError(f"{len(request.passage_ids)} passages; a question names at most {MAX_PASSAGES}")
+        n_tokens = request.max_tokens or min(_DEFAULT_MAX_TOKENS, self._worker.settings.max_new_tokens)
+        sampling = Sampling(max_new_tokens=n_tokens, temperature=request.temperature, seed=request.seed)
+        question = Question(tuple(request.passage_ids), request.question, sampling, request.policy, request.planner)
+        for event in self._worker.ask(caller, question):
+            if isinstance(event, Token):
+                yield pb.AskResponse(token=pb.Token(id=event.id, text=event.text))
+            else:
+                yield pb.AskResponse(report=_report(event))
+
+    def Resolve(self, request: pb.ResolveRequest, context: grpc.ServicerContext) -> pb.ResolveResponse:  # noqa: N802
+        """Return passages with the keys of their chunks."""
+        caller = self._caller(context)
+        _check_count(len(request.passage_ids))
+        found = self._worker.resolve(caller, list(request.passage_ids))
+        rows = [pb.ResolvedPassage(passage=_ref(passage_record(p)), key=key_to_wire(key), token_ids=p.token_ids) for p, key in found]
+        return pb.ResolveResponse(passages=rows)
+
+    def Passages(self, request: pb.PassagesRequest, context: grpc.ServicerContext) -> Iterator[pb.PassagesResponse]:  # noqa: N802
+        """Stream the tenant's passages."""
+        tenant = self._caller(context).tenant
+        for passage in self._worker.catalog.listing(tenant, request.source, request.limit or 1000):
+            yield pb.PassagesResponse(passage=_ref(passage_record(passage)))
+
+    def ExplainAnswer(self, request: pb.ExplainAnswerRequest, context: grpc.ServicerContext) -> pb.ExplainAnswerResponse:  # noqa: N802
+        """Say what was decided for an earlier question."""
+        explanation: AnswerExplanation = self._worker.explain(self._caller(context).tenant, request.request_id)
+        return pb.ExplainAnswerResponse(report=_report(explanation.report), lines=explanation.lines)
+
+    def Info(self, request: pb.InfoRequest, context: grpc.ServicerContext) -> pb.InfoResponse:  # noqa: N802
+        """Say what this worker serves."""
+        self._caller(context)
+        return self._info
+
+
+def _check_count(n_passages: int) -> None:
+    """Raise InvalidInputError for no passages or too many."""
+    if not 1 <= n_passages <= MAX_PASSAGES:
+        raise InvalidInputError(f"a request names 1 to {MAX_PASSAGES} passages, got {n_passages}")
+
+
+def _ref(passage: PassageRecord) -> pb.PassageRef:
+    """Return the message of a passage."""
+    return pb.PassageRef(id=passage.id, source=passage.source, index=passage.index, n_tokens=passage.n_tokens, preview=passage.preview)
+
+
+def _report(report: Report) -> pb.Report:
+    """Return the message of a report."""
+    rows = [
+        pb.PassageReport(
+            passage=_ref(row.passage),
+            action=row.action,
+            tier=row.tier,
+            variant=row.variant,
+            nbytes=row.nbytes,
+            seconds=row.seconds,
+            why=row.why,
+            rows_recomputed=row.rows_recomputed,
+        )
+        for row in report.passages
+    ]
+    return pb.Report(
+        request_id=report.request_id,
+        passages=rows,
+        planner=report.planner,
+        policy=report.policy,
+        ttft_split_s=report.ttft_split_s,
+        ttft_s=report.ttft_s,
+        predicted_ttft_s=report.predicted_ttft_s,
+        tokens_loaded=report.tokens_loaded,
+        tokens_recomputed=report.tokens_recomputed,
+        tokens_generated=report.tokens_generated,
+        quality=report.quality,
+    )
