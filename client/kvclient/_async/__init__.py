@@ -1,0 +1,1 @@
+"""The asyncio client; `kvclient/_sync` is written from it."""

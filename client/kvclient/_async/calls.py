@@ -1,0 +1,75 @@
+"""Calls over one channel: identity and deadline on each, typed errors, and retries until the first message has come."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar
+
+import grpc.aio
+
+from kvclient.attempts import Attempts
+from kvclient.channel import Metadata
+from kvclient.retry import Deadline, Retry
+from kvclient.status import to_error
+from kvstore.core.errors import InvalidInputError
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class AsyncCalls:
+    """Makes the calls of one client.
+
+    Parameters
+    ----------
+    metadata : Metadata
+        Goes with every call: who calls.
+    timeout_s : float
+        The deadline of a call, all its attempts included, unless the call has its own.
+    retry : Retry
+        How often a call is tried that failed with a retryable error before its first message.
+    """
+
+    def __init__(self, metadata: Metadata, timeout_s: float, retry: Retry) -> None:
+        self._metadata, self._timeout_s, self._retry = metadata, timeout_s, retry
+        self.deadline(timeout_s)  # a timeout that can't be is refused here rather than at the first call
+
+    def deadline(self, timeout_s: float | None) -> Deadline:
+        """Return the deadline of what begins now; a timeout that is not above 0 and finite raises InvalidInputError."""
+        seconds = self._timeout_s if timeout_s is None else timeout_s
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise InvalidInputError(f"timeout_s must be a number of seconds above 0, got {seconds!r}")
+        return Deadline.after(seconds)
+
+    async def one(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float | None) -> Response:
+        """Return the response of a call that answers once."""
+        attempts = Attempts(self._retry, self.deadline(timeout_s))
+        while True:
+            try:
+                return await method(request, timeout=attempts.left_s(), metadata=self._metadata)
+            except grpc.RpcError as failure:
+                pause_s = attempts.pause_s(to_error(failure))
+            await asyncio.sleep(pause_s)
+
+    async def stream(
+        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request, timeout_s: float | None
+    ) -> AsyncGenerator[Response, None]:
+        """Iterate over the responses of a call that answers with a stream; closing the iterator cancels the call."""
+        attempts, has_begun = Attempts(self._retry, self.deadline(timeout_s)), False
+        while True:
+            call: Any = method(request, timeout=attempts.left_s(), metadata=self._metadata)
+            try:
+                async for response in call:
+                    has_begun = True
+                    yield response
+                return
+            except grpc.RpcError as failure:
+                error = to_error(failure)
+                if has_begun:
+                    raise error from failure
+                pause_s = attempts.pause_s(error)
+            finally:
+                call.cancel()
+            await asyncio.sleep(pause_s)

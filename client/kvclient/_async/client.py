@@ -1,0 +1,174 @@
+"""The client of a RAG backend: text in, answers out; how calls travel and how often they are tried is not its caller's concern."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from types import TracebackType
+
+from kvproto.v1 import context_pb2, store_pb2
+
+from kvclient import requests
+from kvclient._async.answer import AsyncAnswer
+from kvclient._async.calls import AsyncCalls
+from kvclient._async.fetch import Fetched, collect_chunk
+from kvclient._async.services import AsyncServices
+from kvclient.address import discover_address
+from kvclient.channel import ClientTLS, bearer, discover_token
+from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
+from kvclient.messages import explanation_from, info_from, ingested_from, passage_from
+from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage
+from kvclient.retry import Retry
+from kvclient.stored import StoredPassage, stored_passage
+from kvclient.wire import key_from_wire, key_to_wire, scope_to_wire
+from kvstore.core.api import Scope
+from kvstore.core.key import ChunkKey
+
+
+class AsyncLarder:
+    """Ingests passages and asks questions over them.
+
+    Every call has a deadline, `timeout_s` unless it names its own, and is tried again on a retryable error until its first answer has
+    come. Every failure is an error of `kvstore.core.errors`. One client serves any number of tasks; close it or use it in `async with`.
+
+    Parameters
+    ----------
+    address : str or None
+        host:port of a worker; None takes LARDER_ADDRESS, else the default port of this machine.
+    token : str or None
+        Who is calling; None takes LARDER_TOKEN, else the token of a server of this machine.
+    timeout_s : float
+        Deadline of a call in seconds, all its attempts included.
+    tls : ClientTLS or None
+        How to encrypt; None sends plain text, which is refused off this machine by servers unless they were told otherwise.
+    retry : Retry or None
+        How often and how soon a call is tried again; None takes four attempts.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        token: str | None = None,
+        *,
+        timeout_s: float = 60.0,
+        tls: ClientTLS | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        self.address = discover_address(address)
+        self._services = AsyncServices(self.address, tls)
+        self._calls = AsyncCalls(bearer(discover_token(self.address, token or "")), timeout_s, retry or Retry())
+
+    async def ingest(self, source: str, passages: Sequence[str], read_as: str = "document", *, timeout_s: float | None = None) -> Ingested:
+        """Read a document's passages, in its order, and store their KV; return when all of them are stored.
+
+        `source` names the document: `invalidate(source=...)` takes it back. "document" reads each passage behind those before it, "alone"
+        by itself. Passages that are stored already are not computed again.
+        """
+        stored, n_computed, nbytes = [], 0, 0
+        async for row in self.ingest_each(source, passages, read_as, timeout_s=timeout_s):
+            stored.append(row.passage)
+            n_computed += row.is_computed
+            nbytes += row.nbytes
+        return Ingested(source, tuple(stored), n_computed, nbytes)
+
+    def ingest_each(
+        self, source: str, passages: Sequence[str], read_as: str = "document", *, timeout_s: float | None = None
+    ) -> AsyncGenerator[IngestedPassage, None]:
+        """Like `ingest`, but iterate over the passages as they are stored; nothing is sent before the first is asked for."""
+        return self._ingest(requests.ingest_request(source, passages, read_as), timeout_s)
+
+    async def _ingest(self, request: context_pb2.IngestRequest, timeout_s: float | None) -> AsyncGenerator[IngestedPassage, None]:
+        """Send an ingest and read its answers."""
+        async for message in self._calls.stream(self._services.context().Ingest, request, timeout_s):
+            yield ingested_from(message)
+
+    def ask(
+        self,
+        passage_ids: Sequence[str],
+        question: str,
+        *,
+        max_tokens: int = 64,
+        temperature: float = 0.0,
+        seed: int = 0,
+        policy: str = "",
+        planner: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncAnswer:
+        """Ask a question over passages in the order given; iterate over the answer to get its tokens as they come.
+
+        Passages are named by id, by a start of it of at least 8 digits, or as source#index. Temperature 0 is greedy. `policy` is a
+        recompute policy such as "first_k:k=8" and `planner` one such as "always_compute"; empty takes the worker's default.
+        """
+        request = requests.ask_request(
+            passage_ids, question, max_tokens=max_tokens, temperature=temperature, seed=seed, policy=policy, planner=planner
+        )
+        return AsyncAnswer(self._calls.stream(self._services.context().Ask, request, timeout_s))
+
+    async def passages(self, source: str = "", *, limit: int = 10_000, timeout_s: float | None = None) -> list[Passage]:
+        """Return at most `limit` passages that are known, of one document or of all."""
+        request = requests.passages_request(source, limit)
+        stream = self._calls.stream(self._services.context().Passages, request, timeout_s)
+        return [passage_from(message.passage) async for message in stream]
+
+    async def chunks(self, passage_ids: Sequence[str], *, timeout_s: float | None = None) -> list[StoredPassage]:
+        """Fetch the stored chunks of passages, verified, for an engine of one's own; `to_numpy()` of each decodes it.
+
+        A chunk that is absent, or that fails its digest, its key or its tokens, is a miss: it has no blob and says why.
+        """
+        request, deadline = requests.resolve_request(passage_ids), self._calls.deadline(timeout_s)
+        resolved = await self._calls.one(self._services.context().Resolve, request, deadline.left_s())
+        info = await self.info(timeout_s=deadline.left_s())
+        found = []
+        for row in resolved.passages:
+            key = key_from_wire(row.key)
+            got = await self._fetch(info.store_address, key, deadline.left_s())
+            found.append(stored_passage(passage_from(row.passage), key, row.token_ids, got.hit.tier, got.data, got.hit.reason))
+        return found
+
+    async def _fetch(self, store: str, key: ChunkKey, timeout_s: float) -> Fetched:
+        """Fetch one chunk's bytes, unverified."""
+        request = store_pb2.GetRequest(key=key_to_wire(key))
+        return await collect_chunk(self._calls.stream(self._services.store(store).Get, request, timeout_s))
+
+    async def invalidate(self, *, source: str = "", model: str = "", timeout_s: float | None = None) -> int:
+        """Make every chunk of one document (`source`) or one model (its namespace in hex) a miss at once; return the new epoch."""
+        return await self._invalidate(requests.scope(source, model), timeout_s)
+
+    async def invalidate_all(self, *, timeout_s: float | None = None) -> int:
+        """Make every chunk of one's own tenant a miss at once; return the new epoch."""
+        return await self._invalidate(Scope("tenant"), timeout_s)
+
+    async def _invalidate(self, scope: Scope, timeout_s: float | None) -> int:
+        """Send an invalidation to the store."""
+        deadline = self._calls.deadline(timeout_s)
+        info = await self.info(timeout_s=deadline.left_s())
+        store = self._services.store(info.store_address)
+        response = await self._calls.one(store.Invalidate, scope_to_wire(scope), deadline.left_s())
+        return int(response.epoch)
+
+    async def explain(self, request_id: str = "", *, timeout_s: float | None = None) -> AnswerExplanation:
+        """Return what was decided for an earlier question and why; without a request id, for the latest one."""
+        request = context_pb2.ExplainAnswerRequest(request_id=request_id)
+        message = await self._calls.one(self._services.context().ExplainAnswer, request, timeout_s)
+        return explanation_from(message)
+
+    async def info(self, *, timeout_s: float | None = None) -> Info:
+        """Return what the worker serves."""
+        return info_from(await self._calls.one(self._services.context().Info, context_pb2.InfoRequest(), timeout_s))
+
+    async def ping(self, *, timeout_s: float | None = None) -> float:
+        """Return the seconds that a health check takes; raises TierUnavailableError where the server does not serve."""
+        check = self._services.channel().unary_unary(METHOD, request_serializer=as_bytes, response_deserializer=as_bytes)
+        began = time.perf_counter()
+        check_serving(await self._calls.one(check, REQUEST, timeout_s), self.address)
+        return time.perf_counter() - began
+
+    async def close(self) -> None:
+        """Close the client's channels."""
+        await self._services.close()
+
+    async def __aenter__(self) -> AsyncLarder:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()

@@ -1,0 +1,120 @@
+"""What the client hands out: frozen records of passages, answers and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One passage of a document: its identity (64 hex digits), document, place from 0, length in tokens and first words."""
+
+    id: str
+    source: str
+    index: int
+    n_tokens: int
+    preview: str
+
+
+@dataclass(frozen=True)
+class IngestedPassage:
+    """What became of one passage of `n_passages`: `is_computed` is False when its chunk of `nbytes` was stored before."""
+
+    passage: Passage
+    is_computed: bool
+    nbytes: int
+    n_passages: int
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """A document whose passages are all stored; `n_computed` of them were computed now, `nbytes` is their size together."""
+
+    source: str
+    passages: tuple[Passage, ...]
+    n_computed: int
+    nbytes: int
+
+    @property
+    def ids(self) -> list[str]:
+        """The passages' ids, in the document's order."""
+        return [passage.id for passage in self.passages]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; its text may be empty while a character is incomplete."""
+
+    id: int
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class PassageReport:
+    """What was done for one passage of a question and why: action "load" or "compute", tier, variant, bytes and seconds."""
+
+    passage: Passage
+    action: str
+    tier: str
+    variant: str
+    nbytes: int
+    seconds: float
+    why: str
+    rows_recomputed: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a question was answered.
+
+    `ttft_split_s` splits the time to the first token into lookup, plan, load and prefill, in seconds. `quality` is the declared loss
+    of codec and policy, or "unmeasured".
+    """
+
+    request_id: str
+    passages: tuple[PassageReport, ...]
+    planner: str
+    policy: str
+    ttft_split_s: Mapping[str, float]
+    ttft_s: float
+    predicted_ttft_s: float
+    tokens_loaded: int
+    tokens_recomputed: int
+    tokens_generated: int
+    quality: str
+
+    def __str__(self) -> str:
+        head = f"first token after {self.ttft_s:.3f} s, {self.tokens_loaded} tokens loaded, {self.tokens_recomputed} recomputed"
+        return "\n".join([f"{head} ({self.planner}, {self.policy}; quality {self.quality})", *map(_line, self.passages)])
+
+
+def _line(row: PassageReport) -> str:
+    """Return one passage's row of a printed report."""
+    where = f"{row.passage.source}#{row.passage.index}"
+    return f"  {where}: {row.action} {row.tier or '-'} {row.variant} {row.nbytes} B {row.seconds:.4f} s, {row.why}"
+
+
+@dataclass(frozen=True)
+class AnswerExplanation:
+    """What was decided for an earlier question: its report, and the decisions one per line."""
+
+    report: Report
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a worker serves: model, namespace digest in hex, device, defaults, and where its store is (empty: the same address)."""
+
+    model: str
+    namespace: str
+    device: str
+    codec: str
+    policy: str
+    planner: str
+    max_context_tokens: int
+    store_address: str
