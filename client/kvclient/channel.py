@@ -1,0 +1,112 @@
+"""Channels to servers of ours: options, TLS, and the bearer token of every call."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from kvstore.core.errors import AuthError, ConfigError
+from kvstore.core.tokens import DEFAULT_TENANT, default_data_dir, default_tokens_file, read_tokens
+
+TOKEN_VARIABLE = "LARDER_TOKEN"
+Metadata = tuple[tuple[str, str], ...]
+
+Options = tuple[tuple[str, str | int], ...]
+
+_OPTIONS: Options = (
+    ("grpc.max_send_message_length", 8 << 20),
+    ("grpc.max_receive_message_length", 8 << 20),
+    ("grpc.http2.max_frame_size", 1 << 20),
+    ("grpc.http2.lookahead_bytes", 16 << 20),
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.write_buffer_size", 4 << 20),
+    ("grpc.experimental.tcp_read_chunk_size", 4 << 20),
+    ("grpc.experimental.tcp_min_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # A server that comes back is found within two seconds, not two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+)
+
+
+@dataclass(frozen=True)
+class ClientTLS:
+    """PEM files: the authority of the server's certificate ("" for the system's), the client's own certificate and key ("" for none)."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    server_name: str = ""  # the name in the server's certificate where it differs from the address
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key):
+            raise ConfigError("a client's certificate and key are set together")
+
+
+def open_channel(address: str, tls: ClientTLS | None = None) -> grpc.Channel:
+    """Return a channel to host:port; it connects with the first call."""
+    if tls is None:
+        return grpc.insecure_channel(address, channel_options())
+    return grpc.secure_channel(address, channel_credentials(tls), channel_options(tls))
+
+
+def channel_options(tls: ClientTLS | None = None) -> Options:
+    """Return the options of every channel of ours."""
+    name: Options = (("grpc.ssl_target_name_override", tls.server_name),) if tls and tls.server_name else ()
+    return (*_OPTIONS, *name)
+
+
+def channel_credentials(tls: ClientTLS) -> grpc.ChannelCredentials:
+    """Read the PEM files; a missing one raises ConfigError."""
+    return grpc.ssl_channel_credentials(_read_pem(tls.ca), _read_pem(tls.key), _read_pem(tls.cert))
+
+
+def bearer(token: str) -> Metadata:
+    """Return the metadata that says who calls."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+def discover_token(address: str, token: str = "", data_dir: Path | None = None, environ: Mapping[str, str] | None = None) -> str:
+    """Return the token for a server: the given one, else $LARDER_TOKEN, else, on this machine, that of the store's tokens file.
+
+    From the file it takes the tenant "default", or the only tenant there is. Raises AuthError that says how to give a token.
+    """
+    environ = os.environ if environ is None else environ
+    if given := token or environ.get(TOKEN_VARIABLE, ""):
+        return given
+    file = default_tokens_file(data_dir or default_data_dir(environ))
+    if not (is_loopback(address) and file.exists()):
+        raise AuthError(f"no token for {address}: pass one, set {TOKEN_VARIABLE}, or run on the store's machine as its user")
+    credentials = read_tokens(file)
+    own = [c for c in credentials if c.tenant == DEFAULT_TENANT] or (credentials if len({c.tenant for c in credentials}) == 1 else [])
+    if not own:
+        raise AuthError(f"{file} has several tenants and none is called {DEFAULT_TENANT}: choose one with {TOKEN_VARIABLE}")
+    return own[0].token
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether `address` is on this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    if host == "localhost" or address.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read_pem(path: str) -> bytes | None:
+    """Read a PEM file; None for no path."""
+    try:
+        return Path(path).expanduser().read_bytes() if path else None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error

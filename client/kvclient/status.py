@@ -1,0 +1,46 @@
+"""Status codes of gRPC as the errors that the server raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import grpc.aio
+
+from kvstore.core import errors
+from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, error_for_code
+
+ERROR_KEY = "larder-error"  # trailing metadata: the class name of the error, so that the client raises the same one
+
+
+def to_error(error: grpc.RpcError) -> KVError:
+    """Return the error that a failed call stands for: the class that the server names where it is one of ours, else the status's."""
+    code = error.code().name if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else "UNKNOWN"
+    details = (error.details() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else "") or code
+    if code == "CANCELLED":
+        return TierUnavailableError(f"the call was cut short: {details}")
+    if code == "DEADLINE_EXCEEDED":
+        return DeadlineError(f"no answer within the deadline: {details}")
+    return _class_of(error, code)(details)
+
+
+def _class_of(error: grpc.RpcError, code: str) -> type[KVError]:
+    """Return the class that the trailing metadata names if its status fits, else the one that stands for the status."""
+    trailing = (error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None) or ()
+    for key, value in trailing:
+        named = getattr(errors, value, None) if key == ERROR_KEY and isinstance(value, str) else None
+        if isinstance(named, type) and issubclass(named, KVError) and named.code == code:
+            return named
+    return error_for_code(code)
+
+
+@contextmanager
+def typed() -> Iterator[None]:
+    """Turn gRPC's errors within the block into ours."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise to_error(error) from error
+    except ValueError as error:  # what gRPC raises on a closed channel
+        raise errors.ClosedError(f"the channel is closed: {error}") from error

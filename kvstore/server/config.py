@@ -1,0 +1,184 @@
+"""What can be configured: a TOML file, over it LARDER_STORE__... environment variables, over them the command line.
+
+`LARDER_STORE__TIERS__MEMORY__CAPACITY=2GiB` sets `capacity` of the table `[tiers.memory]`. A key that is not known is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvclient.channel import is_loopback
+
+from kvstore.core.errors import ConfigError
+from kvstore.core.tokens import default_data_dir, default_tokens_file
+from kvstore.server.settings import SIZE, Tree, build, overlay, place
+
+ENV_PREFIX = "LARDER_STORE__"
+EVICTION_POLICIES = ("value", "lru", "lfu", "arc")
+FSYNC_POLICIES = ("always", "never")
+PIECE_NBYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TLSConfig:
+    """PEM files: the server's certificate chain and key, and the authority that clients' certificates must come from ("" for none)."""
+
+    cert: str = ""
+    key: str = ""
+    client_ca: str = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.cert) != bool(self.key) or (self.client_ca and not self.cert):
+            raise ConfigError("tls needs cert and key together, and both of them before client_ca")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a gRPC server of ours listens and what it lets clients hold.
+
+    Parameters
+    ----------
+    address : str
+        host:port; port 0 takes a free one. A host that is not loopback needs `tls` or `allow_plaintext`.
+    max_workers : int
+        Calls served at once; up to four times as many wait.
+    max_inflight_bytes : int
+        Chunk bytes that all transfers together may hold; a transfer beyond it is refused and may be tried again.
+    max_blob_bytes : int
+        Largest chunk.
+    idle_timeout_s : float
+        Longest silence of a client in the middle of a call; a busy server cuts silent calls after 1 s.
+    drain_s : float
+        How long running calls may take to finish when the server stops.
+    """
+
+    address: str = "127.0.0.1:7420"
+    max_workers: int = 64
+    max_inflight_bytes: int = field(default=1 << 30, metadata=SIZE)
+    max_blob_bytes: int = field(default=512 << 20, metadata=SIZE)
+    idle_timeout_s: float = 10.0
+    drain_s: float = 30.0
+    allow_plaintext: bool = False
+    tls: TLSConfig = field(default_factory=TLSConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("max_workers", "max_inflight_bytes", "max_blob_bytes", "idle_timeout_s", "drain_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"server.{name} must be positive, got {getattr(self, name)}")
+        if self.max_blob_bytes > self.max_inflight_bytes:
+            raise ConfigError(f"server.max_blob_bytes ({self.max_blob_bytes}) exceeds max_inflight_bytes ({self.max_inflight_bytes})")
+        if not (is_loopback(self.address) or self.tls.cert or self.allow_plaintext):
+            raise ConfigError(
+                f"server.address {self.address} can be reached from other machines: set server.tls.cert and server.tls.key, "
+                "or server.allow_plaintext = true where the network itself is private"
+            )
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The memory tier; `eviction` is the policy of every tier that does not evict by itself."""
+
+    capacity: int = field(default=512 << 20, metadata=SIZE)
+    eviction: str = "value"
+
+    def __post_init__(self) -> None:
+        if self.eviction not in EVICTION_POLICIES:
+            raise ConfigError(f"tiers.memory.eviction {self.eviction!r} is not one of {', '.join(EVICTION_POLICIES)}")
+
+
+@dataclass(frozen=True)
+class DiskConfig:
+    """The disk tier: capacity 0 turns it off, directory "" is `chunks` in the data directory, fsync is "always" or "never"."""
+
+    capacity: int = field(default=10 << 30, metadata=SIZE)
+    directory: str = ""
+    fsync: str = "always"
+
+    def __post_init__(self) -> None:
+        if self.fsync not in FSYNC_POLICIES:
+            raise ConfigError(f"tiers.disk.fsync {self.fsync!r} is not one of {', '.join(FSYNC_POLICIES)}")
+
+
+@dataclass(frozen=True)
+class RedisConfig:
+    """The Redis tier: url "" turns it off; `timeout_s` bounds every call, `ttl_s` 0 keeps values until Redis evicts them."""
+
+    url: str = ""
+    timeout_s: float = 0.5
+    ttl_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0 or self.ttl_s < 0:
+            raise ConfigError(f"tiers.redis needs timeout_s above 0 and ttl_s of at least 0, got {self.timeout_s} and {self.ttl_s}")
+
+
+@dataclass(frozen=True)
+class TiersConfig:
+    """The tiers, fast to slow."""
+
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    disk: DiskConfig = field(default_factory=DiskConfig)
+    redis: RedisConfig = field(default_factory=RedisConfig)
+
+
+@dataclass(frozen=True)
+class AuthConfig:
+    """Who may call: the tokens file, "" for `tokens` in the data directory."""
+
+    tokens_file: str = ""
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Everything about a store; `data_dir` "" is $XDG_STATE_HOME/larder, else ~/.local/state/larder."""
+
+    data_dir: str = ""
+    server: ServerConfig = field(default_factory=ServerConfig)
+    tiers: TiersConfig = field(default_factory=TiersConfig)
+    auth: AuthConfig = field(default_factory=AuthConfig)
+
+    @property
+    def data_path(self) -> Path:
+        """The data directory."""
+        return Path(self.data_dir).expanduser() if self.data_dir else default_data_dir(os.environ)
+
+    @property
+    def chunks_path(self) -> Path:
+        """Where the disk tier keeps its files."""
+        return Path(self.tiers.disk.directory).expanduser() if self.tiers.disk.directory else self.data_path / "chunks"
+
+    @property
+    def tokens_path(self) -> Path:
+        """The tokens file."""
+        return Path(self.auth.tokens_file).expanduser() if self.auth.tokens_file else default_tokens_file(self.data_path)
+
+
+def load_config(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> StoreConfig:
+    """Return the configuration; `flags` maps dotted keys such as "tiers.memory.capacity" to values and wins over the rest.
+
+    Raises ConfigError with the place and the known keys for anything unknown or out of range.
+    """
+    tree: Tree = read_toml(file) if file else {}
+    for name, value in (os.environ if environ is None else environ).items():
+        if name.startswith(ENV_PREFIX):
+            place(tree, name[len(ENV_PREFIX) :].lower().split("__"), value)
+    for key, flag in (flags or {}).items():
+        overlay(tree, key, flag)
+    return build(StoreConfig, tree)
+
+
+def read_toml(file: Path) -> Tree:
+    """Read a TOML file; a missing or malformed one raises ConfigError."""
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"configuration {file}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration {file}: {error}") from error

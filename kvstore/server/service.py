@@ -1,0 +1,254 @@
+"""The store service: one tiered store, shared by tenants that never see each other's chunks."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from kvclient.wire import check_seconds
+
+from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
+from kvstore.core.blob import Buffer, key_of, parse_header
+from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVError
+from kvstore.core.key import ChunkKey, storage_key, tenant_secret
+from kvstore.core.units import format_nbytes
+from kvstore.server.reader import RecordReader
+from kvstore.store.record import MAX_SOURCE_CHARS, RecordMeta
+from kvstore.store.results import Found, Miss
+from kvstore.store.tiered import TieredStore
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKENS = 1 << 24
+
+_MEANING = {
+    "never_stored": "nobody stored it since this store began to remember",
+    "evicted": "it was stored and made room for chunks of more value",
+    "epoch": "it was stored, and its tenant, model or source was invalidated since",
+    "corrupt": "a stored copy failed its digest and was taken out of sight",
+    "timeout": "a tier did not answer in time",
+    "unavailable": "a tier that may hold it did not answer",
+    "deleted": "it was deleted",
+}
+
+
+class Epochs(Protocol):
+    """Counts how often each scope of a tenant was invalidated; a count survives restarts once `bump` returned it."""
+
+    def current(self, tenant: str, scope: Scope) -> int:
+        """Return the scope's epoch, 0 at first."""
+        ...
+
+    def has_sources(self, tenant: str) -> bool:
+        """Tell whether the tenant ever invalidated a source."""
+        ...
+
+    def bump(self, tenant: str, scope: Scope) -> int:
+        """Begin and return the scope's next epoch."""
+        ...
+
+
+class StoreService:
+    """Hands out one `BoundStore` per tenant over one tiered store, and closes it.
+
+    Parameters
+    ----------
+    store : TieredStore
+        Where records live; closed with the service.
+    epochs : Epochs
+        What was invalidated.
+    master_secret : bytes
+        Every tenant's secret is derived from it; whoever has it can compute any storage key.
+    max_blob_bytes : int
+        Largest chunk a put accepts.
+    """
+
+    def __init__(self, store: TieredStore, epochs: Epochs, master_secret: bytes, max_blob_bytes: int) -> None:
+        self.store = store
+        self.epochs = epochs
+        self.max_blob_bytes = max_blob_bytes
+        self._master_secret = master_secret
+        self._is_closed = False
+
+    def bind(self, tenant: str) -> BoundStore:
+        """Return the store of one tenant; the caller has authenticated it. Raises ClosedError once the service is closed."""
+        if self._is_closed:
+            raise ClosedError("the store is closed")
+        return BoundStore(self, tenant, tenant_secret(self._master_secret, tenant))
+
+    def check_size(self, nbytes: int) -> None:
+        """Raise InvalidInputError for a chunk that is larger than any put accepts."""
+        if nbytes > self.max_blob_bytes:
+            raise InvalidInputError(f"a chunk of {nbytes} B; at most {self.max_blob_bytes} B are accepted: raise server.max_blob_bytes")
+
+    def close(self) -> None:
+        """Write what was acknowledged to every tier that should have it and let go of all of them. Safe to call again."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.store.close()
+
+
+class BoundStore:
+    """One tenant's view of the store; implements `StoreAPI`. Thread-safe; raises nothing but KVError."""
+
+    def __init__(self, service: StoreService, tenant: str, secret: bytes) -> None:
+        self._service = service
+        self._store = service.store
+        self._epochs = service.epochs
+        self._tenant = tenant
+        self._secret = secret
+
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+        """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds."""
+        with _typed_errors("lookup"):
+            check_seconds(lease_s, "lease_s")
+            places = [self._place(key) for key in keys]
+            found = self._store.lookup(places, lease_s)
+            return [self._hit(key, place, f) for key, place, f in zip(keys, places, found, strict=True)]
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> RecordReader | None:
+        """Open a chunk; every byte of it is verified. None is a miss."""
+        found = self.read(key, timeout_s)
+        return None if isinstance(found, Hit) else found
+
+    def read(self, key: ChunkKey, timeout_s: float | None = None) -> RecordReader | Hit:
+        """Open a chunk as `get` does, and return an ABSENT hit with its reason for a miss."""
+        with _typed_errors("get"):
+            place = self._place(key)
+            record = self._store.get(place, timeout_s)
+            if isinstance(record, Miss):
+                return self._hit(key, place, Found(Status.ABSENT, reason=record.reason))
+            if key_of(record.header.manifest) != key:
+                self._store.counters.add("quarantined")
+                logger.error("a record held chunk %s where %s belongs; it was removed", record.meta.chunk, key)
+                self._store.delete(place)
+                return Hit(key, Status.ABSENT, reason="corrupt")
+            if not self._is_current(record.meta):
+                self._store.delete(place)
+                return Hit(key, Status.ABSENT, reason="epoch")
+            return RecordReader(record)
+
+    def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
+        """Verify and publish a whole blob; the first writer wins."""
+        with _typed_errors("put"):
+            self._service.check_size(len(blob))
+            manifest = parse_header(blob).manifest
+            if manifest.n_tokens > MAX_TOKENS:
+                raise FormatError(f"a chunk of {manifest.n_tokens} tokens; at most {MAX_TOKENS} are possible")
+            epoch = self._epochs.current(self._tenant, Scope("source", note.source)) if note.source else 0
+            meta = RecordMeta.of(manifest, note.source, epoch, note.recompute_s)
+            place = self._place(meta.chunk)
+            self._drop_stale(place)
+            stored = self._store.put(place, meta, blob, note.durable)
+            return PutReceipt(meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
+
+    def delete(self, keys: Sequence[ChunkKey]) -> int:
+        """Remove chunks from every tier; return how many were there."""
+        with _typed_errors("delete"):
+            return sum(self._store.delete(self._place(key)) for key in keys)
+
+    def invalidate(self, scope: Scope) -> int:
+        """Make everything in the scope a miss; the new epoch is durable when this returns. Costs the same however much it hits."""
+        with _typed_errors("invalidate"):
+            return self._epochs.bump(self._tenant, _checked(scope))
+
+    def entries(self, limit: int = 1000) -> Iterator[Entry]:
+        """Iterate over at most `limit` of the tenant's chunks."""
+        with _typed_errors("entries"):
+            for stored in self._store.entries():
+                if limit <= 0:
+                    return
+                meta = stored.meta
+                # Only the tenant itself can compute the storage key, so this tells its chunks from all others.
+                if stored.storage_key == self._place(meta.chunk) and self._is_current(meta):
+                    limit -= 1
+                    yield Entry(meta.chunk, meta.kind, meta.n_tokens, stored.nbytes, meta.codec, stored.tiers, meta.source)
+
+    def stats(self) -> StoreStats:
+        """Return counters and tier use of the whole store."""
+        with _typed_errors("stats"):
+            return StoreStats(self._store.counters.snapshot(), self._store.tier_stats())
+
+    def explain(self, key: ChunkKey) -> Explanation:
+        """Say why a chunk is or is not served."""
+        with _typed_errors("explain"):
+            hit = self.lookup([key])[0]
+            tenant_epoch, model_epoch = self._scope_epochs(key)
+            lines = [_MEANING.get(hit.reason, f"ready in tier {hit.tier}, {format_nbytes(hit.nbytes)}")]
+            lines.append(f"tenant {self._tenant} was invalidated {tenant_epoch} times, this model {model_epoch} times")
+            for tier in self._store.tier_stats():
+                use = f"{format_nbytes(tier.used_bytes)} of {format_nbytes(tier.capacity_bytes)} used, {tier.entries} chunks"
+                lines.append(f"tier {tier.name}: {'answers' if tier.is_available else 'does not answer'}, {use}")
+            return Explanation(hit, tenant_epoch, model_epoch, tuple(lines))
+
+    def close(self) -> None:
+        """Close the service: embedded, the store belongs to whoever bound it."""
+        self._service.close()
+
+    def _place(self, key: ChunkKey) -> bytes:
+        """Return the storage key of a chunk of this tenant in its current epochs."""
+        return storage_key(self._secret, *self._scope_epochs(key), key)
+
+    def _scope_epochs(self, key: ChunkKey) -> tuple[int, int]:
+        """Return the epochs of the tenant and of the chunk's model."""
+        model = Scope("model", key.namespace.hex())
+        return self._epochs.current(self._tenant, Scope("tenant")), self._epochs.current(self._tenant, model)
+
+    def _is_current(self, meta: RecordMeta) -> bool:
+        """Tell whether the chunk's source was not invalidated since it was put."""
+        return not meta.source or meta.source_epoch == self._epochs.current(self._tenant, Scope("source", meta.source))
+
+    def _hit(self, key: ChunkKey, place: bytes, found: Found) -> Hit:
+        """Return what was found as a hit; invalidated chunks are absent."""
+        if found.status is Status.READY and not self._drop_stale(place):
+            return Hit(key, Status.READY, found.tier, found.nbytes)
+        if found.status is Status.READY or (found.reason == "never_stored" and self._was_invalidated(key)):
+            return Hit(key, Status.ABSENT, reason="epoch")
+        return Hit(key, found.status, reason=found.reason)
+
+    def _drop_stale(self, place: bytes) -> bool:
+        """Remove a chunk whose source was invalidated since it was put; return whether there was one.
+
+        The source stands in the record, so this reads it; a tenant that never invalidated a source pays nothing.
+        """
+        if not self._epochs.has_sources(self._tenant):
+            return False
+        record = self._store.get(place)
+        return not isinstance(record, Miss) and not self._is_current(record.meta) and self._store.delete(place)
+
+    def _was_invalidated(self, key: ChunkKey) -> bool:
+        """Tell whether the chunk is stored under the previous epoch of its tenant or model."""
+        tenant_epoch, model_epoch = self._scope_epochs(key)
+        older = [(tenant_epoch - 1, model_epoch), (tenant_epoch, model_epoch - 1)]
+        places = [storage_key(self._secret, *epochs, key) for epochs in older if min(epochs) >= 0]
+        return bool(places) and any(found.status is Status.READY for found in self._store.lookup(places))
+
+
+def _checked(scope: Scope) -> Scope:
+    """Return a scope that can be invalidated; raises InvalidInputError."""
+    if scope.kind == "tenant":
+        return Scope("tenant")
+    if scope.kind == "model":
+        if not re.fullmatch("[0-9a-f]{64}", scope.value):
+            raise InvalidInputError("a model is named by its namespace: 64 lower-case hex digits")
+        return scope
+    if scope.kind == "source":
+        if not 0 < len(scope.value) <= MAX_SOURCE_CHARS:
+            raise InvalidInputError(f"a source has 1 to {MAX_SOURCE_CHARS} characters, got {len(scope.value)}")
+        return scope
+    raise InvalidInputError(f"scope {scope.kind!r} is not one of tenant, model, source")
+
+
+@contextmanager
+def _typed_errors(call: str) -> Iterator[None]:
+    """Let KVError through and turn any other exception within the block into one, with a log line that keeps its traceback."""
+    try:
+        yield
+    except KVError:
+        raise
+    except Exception as error:
+        logger.exception("%s failed", call)
+        raise KVError(f"the store failed at {call}; its log says why") from error
