@@ -39,8 +39,9 @@ def decode_part(manifest: Manifest, index: int, data: Buffer) -> tuple[Floats, F
     decode_side, params = _find_decoder(manifest)
     fields = _Fields(part, memoryview(data).cast("B"), packings={stage.name for stage in manifest.codec.stages[1:]})
     rows = (len(part.layers), part.kv_heads, manifest.n_tokens)
-    k = decode_side(fields, "k", (*rows, part.k_dim), manifest.dtype, params)
-    v = decode_side(fields, "v", (*rows, part.v_dim), manifest.dtype, params)
+    with np.errstate(all="ignore"):  # parameters that overflow decode to infinity, as in torch; they are not worth a warning
+        k = decode_side(fields, "k", (*rows, part.k_dim), manifest.dtype, params)
+        v = decode_side(fields, "v", (*rows, part.v_dim), manifest.dtype, params)
     fields.check_all_taken()
     return k, v
 
@@ -166,11 +167,11 @@ def _widen(x: NDArray[Any], dtype: str) -> Floats:
 def _round_to(x: Floats, dtype: str) -> Floats:
     """Round float32 values to the nearest of `dtype`, ties to even, and keep them as float32."""
     if dtype == "float16":
-        with np.errstate(over="ignore"):
-            return x.astype(np.float16).astype(np.float32)
+        return x.astype(np.float16).astype(np.float32)
     if dtype == "bfloat16":
         bits = x.view(np.uint32)
-        return (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32)
+        return np.where(np.isnan(x), x, rounded)  # adding to the bits of a NaN may carry into its sign
     return x
 
 

@@ -16,10 +16,12 @@ from kvstore.core.key import Kind
 from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
 from kvstore.core.stages import PipelineSpec, StageSpec
 from kvworker.chunk import ChunkSpec, KVChunk, PassageKV
-from kvworker.stages import Fields, Quantizer
+from kvworker.stages import Quantizer
 from kvworker.tensor_bytes import bytes_of, tensor_of
 
 QUANTIZERS = "kvworker.methods.quantize"
+LOSSY_LIMIT = 2.0**126
+"""Magnitude that a lossy codec refuses: differences and rounded-up products of smaller values are finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Pipeline:
         """Return the whole blob of a passage: one chunk per layer group of the identity's layout.
 
         Raises InvalidInputError for a passage of zero tokens or of another geometry or dtype than the identity says, and, in a lossy
-        codec, for NaN or infinity: such a passage can only be stored lossless.
+        codec, for NaN, infinity and magnitudes of 2**126 and more: such a passage can only be stored lossless.
         """
         specs = expected_specs(identity, passage[0].spec.n_tokens if passage else 0)
         if [chunk.spec for chunk in passage] != specs:
@@ -75,10 +77,8 @@ class Pipeline:
         """Return a part, not yet placed, and the bytes of its fields."""
         group = identity.layout.groups[index]
         if not self.quantizer.is_lossless:
-            _refuse_non_finite(self.quantizer.name, group.layers, {"k": chunk.k, "v": chunk.v})
+            _refuse_extremes(self.quantizer.name, group.layers, {"k": chunk.k, "v": chunk.v})
         fields = self.quantizer.encode(chunk)
-        if not self.quantizer.is_lossless:
-            _refuse_overflow(self.quantizer.name, index, fields)
         specs, payload = [], []
         for name, (dtype, shape) in self.quantizer.layout(chunk.spec).items():
             packing, data = self._pack(name, fields[name])
@@ -189,21 +189,16 @@ def _load(field: FieldSpec, data: memoryview) -> torch.Tensor:
     return tensor_of(raw, field.dtype, field.shape)
 
 
-def _refuse_non_finite(codec: str, layers: Sequence[int], sides: Mapping[str, torch.Tensor]) -> None:
-    """Raise InvalidInputError if k or v hold NaN or infinity, naming the first such layer."""
+def _refuse_extremes(codec: str, layers: Sequence[int], sides: Mapping[str, torch.Tensor]) -> None:
+    """Raise InvalidInputError if k or v hold NaN, infinity or what may overflow on the way, naming the first such layer."""
     for side, x in sides.items():
-        if torch.isfinite(x).all():
+        if x.abs().amax() < LOSSY_LIMIT:  # false for NaN
             continue
-        counts = (~torch.isfinite(x)).flatten(1).sum(1).tolist()
+        counts = (~(x.abs() < LOSSY_LIMIT)).flatten(1).sum(1).tolist()
         n, layer = next((n, layer) for n, layer in zip(counts, layers, strict=True) if n)
-        raise InvalidInputError(f"{codec}: {side} of layer {layer} holds {n} NaN or infinite values; store this passage lossless")
-
-
-def _refuse_overflow(codec: str, index: int, fields: Fields) -> None:
-    """Raise InvalidInputError if finite input became infinite parameters, such as a scale beyond float16."""
-    for name, field in fields.items():
-        if field.is_floating_point() and not torch.isfinite(field).all():
-            raise InvalidInputError(f"{codec}: {name} of layer group {index} exceeds its type; store this passage lossless")
+        raise InvalidInputError(
+            f"{codec}: {side} of layer {layer} holds {n} values that are NaN or beyond 2**126; store this passage lossless"
+        )
 
 
 def declared_quality(codec: PipelineSpec) -> str:

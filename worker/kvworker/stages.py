@@ -21,8 +21,8 @@ Layout = Mapping[str, tuple[str, tuple[int, ...]]]
 class Quantizer(Stage):
     """Turn the K and V of a chunk into fields, and back.
 
-    A subclass is one file of `kvworker/methods/quantize` with its name. It never sees zero tokens, and NaN or infinity only when it is
-    lossless: the pipeline refuses them.
+    A subclass is one file of `kvworker/methods/quantize` with its name. It never sees zero tokens, and NaN, infinity or magnitudes
+    of 2**126 and more only when it is lossless: the pipeline refuses them.
     """
 
     is_lossless: ClassVar[bool] = False
