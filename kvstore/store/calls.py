@@ -26,7 +26,10 @@ class BoundedCalls:
         """Return the function's result; raises DeadlineError after `timeout_s`, while the call itself runs on."""
         if not self._free.acquire(blocking=False):
             raise TierUnavailableError("every thread for remote tiers waits for an answer; raise remote_threads or lower the timeouts")
-        future = self._threads.submit(function)
+        try:
+            future = self._threads.submit(function)
+        except RuntimeError as error:
+            raise TierUnavailableError("the store is closing and asks no remote tier any more") from error
         future.add_done_callback(lambda _: self._free.release())
         try:
             return future.result(max(timeout_s, 0.0))

@@ -200,17 +200,21 @@ class DiskTier(Tier):
                 self._index.add(listed)
 
     def _recover(self) -> None:
-        """Rebuild the index from the files; remove unfinished ones and take anything that is not a record out of sight."""
+        """Rebuild the index from the files, oldest first; remove unfinished ones and take anything that is not a record out of sight."""
         for path in self._fresh.iterdir():
             path.unlink()
+        found: list[tuple[int, Listed]] = []
         for shard in self._records.iterdir():
             for path in [shard] if not shard.is_dir() or shard.is_symlink() else shard.iterdir():
-                self._recover_file(path)
+                found += self._recover_file(path)
+        for _, listed in sorted(found, key=lambda pair: pair[0]):
+            self._index.add(listed)
 
-    def _recover_file(self, path: Path) -> None:
-        """Take a file into the index when its name, its length and its head agree."""
-        head = read_head(path)
-        if head is None or path != self._path(head.storage_key):
+    def _recover_file(self, path: Path) -> list[tuple[int, Listed]]:
+        """Return when a record was written and what it is if its name, length and head agree; else take the file out of sight."""
+        head_and_time = read_head(path)
+        if head_and_time is None or path != self._path(head_and_time[0].storage_key):
             self._quarantine.take(path)
-            return
-        self._index.add(Listed(head.storage_key, head.nbytes, head.meta))
+            return []
+        head, time_ns = head_and_time
+        return [(time_ns, Listed(head.storage_key, head.nbytes, head.meta))]

@@ -45,8 +45,8 @@ def read_whole(path: Path, nbytes: int) -> memoryview:
         os.close(descriptor)
 
 
-def read_head(path: Path) -> RecordHead | None:
-    """Return the verified head of a record file whose length is right, or None when the file is no such thing."""
+def read_head(path: Path) -> tuple[RecordHead, int] | None:
+    """Return the verified head of a record file and when it was written, in ns; None when the file is no record or has another length."""
     try:
         descriptor = _open_regular(path)
     except OSError:
@@ -54,7 +54,8 @@ def read_head(path: Path) -> RecordHead | None:
     try:
         head = os.pread(descriptor, HEAD_NBYTES, 0)
         found = parse_head(os.pread(descriptor, meta_end(head), 0))
-        return found if found.nbytes == os.fstat(descriptor).st_size else None
+        status = os.fstat(descriptor)
+        return (found, status.st_mtime_ns) if found.nbytes == status.st_size else None
     except (KVError, OSError):
         return None
     finally:

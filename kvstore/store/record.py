@@ -65,6 +65,15 @@ class RecordMeta:
         """Return the meta as it stands in a record."""
         return {**vars(self), "chunk": self.chunk.to_bytes().hex()}
 
+    def to_bytes(self) -> bytes:
+        """Return the meta as canonical JSON."""
+        return canonical.dumps(self.to_json())
+
+    @property
+    def blob_offset(self) -> int:
+        """Where the blob begins in a record with this meta."""
+        return align(HEAD_NBYTES + len(self.to_bytes()))
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> RecordMeta:
         """Check and read the meta of an untrusted record; anything unexpected raises FormatError."""
@@ -97,18 +106,19 @@ class RecordHead:
 
 @dataclass(frozen=True)
 class Record:
-    """A record whose every byte was verified. `blob` is a view of the bytes it was parsed from; `tier` is where they came from."""
+    """A record whose every byte was verified: `data` is all of it, `blob` a view of its chunk, `tier` where it came from."""
 
     storage_key: bytes
     meta: RecordMeta
     header: Header
     blob: memoryview
+    data: memoryview
     tier: str = ""
 
 
 def record_pieces(storage_key: bytes, meta: RecordMeta, blob: Buffer) -> list[Buffer]:
     """Return the record as two pieces, its padded head and a view of the blob; copies nothing of the blob."""
-    text = canonical.dumps(meta.to_json())
+    text = meta.to_bytes()
     view = memoryview(blob).cast("B")
     start = align(HEAD_NBYTES + len(text))
     head = _HEAD.pack(MAGIC, VERSION, len(text), start + view.nbytes, 0, check_digest(storage_key, "storage key"))
@@ -163,7 +173,7 @@ def parse_record(storage_key: bytes, data: Buffer) -> Record:
     if head.storage_key != storage_key:
         raise IdentityError(f"the record belongs to storage key {head.storage_key.hex()[:16]}, not {storage_key.hex()[:16]}")
     check_describes(head.meta, header.manifest)
-    return Record(storage_key, head.meta, header, blob)
+    return Record(storage_key, head.meta, header, blob, view)
 
 
 def check_describes(meta: RecordMeta, manifest: Manifest) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Protocol
 
 from kvstore.core.blob import Buffer, xxh3
@@ -52,18 +53,25 @@ def connect(url: str, timeout_s: float = 0.5, cluster: str = "off") -> RedisClie
     `cluster` is "off" or "on". Nothing is sent yet with a single server; a cluster is asked for its nodes and raises
     TierUnavailableError when it does not answer.
     """
-    try:
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-    except ImportError as error:
-        raise MissingExtraError("the Redis tier needs the redis package; pip install 'kv-larder[store]'") from error
+    redis = _import_redis()
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     kind = redis.RedisCluster if cluster == "on" else redis.Redis
     with redis_errors("redis"):
         client: RedisClient = kind.from_url(
             url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), decode_responses=False
         )
     return client
+
+
+def _import_redis() -> ModuleType:
+    """Import redis-py, or say how to install it."""
+    try:
+        import redis
+    except ImportError as error:
+        raise MissingExtraError("the Redis tier needs the redis package; pip install 'kv-larder[store]'") from error
+    return redis
 
 
 @contextmanager
@@ -98,6 +106,7 @@ class RedisTier(Tier):
     """
 
     def __init__(self, connect: Callable[[], RedisClient], ttl_s: int = 0, max_record_nbytes: int = 1 << 30, name: str = "redis") -> None:
+        _import_redis()  # here and not within the first call, whose deadline it would eat
         self._connect = connect
         self._client: RedisClient | None = None
         self._expire_s = ttl_s or None

@@ -62,8 +62,8 @@ class Shelf:
         """Read a record and tell the policy."""
         data = self.tier.get(key)
         with self._changed:
-            if self._policy is not None:
-                (self._policy.on_remove if data is None else self._policy.on_hit)(key)
+            if self._policy is not None and data is not None:
+                self._policy.on_hit(key)
         return data
 
     def delete(self, key: bytes) -> bool:

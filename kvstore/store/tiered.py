@@ -2,79 +2,371 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 from kvstore.core.api import Status, TierStats
-from kvstore.core.blob import Buffer, verify_blob
-from kvstore.core.errors import KVError
+from kvstore.core.blob import Buffer, align, verify_blob
+from kvstore.core.errors import (
+    CapacityError,
+    ClosedError,
+    ConfigError,
+    CorruptError,
+    DeadlineError,
+    IdentityError,
+    KVError,
+    TierUnavailableError,
+)
+from kvstore.store import decide
+from kvstore.store.calls import BoundedCalls, SingleFlight
+from kvstore.store.counted import CountedTier
 from kvstore.store.counters import Counters
+from kvstore.store.evict.policy import Item, make_policy
+from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index, Slot
 from kvstore.store.record import Record, RecordMeta, check_describes, from_tier, parse_record, record_pieces
 from kvstore.store.results import Found, Miss, Stored, StoredEntry, StoreSettings
+from kvstore.store.shelf import Shelf
 from kvstore.store.tier import Tier
+from kvstore.store.write_queue import Job, WriteQueue
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+_FAILURES = (CapacityError, TierUnavailableError, DeadlineError)
 
 
 class TieredStore:
-    """Keeps records under storage keys in tiers from fast to slow. Thread-safe."""
+    """Keeps records under storage keys in tiers from fast to slow. Thread-safe; no lock is held during slow I/O.
+
+    A put is visible once it is verified and whole in one tier, and is written behind to the others by one thread per tier. What does not
+    fit into a tier's write queue is not written there now; `drain` and `close` write it to local tiers, so a put that was acknowledged and
+    not evicted survives an orderly stop. With `durable` the put returns after a durable tier has the record. The first writer of a key
+    wins; a second one waits for it.
+
+    A get verifies the whole record in whichever tier it finds it. A damaged copy is quarantined, counted, and the next tier is asked.
+    A tier that is down or slow is passed over within the timeout. A record found in a slow tier is copied up behind the answer.
+
+    Copies of a blob: put one (into memory), and one per slower tier as that tier says; get none from memory, one from disk, two from Redis.
+
+    Counters: `hits`, `misses`, `misses.<reason>`, `puts`, `put_duplicates`, `quarantined`, `evicted`, `deleted`, `delete_failed`,
+    `promoted`, `write_behind`, `write_behind_dropped`, `write_behind_failed`, and those of `CountedTier` for each tier.
+
+    Parameters
+    ----------
+    tiers : sequence of Tier
+        From fast to slow, with names of their own. What they hold already is served; local ones over their capacity are trimmed.
+    settings : StoreSettings
+        How it behaves.
+    clock : callable
+        Monotonic seconds, for leases.
+    """
 
     def __init__(self, tiers: Sequence[Tier], settings: StoreSettings | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings or StoreSettings()
         self.counters = Counters()
-        self._tiers = list(tiers)
-        self._clock = clock
-
-    def lookup(self, storage_keys: Sequence[bytes], lease_s: float = 0.0) -> list[Found]:
-        """Return what is known about each key, in order; READY records are not evicted for `lease_s` seconds."""
-        return [
-            Found(Status.ABSENT, reason="never_stored") if nbytes is None else Found(Status.READY, self._tiers[0].info.name, nbytes)
-            for nbytes in self._tiers[0].find(storage_keys)
+        self._tiers = tuple(tiers)
+        self._infos = [tier.info for tier in tiers]
+        if not tiers or len({info.name for info in self._infos}) != len(tiers) or all(info.is_remote for info in self._infos):
+            raise ConfigError("a store needs at least one local tier, and every tier a name of its own")
+        local = frozenset(position for position, info in enumerate(self._infos) if not info.is_remote)
+        self._index = Index(local, self.settings.remembered_misses, clock)
+        self._shelves = [self._make_shelf(position, tier) for position, tier in enumerate(tiers)]
+        self._calls = BoundedCalls(self.settings.remote_threads)
+        self._flights: SingleFlight[Record | Miss] = SingleFlight()
+        self._is_closed = False
+        self._adopt(sorted(local))
+        self._queues = [
+            WriteQueue(info.name, self.settings.write_queue_bytes, partial(self._write_job, position))
+            for position, info in enumerate(self._infos)
         ]
 
+    def lookup(self, storage_keys: Sequence[bytes], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Found]:
+        """Return what is known about each key, in order.
+
+        READY records of local tiers are not evicted for `lease_s` seconds. Keys that no local tier has are asked of each remote tier in one
+        round trip, for at most `timeout_s` in all.
+        """
+        self._check_open()
+        glimpses = [self._index.look(key, min(lease_s, self.settings.max_lease_s)) for key in storage_keys]
+        known = {
+            key: Found(Status.READY, self._infos[glimpse.tiers[0]].name, glimpse.blob_nbytes, meta=glimpse.meta)
+            if glimpse.tiers
+            else Found(Status.PENDING if glimpse.is_being_written else Status.ABSENT, reason=glimpse.reason)
+            for key, glimpse in zip(storage_keys, glimpses, strict=True)
+        }
+        asked = [key for key, found in known.items() if found.status is Status.ABSENT and found.reason != DELETED]
+        known |= self._find_remote(asked, self._deadline(timeout_s))
+        return [known[key] for key in storage_keys]
+
     def get(self, storage_key: bytes, timeout_s: float | None = None) -> Record | Miss:
-        """Return the verified record, or why there is none."""
-        data = self._tiers[0].get(storage_key)
-        if data is None:
-            return Miss("never_stored")
-        try:
-            return from_tier(parse_record(storage_key, data), self._tiers[0].info.name)
-        except KVError:
-            self._tiers[0].quarantine(storage_key)
-            self.counters.add("quarantined")
-            return Miss("corrupt")
+        """Return the verified record, or why there is none.
+
+        Waits for remote tiers, and for another thread that reads the same record, at most `timeout_s` (default: the store's setting).
+        """
+        self._check_open()
+        deadline = self._deadline(timeout_s)
+        seen: list[str] = []
+        outcome: Record | Miss | None = None
+        if 0 in self._index.look(storage_key).tiers:
+            outcome = self._read(storage_key, 0, deadline, seen)
+        if outcome is None:
+            search = partial(self._search, storage_key, deadline, seen)
+            try:
+                outcome = self._flights.call(storage_key, search, deadline - time.monotonic())
+            except DeadlineError:
+                outcome = Miss("timeout")
+        if isinstance(outcome, Record):
+            self._index.touch(storage_key)
+            self.counters.add("hits")
+        else:
+            self.counters.add("misses")
+            self.counters.add(f"misses.{outcome.reason}")
+        return outcome
 
     def put(self, storage_key: bytes, meta: RecordMeta, blob: Buffer, durable: bool = False) -> Stored:
-        """Verify the blob and publish it."""
-        check_describes(meta, verify_blob(blob).manifest)
-        tier = self._tiers[0]
-        was_here = tier.find([storage_key])[0] is not None
-        tier.put(storage_key, record_pieces(storage_key, meta, blob))
-        return Stored(not was_here, tier.info.name, len(blob), is_durable=False)
+        """Verify the blob and publish it.
+
+        Raises FormatError, CorruptError, IdentityError (`meta` is of another chunk) or CapacityError and stores nothing; with `durable`,
+        also TierUnavailableError, and UnsupportedError when no tier is durable.
+        """
+        self._check_open()
+        view = memoryview(blob).cast("B")
+        if view.nbytes > self.settings.max_blob_nbytes:
+            raise CapacityError(f"a blob of {view.nbytes} B is over the limit of {self.settings.max_blob_nbytes} B; raise max_blob_nbytes")
+        check_describes(meta, verify_blob(view).manifest)
+        pieces = record_pieces(storage_key, meta, view)
+        fresh = Slot(meta, view.nbytes, sum(len(piece) for piece in pieces))
+        with self._index.writing(storage_key):
+            known = self._index.look(storage_key)
+            self._place(storage_key, self._index.slot(storage_key) or fresh, pieces, known.tiers, durable)
+            tiers = self._index.look(storage_key).tiers or known.tiers
+        self.counters.add("put_duplicates" if known.tiers else "puts")
+        is_durable = any(self._infos[position].is_durable for position in tiers)
+        return Stored(not known.tiers, self._infos[tiers[0]].name if tiers else "", view.nbytes, is_durable)
 
     def delete(self, storage_key: bytes) -> bool:
-        """Remove a record from every tier; return whether it was in one."""
-        return any([tier.delete(storage_key) for tier in self._tiers])
+        """Remove a record from every tier; return whether it was in one.
+
+        It is a miss at once, also while a tier that does not answer still has it; after a restart of the store such a tier would serve it
+        again, so what must never come back is invalidated by epoch.
+        """
+        self._check_open()
+        was_here = self._index.delete(storage_key)
+        for queue in self._queues:
+            queue.cancel(storage_key, self.settings.remote_timeout_s)
+        for position in range(len(self._shelves)):
+            try:
+                was_here |= self._call(position, partial(self._shelves[position].delete, storage_key), self._deadline(None))
+            except KVError as error:
+                self.counters.add("delete_failed")
+                _log.warning("a deleted record may still be in tier %s: %s", self._infos[position].name, error)
+        self.counters.add("deleted", int(was_here))
+        return was_here
 
     def entries(self) -> Iterator[StoredEntry]:
-        """Iterate over the records, most recently used first."""
-        for listed in self._tiers[0].scan():
-            if listed.meta is not None:
-                yield StoredEntry(listed.key, listed.meta, listed.nbytes, (self._tiers[0].info.name,))
+        """Iterate over the records that a local tier holds, most recently used first."""
+        for key, slot, tiers in self._index.snapshot():
+            yield StoredEntry(key, slot.meta, slot.blob_nbytes, tuple(self._infos[position].name for position in tiers))
 
     def tier_stats(self) -> tuple[TierStats, ...]:
-        """Return the use of each tier, fastest first."""
-        infos = [tier.info for tier in self._tiers]
-        counts = [sum(1 for _ in tier.scan()) for tier in self._tiers]
-        used = [tier.used_bytes for tier in self._tiers]
-        return tuple(
-            TierStats(i.name, u, i.capacity_bytes, c, is_available=True, is_durable=i.is_durable)
-            for i, u, c in zip(infos, used, counts, strict=True)
-        )
+        """Return the use of each tier, fastest first. Of a remote tier, `entries` counts what a local tier holds too."""
+        return tuple(self._stats(position) for position in range(len(self._shelves)))
 
     def drain(self, timeout_s: float = 30.0) -> bool:
-        """Write what waits for slower tiers; return whether all of it was written in time."""
-        return True
+        """Write what waits for slower tiers, and what found a queue full; return whether all of it was written in time."""
+        deadline = time.monotonic() + timeout_s
+        idle = [queue.wait_idle(max(deadline - time.monotonic(), 0.0)) for queue in self._queues]
+        for key, position in self._index.owed():
+            if time.monotonic() > deadline:
+                return False
+            slot = self._index.slot(key)
+            data = slot and self._local_copy(key)
+            if slot and data:
+                self._write_job(position, Job(key, slot, data))
+        return all(idle) and not self._index.owed()
 
-    def close(self) -> None:
-        """Drain and close every tier."""
-        for tier in self._tiers:
-            tier.close()
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Take no more calls, drain, and close every tier. Safe to call again."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self.drain(timeout_s):
+            _log.warning("the store was closed before everything was written to slower tiers; raise the timeout")
+        for queue in self._queues:
+            queue.close(self.settings.remote_timeout_s)
+        self._calls.close()
+        for shelf in self._shelves:
+            shelf.tier.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClosedError("the store is closed")
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return time.monotonic() + (self.settings.remote_timeout_s if timeout_s is None else timeout_s)
+
+    def _call(self, position: int, function: Callable[[], T], deadline: float) -> T:
+        """Call a tier: a local one right here, a remote one on another thread for as long as the deadline allows."""
+        if self._infos[position].is_remote:
+            return self._calls.call(function, deadline - time.monotonic())
+        return function()
+
+    def _make_shelf(self, position: int, tier: Tier) -> Shelf:
+        policy = make_policy(self.settings.eviction, tier.info.capacity_bytes) if tier.info.capacity_bytes else None
+        return Shelf(CountedTier(tier, self.counters), policy, self._index.leased, partial(self._release, position))
+
+    def _release(self, position: int, key: bytes) -> bool:
+        """Let go of a victim of eviction, unless it is leased."""
+        is_free = self._index.evict(key, position)
+        self.counters.add("evicted", int(is_free))
+        return is_free
+
+    def _adopt(self, local: Sequence[int]) -> None:
+        """Take what local tiers hold already into the index, and trim them."""
+        for position in local:
+            shelf = self._shelves[position]
+            for listed in shelf.tier.scan():
+                if listed.meta is not None:
+                    slot = Slot(listed.meta, listed.nbytes - listed.meta.blob_offset, listed.nbytes)
+                    shelf.adopt(_item(listed.key, slot))
+                    self._index.add(listed.key, slot, position)
+            shelf.trim()
+
+    def _place(self, key: bytes, slot: Slot, pieces: Sequence[Buffer], held: Sequence[int], durable: bool) -> None:
+        """Write a new record where it has to be now, and queue it for the other tiers; or make an old one durable."""
+        placement = decide.place_put(self._infos, slot.nbytes, held, durable)
+        if not held:
+            self._index.admit(key)
+        if placement.must is not None:
+            self._write(key, slot, pieces, placement.must)
+        placed = self._write_first(key, slot, pieces, placement) if placement.may else None
+        later = [position for position in placement.later if position != placed]
+        data = self._tiers[placed].get(key) if later and placed is not None else None
+        for position in later if data is not None else ():
+            self._write_later(position, Job(key, slot, data or b""))
+
+    def _write_first(self, key: bytes, slot: Slot, pieces: Sequence[Buffer], placement: decide.Placement) -> int | None:
+        """Write to the first tier that takes the record; raises its error when none does and no other tier has it."""
+        failure: KVError | None = None
+        for position in placement.may:
+            try:
+                self._write(key, slot, pieces, position)
+                return position
+            except _FAILURES as error:
+                failure = error
+        if failure is not None and placement.must is None:
+            raise failure
+        return placement.must
+
+    def _write(self, key: bytes, slot: Slot, pieces: Sequence[Buffer], position: int) -> None:
+        """Store a record in one tier and note it; a record that was deleted meanwhile is taken back."""
+        self._shelves[position].put(_item(key, slot), pieces)
+        if not self._index.add(key, slot, position):
+            self._shelves[position].delete(key)
+
+    def _write_later(self, position: int, job: Job) -> None:
+        """Queue a record for a tier. When the queue is full it is dropped and counted; a local tier gets it when the store drains."""
+        if self._queues[position].offer(job):
+            return
+        self.counters.add("write_behind_dropped")
+        self._owe(job.key, position)
+
+    def _owe(self, key: bytes, position: int) -> None:
+        if not self._infos[position].is_remote:
+            self._index.owe(key, position)
+
+    def _write_job(self, position: int, job: Job) -> None:
+        """Write a queued record; a failure is counted, and a local tier gets the record when the store drains."""
+        name = self._infos[position].name
+        try:
+            self._write(job.key, job.slot, [job.data], position)
+            self.counters.add("write_behind")
+        except KVError as error:
+            self.counters.add("write_behind_failed")
+            self._owe(job.key, position)
+            _log.warning("a record was not written to tier %s: %s", name, error)
+        except Exception:  # a defect of ours must not end the thread that writes everybody's records
+            self.counters.add("write_behind_failed")
+            _log.exception("a record was not written to tier %s", name)
+
+    def _search(self, key: bytes, deadline: float, seen: list[str]) -> Record | Miss:
+        """Ask the tiers in order; copy what a slow one has up behind the answer."""
+        known = self._index.look(key)
+        if known.reason == DELETED:
+            return Miss(DELETED)
+        for position in decide.search_order(self._infos, known.tiers):
+            record = self._read(key, position, deadline, seen)
+            if record is not None:
+                self._promote(record, position)
+                return record
+        return Miss(decide.explain_miss(seen, self._index.look(key).reason or NEVER_STORED))
+
+    def _read(self, key: bytes, position: int, deadline: float, seen: list[str]) -> Record | None:
+        """Read from one tier and verify; None adds to `seen` what went wrong."""
+        try:
+            data = self._call(position, partial(self._shelves[position].get, key), deadline)
+            if data is not None:
+                return from_tier(parse_record(key, data), self._infos[position].name)
+            self._index.drop(key, position, EVICTED)
+        except (CorruptError, IdentityError) as error:
+            seen.append(CORRUPT)
+            self._quarantine(key, position, error)
+        except DeadlineError:
+            seen.append("timeout")
+        except TierUnavailableError:
+            seen.append("unavailable")
+        return None
+
+    def _quarantine(self, key: bytes, position: int, why: KVError) -> None:
+        """Take a damaged copy out of sight and count it."""
+        self.counters.add("quarantined")
+        self._index.drop(key, position, CORRUPT)
+        _log.warning("tier %s had a damaged record, now out of use: %s", self._infos[position].name, why)
+        try:
+            self._call(position, partial(self._shelves[position].quarantine, key), self._deadline(None))
+        except KVError as error:
+            _log.warning("tier %s could not take it out of sight: %s", self._infos[position].name, error)
+
+    def _promote(self, record: Record, position: int) -> None:
+        """Queue a verified record for the fastest tier that takes it; a full queue is no loss."""
+        slot = self._index.slot(record.storage_key) or Slot(record.meta, record.blob.nbytes, record.data.nbytes)
+        target = decide.place_promotion(self._infos, slot.nbytes, position)
+        if target is not None and self._queues[target].offer(Job(record.storage_key, slot, record.data)):
+            self.counters.add("promoted")
+
+    def _find_remote(self, keys: Sequence[bytes], deadline: float) -> dict[bytes, Found]:
+        """Return the keys that a remote tier has, and those of which one could not tell."""
+        news: dict[bytes, Found] = {}
+        for position, info in enumerate(self._infos):
+            missing = [key for key in keys if key not in news or news[key].status is not Status.READY]
+            if not info.is_remote or not missing:
+                continue
+            try:
+                sizes = self._call(position, partial(self._shelves[position].tier.find, missing), deadline)
+            except (DeadlineError, TierUnavailableError) as error:
+                reason = "timeout" if isinstance(error, DeadlineError) else "unavailable"
+                news |= {key: Found(Status.ABSENT, reason=reason) for key in missing}
+                continue
+            news |= {key: Found(Status.READY, info.name, size) for key, size in zip(missing, sizes, strict=True) if size is not None}
+        return news
+
+    def _local_copy(self, key: bytes) -> memoryview | None:
+        """Return the record from the fastest local tier that has it, without telling its policy or counters."""
+        held = [position for position in self._index.look(key).tiers if not self._infos[position].is_remote]
+        return self._tiers[held[0]].get(key) if held else None
+
+    def _stats(self, position: int) -> TierStats:
+        info, entries = self._infos[position], self._index.count()[position]
+        try:
+            used = self._call(position, lambda: self._shelves[position].tier.used_bytes, self._deadline(None))
+        except (DeadlineError, TierUnavailableError):
+            return TierStats(info.name, 0, info.capacity_bytes, entries, is_available=False, is_durable=info.is_durable)
+        return TierStats(info.name, used, info.capacity_bytes, entries, is_available=True, is_durable=info.is_durable)
+
+
+def _item(key: bytes, slot: Slot) -> Item:
+    """Return what an eviction policy weighs."""
+    return Item(key, align(slot.nbytes), slot.meta.recompute_s)
