@@ -135,6 +135,15 @@ def test_equal_values_come_back_exactly(axis: kivi.Axis, value: float) -> None:
     assert torch.equal(kivi.decode(codes, scale, zero, x.shape, 2, 32, axis, x.dtype), x)
 
 
+@pytest.mark.parametrize("n_units", [4, 29, 254, 494, 1000])
+def test_the_narrowest_float16_groups_keep_the_bound(n_units: int) -> None:
+    """Without the floor, a step of 29 / 15 subnormal units would be stored as 1 unit, and the maximum would decode to 15 of 29."""
+    x = (torch.linspace(0, n_units, 32).round() * 2.0**-24).half().view(1, 1, 32)
+    codes, scale, zero = kivi.encode(x, 4, 32, "channel")
+    back = kivi.decode(codes, scale, zero, x.shape, 4, 32, "channel", torch.float32)
+    assert_within_half_a_scale(x, scale, back, 32, "channel")
+
+
 def test_two_bit_codes_are_packed_little_endian_along_tokens() -> None:
     """Golden bytes: minimum 0, scale 1, so codes are the values; 5 tokens fill one byte and a quarter of the next."""
     x = torch.tensor([[0.0, 3.0], [1.0, 0.0], [2.0, 1.0], [3.0, 2.0], [1.0, 3.0]])  # (T, D)
@@ -154,7 +163,7 @@ def test_four_bit_codes_are_packed_little_endian_along_channels() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_negative_zero_minimum_is_stored_as_plus_zero(kernel: Callable[..., Any], dtype: torch.dtype) -> None:
     """Which zero a minimum returns depends on the order of reduction; stored bytes must not."""
-    x = torch.tensor([[0.0, -0.0, 1.0, -0.0]], dtype=dtype)
+    x = torch.tensor([[-0.0, -0.0, 1.0, -0.0]], dtype=dtype)
     for _, _, zero in (kivi.encode(x, 2, 8, "channel"), kernel("kivi", "encode", x, 2, 8, "channel")[0]):
         assert not zero.signbit().any()
 
