@@ -160,7 +160,9 @@ def _spread(parameters: Floats, group: int, axis: int, length: int) -> Floats:
 def _widen(x: NDArray[Any], dtype: str) -> Floats:
     """Return stored values of a float type as float32, exactly."""
     if dtype == "bfloat16":
-        return (x.astype(np.uint32) << 16).view(np.float32)
+        words = x.astype(np.uint32)
+        words <<= 16
+        return words.view(np.float32)
     return x.astype(np.float32, copy=False)
 
 

@@ -120,7 +120,7 @@ def check_geometry(manifest: Manifest, identity: ModelIdentity, n_tokens: int) -
 def decode_part(manifest: Manifest, index: int, data: Buffer, device: torch.device | str = "cpu") -> KVChunk:
     """Return the chunk of layer group `index` from the verified bytes of its part; needs no other part.
 
-    A raw chunk on the CPU aliases `data` and keeps it alive: bytes under a lease must not be given back before the chunk is gone.
+    A raw chunk on the CPU aliases `data` and keeps it alive: memory that is reused for other bytes must not be before the chunk is gone.
     Raises UnsupportedError for a codec that is not known here and FormatError for fields that do not fit codec and geometry.
     """
     part = _part_of(manifest, index)
