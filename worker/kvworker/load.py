@@ -120,8 +120,8 @@ class Loader:
     def keep(self, tenant: str, source: StoredSource) -> None:
         """Put a passage that was decoded completely into the device tier, where only the same tenant finds it."""
         kv = source.decoded()
-        if kv is not None:
-            self._device_tier.put((tenant, source.key), kv)
+        if kv is not None:  # raw chunks alias the store's memory, which a copy of our own lets go
+            self._device_tier.put((tenant, source.key), tuple(KVChunk(chunk.k.clone(), chunk.v.clone()) for chunk in kv))
 
     def close(self) -> None:
         """Stop taking fetches; those under way end by their deadlines."""

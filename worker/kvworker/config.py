@@ -1,0 +1,88 @@
+"""What can be configured about a worker, alone or together with a store in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvstore.core.errors import ConfigError
+from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
+from kvworker.settings import WorkerSettings
+
+ENV_PREFIX = "LARDER_WORKER__"
+WORKER_ADDRESS = "127.0.0.1:7421"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model: a local directory ("" for the small reference model that comes with Larder), device, dtype and CPU threads.
+
+    Empty or 0 leaves the choice to the engine: CUDA where there is one, the checkpoint's dtype, torch's own threads.
+    """
+
+    directory: str = ""
+    device: str = ""
+    dtype: str = ""
+    threads: int = 0
+
+    @property
+    def path(self) -> Path:
+        """The model's directory."""
+        return Path(self.directory).expanduser() if self.directory else reference_model()
+
+
+@dataclass(frozen=True)
+class RemoteStore:
+    """The store that a worker of its own process uses; its callers' tokens are passed on to it."""
+
+    address: str = "127.0.0.1:7420"
+    timeout_s: float = 2.0
+    ca: str = ""
+    server_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.timeout_s <= 0:
+            raise ConfigError(f"store.timeout_s must be above 0, got {self.timeout_s}")
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """`larder worker`: a worker that uses a store elsewhere. `data_dir` and `auth` mean what they mean for a store."""
+
+    data_dir: str = ""
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(address=WORKER_ADDRESS))
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    store: RemoteStore = field(default_factory=RemoteStore)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+
+    @property
+    def local(self) -> StoreConfig:
+        """What a store's configuration has in common: the data directory, the listener and the tokens."""
+        return StoreConfig(self.data_dir, self.server, TiersConfig(), self.auth)
+
+
+@dataclass(frozen=True)
+class UpConfig:
+    """`larder up`: store and worker in one process, on one address."""
+
+    data_dir: str = ""
+    server: ServerConfig = field(default_factory=ServerConfig)
+    tiers: TiersConfig = field(default_factory=TiersConfig)
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+
+    @property
+    def local(self) -> StoreConfig:
+        """The store's part."""
+        return StoreConfig(self.data_dir, self.server, self.tiers, self.auth)
+
+
+def reference_model() -> Path:
+    """Return the directory of the small model that comes with Larder."""
+    return Path(__file__).parent / "reference" / "model"
+
+
+Flags = Mapping[str, object]
