@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from kvclient.wire import check_seconds
 
@@ -16,6 +15,8 @@ from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVE
 from kvstore.core.key import ChunkKey, storage_key, tenant_secret
 from kvstore.core.units import format_nbytes
 from kvstore.server.reader import RecordReader
+from kvstore.server.recent import RecentKeys
+from kvstore.store.epochs import Epochs
 from kvstore.store.record import MAX_SOURCE_CHARS, RecordMeta
 from kvstore.store.results import Found, Miss
 from kvstore.store.tiered import TieredStore
@@ -23,6 +24,7 @@ from kvstore.store.tiered import TieredStore
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 1 << 24
+_REMEMBERED = 65536  # removed chunks that are known to have been invalidated
 
 _MEANING = {
     "never_stored": "nobody stored it since this store began to remember",
@@ -33,22 +35,6 @@ _MEANING = {
     "unavailable": "a tier that may hold it did not answer",
     "deleted": "it was deleted",
 }
-
-
-class Epochs(Protocol):
-    """Counts how often each scope of a tenant was invalidated; a count survives restarts once `bump` returned it."""
-
-    def current(self, tenant: str, scope: Scope) -> int:
-        """Return the scope's epoch, 0 at first."""
-        ...
-
-    def has_sources(self, tenant: str) -> bool:
-        """Tell whether the tenant ever invalidated a source."""
-        ...
-
-    def bump(self, tenant: str, scope: Scope) -> int:
-        """Begin and return the scope's next epoch."""
-        ...
 
 
 class StoreService:
@@ -70,6 +56,7 @@ class StoreService:
         self.store = store
         self.epochs = epochs
         self.max_blob_bytes = max_blob_bytes
+        self.stale = RecentKeys(_REMEMBERED)
         self._master_secret = master_secret
         self._is_closed = False
 
@@ -84,11 +71,10 @@ class StoreService:
         if nbytes > self.max_blob_bytes:
             raise InvalidInputError(f"a chunk of {nbytes} B; at most {self.max_blob_bytes} B are accepted: raise server.max_blob_bytes")
 
-    def close(self) -> None:
+    def close(self, timeout_s: float = 30.0) -> None:
         """Write what was acknowledged to every tier that should have it and let go of all of them. Safe to call again."""
-        if not self._is_closed:
-            self._is_closed = True
-            self.store.close()
+        self._is_closed = True
+        self.store.close(timeout_s)
 
 
 class BoundStore:
@@ -127,7 +113,7 @@ class BoundStore:
                 self._store.delete(place)
                 return Hit(key, Status.ABSENT, reason="corrupt")
             if not self._is_current(record.meta):
-                self._store.delete(place)
+                self._forget(place)
                 return Hit(key, Status.ABSENT, reason="epoch")
             return RecordReader(record)
 
@@ -138,22 +124,26 @@ class BoundStore:
             manifest = parse_header(blob).manifest
             if manifest.n_tokens > MAX_TOKENS:
                 raise FormatError(f"a chunk of {manifest.n_tokens} tokens; at most {MAX_TOKENS} are possible")
-            epoch = self._epochs.current(self._tenant, Scope("source", note.source)) if note.source else 0
+            epoch = self._epochs.current("source", self._tenant, note.source)
             meta = RecordMeta.of(manifest, note.source, epoch, note.recompute_s)
             place = self._place(meta.chunk)
-            self._drop_stale(place)
+            self._drop_stale(place, self._store.lookup([place])[0].meta)
             stored = self._store.put(place, meta, blob, note.durable)
             return PutReceipt(meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks from every tier; return how many were there."""
         with _typed_errors("delete"):
-            return sum(self._store.delete(self._place(key)) for key in keys)
+            places = [self._place(key) for key in keys]
+            for place in places:
+                self._service.stale.discard(place)
+            return sum(map(self._store.delete, places))
 
     def invalidate(self, scope: Scope) -> int:
         """Make everything in the scope a miss; the new epoch is durable when this returns. Costs the same however much it hits."""
         with _typed_errors("invalidate"):
-            return self._epochs.bump(self._tenant, _checked(scope))
+            checked = _checked(scope)
+            return self._epochs.raise_epoch(checked.kind, self._tenant, checked.value)
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
         """Iterate over at most `limit` of the tenant's chunks."""
@@ -194,30 +184,35 @@ class BoundStore:
 
     def _scope_epochs(self, key: ChunkKey) -> tuple[int, int]:
         """Return the epochs of the tenant and of the chunk's model."""
-        model = Scope("model", key.namespace.hex())
-        return self._epochs.current(self._tenant, Scope("tenant")), self._epochs.current(self._tenant, model)
+        return self._epochs.current("tenant", self._tenant), self._epochs.current("model", self._tenant, key.namespace.hex())
 
     def _is_current(self, meta: RecordMeta) -> bool:
         """Tell whether the chunk's source was not invalidated since it was put."""
-        return not meta.source or meta.source_epoch == self._epochs.current(self._tenant, Scope("source", meta.source))
+        return meta.source_epoch == self._epochs.current("source", self._tenant, meta.source)
 
     def _hit(self, key: ChunkKey, place: bytes, found: Found) -> Hit:
         """Return what was found as a hit; invalidated chunks are absent."""
-        if found.status is Status.READY and not self._drop_stale(place):
+        if found.status is Status.READY and not self._drop_stale(place, found.meta):
             return Hit(key, Status.READY, found.tier, found.nbytes)
-        if found.status is Status.READY or (found.reason == "never_stored" and self._was_invalidated(key)):
+        is_stale = found.reason == "deleted" and place in self._service.stale
+        if found.status is Status.READY or is_stale or (found.reason == "never_stored" and self._was_invalidated(key)):
             return Hit(key, Status.ABSENT, reason="epoch")
         return Hit(key, found.status, reason=found.reason)
 
-    def _drop_stale(self, place: bytes) -> bool:
+    def _drop_stale(self, place: bytes, meta: RecordMeta | None) -> bool:
         """Remove a chunk whose source was invalidated since it was put; return whether there was one.
 
-        The source stands in the record, so this reads it; a tenant that never invalidated a source pays nothing.
+        A lookup does not know the source of a chunk that only a remote tier holds; such a chunk is found out when it is read.
         """
-        if not self._epochs.has_sources(self._tenant):
+        if meta is None or self._is_current(meta):
             return False
-        record = self._store.get(place)
-        return not isinstance(record, Miss) and not self._is_current(record.meta) and self._store.delete(place)
+        self._forget(place)
+        return True
+
+    def _forget(self, place: bytes) -> None:
+        """Remove an invalidated chunk and remember why it is gone."""
+        self._service.stale.add(place)
+        self._store.delete(place)
 
     def _was_invalidated(self, key: ChunkKey) -> bool:
         """Tell whether the chunk is stored under the previous epoch of its tenant or model."""

@@ -118,4 +118,4 @@ def _spell(value: Any, f: Field[Any]) -> str:
         return f'"{value >> 20}MiB"'
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", value)) if isinstance(value, str) else repr(value)
+    return json.dumps(re.sub(r"(://[^/@]*:)[^/]*@", r"\1***@", value)) if isinstance(value, str) else repr(value)

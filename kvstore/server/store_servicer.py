@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import grpc
 from kvclient import wire
@@ -15,7 +16,17 @@ from kvstore.core.blob import iter_pieces, key_of, parse_header
 from kvstore.core.errors import FormatError, IdentityError
 from kvstore.server.auth import Authenticate
 from kvstore.server.budget import ByteBudget
+from kvstore.server.grpc_server import Registration
 from kvstore.server.service import BoundStore, StoreService
+
+
+def register_store(service: StoreService, authenticate: Authenticate, budget: ByteBudget) -> Registration:
+    """Return the registration of the store service."""
+    servicer = StoreServicer(service, authenticate, budget)
+    return Registration(
+        pb.DESCRIPTOR.services_by_name["StoreService"].full_name,
+        partial(pb_grpc.add_StoreServiceServicer_to_server, servicer),
+    )
 
 
 class StoreServicer(pb_grpc.StoreServiceServicer):

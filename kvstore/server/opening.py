@@ -1,0 +1,67 @@
+"""From a configuration to a running store: in this process, or behind a gRPC server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from kvstore.core.units import format_nbytes
+from kvstore.server.auth import Authenticate
+from kvstore.server.config import StoreConfig
+from kvstore.server.grpc_server import RpcServer
+from kvstore.server.service import StoreService
+from kvstore.server.store_servicer import register_store
+from kvstore.store.breaker import BreakerTier
+from kvstore.store.disk import DiskTier
+from kvstore.store.epochs import Epochs
+from kvstore.store.memory import MemoryTier
+from kvstore.store.redis import RedisTier, connect
+from kvstore.store.results import StoreSettings
+from kvstore.store.secret import load_secret
+from kvstore.store.tier import Tier
+from kvstore.store.tiered import TieredStore
+
+
+def open_store(config: StoreConfig) -> StoreService:
+    """Open the tiers and return the service; close it to flush what was acknowledged.
+
+    Embedded use: `open_store(config).bind("default")` is a StoreAPI. Raises ConfigError, or TierUnavailableError when another process has
+    the directory.
+    """
+    settings = StoreSettings(
+        eviction=config.tiers.memory.eviction,
+        write_queue_bytes=config.tiers.write_queue,
+        remote_timeout_s=config.tiers.redis.timeout_s,
+        max_lease_s=config.tiers.max_lease_s,
+        max_blob_nbytes=config.server.max_blob_bytes,
+    )
+    secret = load_secret(config.secret_path)
+    epochs = Epochs(config.epochs_path)
+    return StoreService(TieredStore(list(_open_tiers(config)), settings), epochs, secret, config.server.max_blob_bytes)
+
+
+def serve_store(config: StoreConfig, service: StoreService, authenticate: Authenticate) -> RpcServer:
+    """Serve the store on `config.server.address` and return the running server; drain it before closing the service."""
+    server = RpcServer(config.server)
+    server.start([register_store(service, authenticate, server.budget)])
+    return server
+
+
+def describe(config: StoreConfig) -> str:
+    """Say in one line which tiers a store has."""
+    tiers = config.tiers
+    parts = [f"memory {format_nbytes(tiers.memory.capacity)}"]
+    parts += [f"disk {format_nbytes(tiers.disk.capacity)} in {config.chunks_path}"] if tiers.disk.capacity else []
+    return ", ".join(parts + (["redis"] if tiers.redis.url else []))
+
+
+def _open_tiers(config: StoreConfig) -> Iterator[Tier]:
+    """Open the configured tiers, fast to slow."""
+    memory, disk, redis = config.tiers.memory, config.tiers.disk, config.tiers.redis
+    yield MemoryTier(memory.capacity)
+    if disk.capacity:
+        yield DiskTier(config.chunks_path, disk.capacity, disk.fsync)
+    if redis.url:
+        # A record is its blob and a head of at most 64 KiB.
+        most_nbytes = config.server.max_blob_bytes + (1 << 17)
+        yield BreakerTier(RedisTier(partial(connect, redis.url, redis.timeout_s, redis.cluster), redis.ttl_s, most_nbytes))
