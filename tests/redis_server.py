@@ -61,6 +61,14 @@ class RedisServer:
             time.sleep(0.01)
         return self
 
+    def command(self, *words: str | bytes) -> bytes:
+        """Send one command and return the first line of its reply."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+            encoded = [word if isinstance(word, bytes) else word.encode() for word in words]
+            connection.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded))
+            with connection.makefile("rb") as replies:
+                return replies.readline().strip()
+
     def pause(self) -> None:
         """Stop the process without closing its sockets: it is slow, not gone."""
         self._running().send_signal(signal.SIGSTOP)
@@ -89,9 +97,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(b"PING\r\n")
-                return connection.recv(16).startswith(b"+PONG")
+            return self.command("PING") == b"+PONG"
         except OSError:
             return False
 
