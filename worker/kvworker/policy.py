@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from importlib import import_module
 from typing import ClassVar
 
-from kvstore.core.errors import InvalidInputError
+from kvstore.core.discovery import find, known_names
+from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvworker.engine import Segment, always_computed
-from kvworker.methods import recompute
 
+_PACKAGE = "kvworker.methods.recompute"
 Param = int | float | str
 
 
@@ -37,16 +36,12 @@ class RecomputePolicy(ABC):
         return f"{self.name}:{params}" if params else self.name
 
 
-def policy_names() -> list[str]:
-    """Return the names of all policies, which are the names of their files."""
-    return sorted(module.name for module in pkgutil.iter_modules(recompute.__path__))
-
-
 def find_policy(name: str, **params: Param) -> RecomputePolicy:
     """Return the policy of that name; unknown names and parameters raise InvalidInputError with those that are known."""
-    if name not in policy_names():
-        raise InvalidInputError(f"no recompute policy {name!r}; known: {', '.join(policy_names())}")
-    found = _class_in(name)
+    try:
+        found: type[RecomputePolicy] = find(_PACKAGE, name)
+    except UnsupportedError as error:
+        raise InvalidInputError(f"no recompute policy {name!r}; known: {', '.join(known_names(_PACKAGE))}") from error
     types = {field.name: type(field.default) for field in fields(found)}
     if unknown := sorted(set(params) - set(types)):
         raise InvalidInputError(f"policy {name} has no parameter {unknown[0]!r}; known: {', '.join(types) or 'none'}")
@@ -75,13 +70,3 @@ def _number_or_text(value: str) -> Param:
         except ValueError:
             continue
     return value
-
-
-def _class_in(name: str) -> type[RecomputePolicy]:
-    """Return the policy class that the file defines; it must carry the file's name."""
-    module = import_module(f"{recompute.__name__}.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, RecomputePolicy) and value.__module__ == module.__name__ and value.name == name
-    )
