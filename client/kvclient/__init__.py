@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kvclient._sync.answer import Answer
     from kvclient._sync.client import Larder
     from kvclient.channel import ClientTLS
-    from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, PassageReport, Report, Token
+    from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, PassageReport, Report, ResolvedPassage, Token
     from kvclient.retry import Retry
     from kvclient.stored import StoredPassage
 
@@ -31,6 +31,7 @@ _PLACES = {
     "Passage": "kvclient.records",
     "PassageReport": "kvclient.records",
     "Report": "kvclient.records",
+    "ResolvedPassage": "kvclient.records",
     "Retry": "kvclient.retry",
     "StoredPassage": "kvclient.stored",
     "Token": "kvclient.records",
@@ -49,6 +50,7 @@ __all__ = [
     "Passage",
     "PassageReport",
     "Report",
+    "ResolvedPassage",
     "Retry",
     "StoredPassage",
     "Token",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kvproto.v1 import context_pb2
 
-from kvclient.records import AnswerExplanation, Info, IngestedPassage, Passage, PassageReport, Report
+from kvclient.records import AnswerExplanation, Info, IngestedPassage, Passage, PassageReport, Report, ResolvedPassage
+from kvclient.wire import key_from_wire
 
 
 def passage_from(message: context_pb2.PassageRef) -> Passage:
@@ -46,6 +47,11 @@ def _passage_report(row: context_pb2.PassageReport) -> PassageReport:
         why=row.why,
         rows_recomputed=row.rows_recomputed,
     )
+
+
+def resolved_from(message: context_pb2.ResolvedPassage) -> ResolvedPassage:
+    """Return where a passage's chunk is found; a malformed key raises FormatError."""
+    return ResolvedPassage(passage_from(message.passage), key_from_wire(message.key), tuple(message.token_ids))
 
 
 def explanation_from(message: context_pb2.ExplainAnswerResponse) -> AnswerExplanation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kvstore.core.key import ChunkKey
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -40,6 +42,15 @@ class Ingested:
     def ids(self) -> list[str]:
         """The passages' ids, in the document's order."""
         return [passage.id for passage in self.passages]
+
+
+@dataclass(frozen=True)
+class ResolvedPassage:
+    """Where a passage's chunk is found: its key, and the tokens that it was computed from."""
+
+    passage: Passage
+    key: ChunkKey
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvclient.records import Passage
+from kvclient.records import Passage, ResolvedPassage
 from kvstore.core.blob import Buffer, BufferedBlob, key_of, verify_blob
 from kvstore.core.errors import IdentityError, KVError, NotFoundError
 from kvstore.core.key import ChunkKey, content_key
@@ -17,13 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredPassage:
-    """One passage's chunk, verified: its key, its tokens and its bytes; a miss has no blob and a reason instead."""
+    """One passage's chunk, verified: its key, its tokens and its blob; a miss has no blob and a reason instead."""
 
     passage: Passage
     key: ChunkKey
     token_ids: tuple[int, ...]
     blob: BufferedBlob | None
-    data: bytes | bytearray = b""
     reason: str = ""
 
     def to_numpy(self) -> list[tuple[Floats, Floats]]:
@@ -39,22 +37,22 @@ class StoredPassage:
         return [decode_part(manifest, index, self.blob.part(index)) for index in range(len(manifest.parts))]
 
 
-def stored_passage(passage: Passage, key: ChunkKey, token_ids: Sequence[int], tier: str, data: Buffer, reason: str) -> StoredPassage:
+def stored_passage(resolved: ResolvedPassage, tier: str, data: Buffer, reason: str) -> StoredPassage:
     """Return a passage with its fetched bytes; bytes that are not its chunk, whole and unchanged, are a miss that says why."""
-    tokens = tuple(token_ids)
+    known = (resolved.passage, resolved.key, resolved.token_ids)
     if not data:
-        return StoredPassage(passage, key, tokens, None, reason=reason)
+        return StoredPassage(*known, blob=None, reason=reason)
     try:
-        check_chunk(data, key, tokens)
-        return StoredPassage(passage, key, tokens, BufferedBlob(data, tier), bytes(data))
+        check_chunk(data, resolved)
+        return StoredPassage(*known, blob=BufferedBlob(data, tier))
     except KVError as error:
-        return StoredPassage(passage, key, tokens, None, reason=str(error))
+        return StoredPassage(*known, blob=None, reason=str(error))
 
 
-def check_chunk(data: Buffer, key: ChunkKey, token_ids: Sequence[int] | None = None) -> None:
-    """Raise FormatError, CorruptError or IdentityError unless `data` is the chunk of `key`, and of `token_ids` where they are given."""
-    manifest = verify_blob(data).manifest
+def check_chunk(data: Buffer, resolved: ResolvedPassage) -> None:
+    """Raise FormatError, CorruptError or IdentityError unless `data` is the chunk of the passage's key and tokens."""
+    key, manifest = resolved.key, verify_blob(data).manifest
     if key_of(manifest) != key:
         raise IdentityError(f"the store sent chunk {key_of(manifest)} for {key}")
-    if token_ids is not None and content_key(manifest.namespace, manifest.kind, token_ids, manifest.parent or None) != key.content:
-        raise IdentityError(f"chunk {key} was computed from other tokens than the {len(token_ids)} given for its passage")
+    if content_key(manifest.namespace, manifest.kind, resolved.token_ids, manifest.parent or None) != key.content:
+        raise IdentityError(f"chunk {key} was computed from other tokens than the {len(resolved.token_ids)} of its passage")

@@ -16,11 +16,11 @@ from kvclient._async.services import AsyncServices
 from kvclient.address import discover_address
 from kvclient.channel import ClientTLS, bearer, discover_token
 from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
-from kvclient.messages import explanation_from, info_from, ingested_from, passage_from
-from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage
+from kvclient.messages import explanation_from, info_from, ingested_from, passage_from, resolved_from
+from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, ResolvedPassage
 from kvclient.retry import Retry
 from kvclient.stored import StoredPassage, stored_passage
-from kvclient.wire import key_from_wire, key_to_wire, scope_to_wire
+from kvclient.wire import key_to_wire, scope_to_wire
 from kvstore.core.api import Scope
 from kvstore.core.key import ChunkKey
 
@@ -110,19 +110,24 @@ class AsyncLarder:
         stream = self._calls.stream(self._services.context().Passages, request, timeout_s)
         return [passage_from(message.passage) async for message in stream]
 
+    async def resolve(self, passage_ids: Sequence[str], *, timeout_s: float | None = None) -> list[ResolvedPassage]:
+        """Return the chunk key and the tokens of each passage, in order; raises NotFoundError for a name that nobody ingested."""
+        request = requests.resolve_request(passage_ids)
+        response = await self._calls.one(self._services.context().Resolve, request, timeout_s)
+        return [resolved_from(row) for row in response.passages]
+
     async def chunks(self, passage_ids: Sequence[str], *, timeout_s: float | None = None) -> list[StoredPassage]:
         """Fetch the stored chunks of passages, verified, for an engine of one's own; `to_numpy()` of each decodes it.
 
         A chunk that is absent, or that fails its digest, its key or its tokens, is a miss: it has no blob and says why.
         """
-        request, deadline = requests.resolve_request(passage_ids), self._calls.deadline(timeout_s)
-        resolved = await self._calls.one(self._services.context().Resolve, request, deadline.left_s())
+        deadline = self._calls.deadline(timeout_s)
+        resolved = await self.resolve(passage_ids, timeout_s=deadline.left_s())
         info = await self.info(timeout_s=deadline.left_s())
         found = []
-        for row in resolved.passages:
-            key = key_from_wire(row.key)
-            got = await self._fetch(info.store_address, key, deadline.left_s())
-            found.append(stored_passage(passage_from(row.passage), key, row.token_ids, got.hit.tier, got.data, got.hit.reason))
+        for row in resolved:
+            got = await self._fetch(info.store_address, row.key, deadline.left_s())
+            found.append(stored_passage(row, got.hit.tier, got.data, got.hit.reason))
         return found
 
     async def _fetch(self, store: str, key: ChunkKey, timeout_s: float) -> Fetched:

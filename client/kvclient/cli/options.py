@@ -1,0 +1,65 @@
+"""Options that every verb has, and the clients that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from functools import cached_property
+from types import TracebackType
+
+from kvclient import Larder
+from kvclient.channel import ClientTLS, discover_token
+from kvclient.transport import GrpcTransport
+from kvstore.core.errors import UnsupportedError
+
+CA_VARIABLE = "LARDER_CA"
+
+
+def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
+    """Return a parser to be the parent of a verb's: --address, --token, --ca, --timeout and --json."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("connection and output")
+    group.add_argument("--address", metavar="HOST:PORT", help="the server (default: $LARDER_ADDRESS, else 127.0.0.1:7420)")
+    group.add_argument("--token", help="who is calling (default: $LARDER_TOKEN, else the token of a store on this machine)")
+    group.add_argument(
+        "--ca", metavar="FILE", help='use TLS, with this authority for the server\'s certificate, or "system" (default: $LARDER_CA)'
+    )
+    group.add_argument("--timeout", metavar="SECONDS", type=seconds, default=timeout_s, help="deadline of each call (default: %(default)g)")
+    group.add_argument("--json", action="store_true", help="print one JSON object per line")
+    return parser
+
+
+def seconds(text: str) -> float:
+    """Read a duration above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+    return value
+
+
+class Session:
+    """The clients of one verb: the worker's, and the store's when it is asked for."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        ca = args.ca or os.environ.get(CA_VARIABLE, "")
+        self._tls = ClientTLS(ca="" if ca == "system" else ca) if ca else None
+        self._token, self._timeout_s = args.token or "", args.timeout
+        self.larder = Larder(args.address, args.token, timeout_s=args.timeout, tls=self._tls)
+
+    @cached_property
+    def store(self) -> GrpcTransport:
+        """The store that the worker names, or the server itself where it is a store and no worker."""
+        try:
+            address = self.larder.info().store_address or self.larder.address
+        except UnsupportedError:
+            address = self.larder.address
+        return GrpcTransport(address, discover_token(address, self._token), self._tls, self._timeout_s)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if "store" in self.__dict__:
+            self.store.close()
+        self.larder.close()
