@@ -134,12 +134,13 @@ def test_a_view_stays_as_it_was_whatever_happens_to_the_record(tier: Tier) -> No
 
 def test_used_bytes_stay_within_the_capacity(bounded: Tier) -> None:
     """A record that does not fit is refused and leaves nothing behind; the ones before stay."""
-    stored = {}
+    records = [make_record(seed, 200_000) for seed in range(100)]
+    stored = dict(records[: CAPACITY_BYTES // (200_000 + 1024)])
+    for key, record in stored.items():
+        bounded.put(key, [record])
+    key, record = records[-1]
     with pytest.raises(CapacityError, match="raise its capacity"):
-        for seed in range(100):
-            key, record = make_record(seed, 200_000)
-            bounded.put(key, [record])
-            stored[key] = record
+        bounded.put(key, [record])
     assert 200_000 * len(stored) <= bounded.used_bytes <= CAPACITY_BYTES
     assert {item.key for item in bounded.scan()} == set(stored)
 
