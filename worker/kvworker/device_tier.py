@@ -11,7 +11,6 @@ from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
 from kvworker.chunk import PassageKV
 
-
 TenantKey = tuple[str, ChunkKey]
 """Whose chunk, and which: a tenant never finds another's, not even faster."""
 
