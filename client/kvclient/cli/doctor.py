@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvclient.cli import exits
 from kvclient.cli.checks import Finding, check_clock, check_disk, check_extras, check_gpu, check_python
 from kvclient.cli.options import Session, common_options
-from kvclient.cli.output import output_of, show
+from kvclient.cli.output import output_of
 from kvclient.cli.progress import waiting
 from kvstore.core.errors import AuthError, KVError, UnsupportedError
 from kvstore.core.units import format_nbytes
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     output = output_of(args)
     with waiting("checking"):
         findings = [check_python(), *check_extras(), check_disk(), check_clock(), check_gpu(), *check_server(args)]
-    show(output, [vars(finding) for finding in findings], COLUMNS)
+    output.rows([vars(finding) for finding in findings], COLUMNS)
     return exits.FAILED if any(finding.state == "fail" for finding in findings) else exits.OK
 
 

@@ -27,7 +27,7 @@ EPILOG = """\
 exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or a miss, 4 server unreachable or too slow, 5 denied,
 130 interrupted, 141 the reader of the output went away.
 
-environment: LARDER_ADDRESS (host:port of the worker), LARDER_TOKEN (who is calling).
+environment: LARDER_ADDRESS (host:port of the worker), LARDER_TOKEN (who is calling), LARDER_CA (TLS).
 """
 
 

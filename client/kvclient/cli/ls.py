@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvclient.cli import exits
 from kvclient.cli.options import Session, common_options
-from kvclient.cli.output import Number, Output, output_of, show
+from kvclient.cli.output import Number, Output, output_of
 from kvstore.core.errors import UnsupportedError
 from kvstore.core.units import format_nbytes
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             list_passages(session, args, output)
         if args.what != "passages":
             rows = [chunk_record(vars(e)) for e in session.store.entries(args.limit) if args.source in ("", e.source)]
-            show(output, rows, CHUNKS)
+            output.rows(rows, CHUNKS)
             output.text(f"{len(rows)} chunks, {format_nbytes(sum(r['nbytes'] for r in rows))}")
     return exits.OK
 
@@ -64,7 +64,7 @@ def list_passages(session: Session, args: argparse.Namespace, output: Output) ->
         if args.what == "passages":
             raise
         return
-    show(output, [{"kind": "passage", **asdict(passage)} for passage in passages], PASSAGES)
+    output.rows([{"kind": "passage", **asdict(passage)} for passage in passages], PASSAGES)
     output.text(f"{len(passages)} passages\n")
 
 

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except KVError as error:
-        return _fail(str(error), exits.exit_code(error))
+        code = exits.exit_code(error)
+        return _fail(f"{error} (`larder doctor` looks for the cause)" if code == exits.UNREACHABLE else str(error), code)
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; `larder doctor` says which extra brings it", exits.FAILED)
     except OSError as error:

@@ -18,6 +18,10 @@ _PIPE_WIDTH = 200  # characters of a table that nobody's terminal bounds
 class Output(Protocol):
     """Where a verb's results go."""
 
+    def rows(self, records: Sequence[Record], columns: Columns) -> None:
+        """Show records to people as a table, and give each to programs."""
+        ...
+
     def table(self, records: Sequence[Record], columns: Columns) -> None:
         """Show records to people: one row each, one column per heading."""
         ...
@@ -33,6 +37,11 @@ class Output(Protocol):
 
 class JsonLines:
     """Prints each record as one line of JSON, at once, and nothing else."""
+
+    def rows(self, records: Sequence[Record], columns: Columns) -> None:
+        """Print every record."""
+        for record in records:
+            self.record(record)
 
     def table(self, records: Sequence[Record], columns: Columns) -> None:
         """Print nothing."""
@@ -55,6 +64,10 @@ class Tables:
             raise MissingExtraError("tables need the extra 'cli': pip install 'kv-larder[cli]'; or add --json") from error
         width = None if sys.stdout.isatty() else _PIPE_WIDTH
         self._console = Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+
+    def rows(self, records: Sequence[Record], columns: Columns) -> None:
+        """Print one table."""
+        self.table(records, columns)
 
     def table(self, records: Sequence[Record], columns: Columns) -> None:
         """Print one table; numbers stand to the right."""
@@ -87,13 +100,6 @@ class Number(str):
 def output_of(args: argparse.Namespace) -> Output:
     """Return where the results of a verb go; `args.json` chooses."""
     return JsonLines() if args.json else Tables()
-
-
-def show(output: Output, records: Sequence[Record], columns: Columns) -> None:
-    """Show records to people and give them to programs."""
-    for record in records:
-        output.record(record)
-    output.table(records, columns)
 
 
 def printable(text: str) -> str:

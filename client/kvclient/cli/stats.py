@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvclient.cli import exits
 from kvclient.cli.options import Session, common_options
-from kvclient.cli.output import Number, output_of, show
+from kvclient.cli.output import Number, output_of
 from kvstore.core.units import format_nbytes
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     output = output_of(args)
     with Session(args) as session:
         stats = session.store.stats()
-    show(output, [{"kind": "tier", **vars(tier)} for tier in stats.tiers], TIERS)
+    output.rows([{"kind": "tier", **vars(tier)} for tier in stats.tiers], TIERS)
     output.text("")
-    show(output, [{"kind": "counter", "name": name, "value": stats.counters[name]} for name in sorted(stats.counters)], COUNTERS)
+    output.rows([{"kind": "counter", "name": name, "value": stats.counters[name]} for name in sorted(stats.counters)], COUNTERS)
     return exits.OK
