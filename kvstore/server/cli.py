@@ -62,11 +62,17 @@ def config_of(args: argparse.Namespace) -> StoreConfig:
     return load_config(args.config, flags=flags)
 
 
-def serve(config: StoreConfig) -> int:
-    """Serve until SIGTERM or SIGINT, then finish what runs, flush, and return 0. Call it from the main thread."""
+def stop_signals() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set from now on. Call it from the main thread."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def serve(config: StoreConfig) -> int:
+    """Serve until SIGTERM or SIGINT, then finish what runs, flush, and return 0. Call it from the main thread."""
+    stop = stop_signals()
     authenticate = open_authenticator(config.tokens_path)
     service = open_store(config)
     try:

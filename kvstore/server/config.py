@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from kvclient.channel import is_loopback
 
 from kvstore.core.errors import ConfigError
 from kvstore.core.tokens import default_data_dir, default_tokens_file
 from kvstore.server.settings import SIZE, Tree, build, overlay, place
+
+T = TypeVar("T")
 
 ENV_PREFIX = "LARDER_STORE__"
 
@@ -181,20 +184,31 @@ class StoreConfig:
         return self.data_path / "epochs"
 
 
-def load_config(
-    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
-) -> StoreConfig:
-    """Return the configuration; `flags` maps dotted keys such as "tiers.memory.capacity" to values and wins over the rest.
+def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None) -> StoreConfig:
+    """Return a store's configuration; see `load`."""
+    return load(StoreConfig, (ENV_PREFIX,), file, environ, flags)
 
-    Raises ConfigError with the place and the known keys for anything unknown or out of range.
+
+def load(
+    cls: type[T],
+    prefixes: Sequence[str],
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> T:
+    """Return a configuration of dataclass `cls` from a file, over it the variables that start with one of `prefixes`, over them flags.
+
+    `flags` maps dotted keys such as "tiers.memory.capacity" to values. Raises ConfigError with the place and the known keys for anything
+    unknown or out of range.
     """
     tree: Tree = read_toml(file) if file else {}
     for name, value in (os.environ if environ is None else environ).items():
-        if name.startswith(ENV_PREFIX):
-            place(tree, name[len(ENV_PREFIX) :].lower().split("__"), value)
+        for prefix in prefixes:
+            if name.startswith(prefix):
+                place(tree, name[len(prefix) :].lower().split("__"), value)
     for key, flag in (flags or {}).items():
         overlay(tree, key, flag)
-    return build(StoreConfig, tree)
+    return build(cls, tree)
 
 
 def read_toml(file: Path) -> Tree:

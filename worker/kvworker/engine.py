@@ -119,6 +119,10 @@ class Engine(Protocol):
         """What the model's KV is stored under; its layout names the layer groups of every chunk."""
 
     @property
+    def device(self) -> str:
+        """Where it computes: "cpu" or "cuda:0"."""
+
+    @property
     def max_context_tokens(self) -> int:
         """Tokens of prompt and answer together."""
 

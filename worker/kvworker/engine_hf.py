@@ -77,6 +77,11 @@ class HFEngine:
         ropes = {group.rope for group in identity.layout.groups if group.rope is not None}
         self._tables: dict[RopeSpec | None, RotaryTable] = {rope: RotaryTable(rope, self._dtype, self._device) for rope in ropes}
 
+    @property
+    def device(self) -> str:
+        """Where the model is: "cpu" or "cuda:0"."""
+        return str(self._device)
+
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens."""
         return list(self._tokenizer.encode(text, add_special_tokens=False))

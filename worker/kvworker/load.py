@@ -27,10 +27,10 @@ class StoredSource:
     it could not be had.
     """
 
-    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, deadline: float) -> None:
+    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, deadline: float, device: str) -> None:
         self.key = key
         self.tier, self.nbytes, self.seconds, self.wait_s, self.failure = "", 0, 0.0, 0.0, ""
-        self._identity, self._n_tokens, self._deadline = identity, n_tokens, deadline
+        self._identity, self._n_tokens, self._deadline, self._device = identity, n_tokens, deadline, device
         self._parts: list[Future[_Part]] = [Future() for _ in identity.layout.groups]
         self._decoded: list[KVChunk | None] = [None] * len(identity.layout.groups)
 
@@ -40,7 +40,7 @@ class StoredSource:
         try:
             manifest, data = self._parts[index].result(timeout=max(0.0, self._deadline - time.monotonic()))
             self.wait_s += time.perf_counter() - started
-            chunk = decode_part(manifest, index, data)
+            chunk = decode_part(manifest, index, data, self._device)
         except FutureTimeoutError as error:
             self.failure = "timeout"
             raise LoadFailed(f"chunk {self.key}: layer group {index} did not arrive in time") from error
@@ -107,13 +107,13 @@ class Loader:
     A fetch reads its chunk to the end once it has begun, so sources never wait for each other in a circle.
     """
 
-    def __init__(self, identity: ModelIdentity, device_tier: DeviceTier, n_threads: int = 4) -> None:
-        self._identity, self._device_tier = identity, device_tier
+    def __init__(self, identity: ModelIdentity, device: str, device_tier: DeviceTier, n_threads: int = 4) -> None:
+        self._identity, self._device, self._device_tier = identity, device, device_tier
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="load")
 
     def start(self, store: StoreAPI, key: ChunkKey, n_tokens: int, timeout_s: float) -> StoredSource:
         """Begin to fetch a chunk; its source raises LoadFailed `timeout_s` seconds from now if it is not there by then."""
-        source = StoredSource(key, self._identity, n_tokens, time.monotonic() + timeout_s)
+        source = StoredSource(key, self._identity, n_tokens, time.monotonic() + timeout_s, self._device)
         self._pool.submit(source.fetch, store)
         return source
 

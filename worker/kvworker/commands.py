@@ -1,0 +1,103 @@
+"""`larder up`, `larder worker`, `larder demo` and `larder bench`; what needs torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_MODEL_KEYS = {
+    "model": "model.directory",
+    "device": "model.device",
+    "threads": "model.threads",
+    "codec": "worker.codec",
+    "policy": "worker.policy",
+    "planner": "worker.planner",
+    "data_dir": "data_dir",
+}
+_SERVER_KEYS = {"address": "server.address", "allow_plaintext": "server.allow_plaintext"}
+_STORE_KEYS = {"memory": "tiers.memory.capacity", "disk": "tiers.disk.capacity", "redis": "tiers.redis.url"}
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the worker's commands."""
+    up = subparsers.add_parser("up", help="run store and worker in one process", description="Serve until SIGTERM or Ctrl-C.")
+    _add_model_flags(up)
+    _add_server_flags(up)
+    _add_store_flags(up)
+    up.set_defaults(run=_up)
+    worker = subparsers.add_parser("worker", help="run a worker that uses a store elsewhere", description="Serve until SIGTERM or Ctrl-C.")
+    _add_model_flags(worker)
+    _add_server_flags(worker)
+    worker.add_argument("--store", metavar="HOST:PORT", help="the store server")
+    worker.set_defaults(run=_worker)
+    demo = subparsers.add_parser("demo", help="ingest the example documents and ask questions about them")
+    _add_model_flags(demo)
+    _add_store_flags(demo)
+    demo.add_argument("--examples", type=Path, metavar="DIR", help="folder with documents/*.txt and questions.json")
+    demo.add_argument("--json", action="store_true", help="print one JSON object per line")
+    demo.set_defaults(run=_demo)
+    bench = subparsers.add_parser("bench", help="measure, and print one row per point")
+    bench.add_argument("name", help="a benchmark such as context")
+    bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
+    bench.add_argument("--json", action="store_true", help="print one JSON object per line")
+    bench.add_argument("--csv", type=Path, metavar="FILE", help="append the rows to this file")
+    bench.add_argument("--model", metavar="DIR", help='model directory; "random-100m" for random weights of that size')
+    bench.add_argument("--examples", type=Path, metavar="DIR", help="folder with documents/*.txt and questions.json")
+    bench.set_defaults(run=_bench)
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="DIR", help="a local Hugging Face model directory (default: the reference model)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
+    parser.add_argument("--codec", help="how new chunks are stored: raw, lossless, int8, kivi4, kivi2")
+    parser.add_argument("--policy", help="recompute policy where a question names none, such as first_k:k=8")
+    parser.add_argument("--planner", help="planner where a question names none: min_cost, always_load, always_compute")
+    parser.add_argument("--data-dir", metavar="DIR", help="where chunks, tokens, the secret and the catalog are kept")
+
+
+def _add_server_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; LARDER_... variables and flags win over it")
+    parser.add_argument("--address", metavar="HOST:PORT", help="where to listen; port 0 takes a free one")
+    parser.add_argument("--allow-plaintext", action="store_true", default=None, help="serve other machines without TLS")
+    parser.add_argument("--print-config", action="store_true", help="print the effective configuration as TOML and stop")
+
+
+def _add_store_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", metavar="SIZE", help="capacity of the memory tier, such as 2GiB")
+    parser.add_argument("--disk", metavar="SIZE", help="capacity of the disk tier; 0 turns it off")
+    parser.add_argument("--redis", metavar="URL", help="use a Redis tier")
+
+
+def flags_of(args: argparse.Namespace, keys: Mapping[str, str]) -> dict[str, object]:
+    """Return the configuration keys that flags set."""
+    return {key: getattr(args, flag) for flag, key in keys.items() if getattr(args, flag, None) is not None}
+
+
+def _up(args: argparse.Namespace) -> int:
+    from kvworker.serving import up
+
+    return up(args.config, flags_of(args, {**_MODEL_KEYS, **_SERVER_KEYS, **_STORE_KEYS}), args.print_config)
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from kvworker.serving import worker
+
+    return worker(args.config, flags_of(args, {**_MODEL_KEYS, **_SERVER_KEYS, "store": "store.address"}), args.print_config)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from kvworker.demo_command import run
+
+    return run(args.examples, flags_of(args, {**_MODEL_KEYS, **_STORE_KEYS}), args.json)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from kvworker.bench.command import run
+
+    return run(args)

@@ -1,0 +1,135 @@
+"""Run a worker as a server: with its store in the same process (`larder up`), or with a store elsewhere (`larder worker`)."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache, partial
+from pathlib import Path
+
+import grpc
+from kvclient.channel import ClientTLS, discover_token
+from kvclient.transport import GrpcTransport
+from kvproto.v1 import context_pb2 as pb
+from kvproto.v1 import context_pb2_grpc as pb_grpc
+
+from kvstore.core.api import StoreAPI
+from kvstore.core.errors import AuthError
+from kvstore.server.auth import Authenticate, open_authenticator
+from kvstore.server.cli import stop_signals
+from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
+from kvstore.server.config import load
+from kvstore.server.grpc_server import Registration, RpcServer
+from kvstore.server.opening import describe
+from kvstore.server.settings import to_toml
+from kvstore.server.store_servicer import register_store
+from kvworker.config import ENV_PREFIX, Flags, RemoteStore, UpConfig, WorkerConfig
+from kvworker.local import Local, open_engine
+from kvworker.runtime import Worker
+from kvworker.serve import ContextServicer, StoreOf
+
+logger = logging.getLogger(__name__)
+_MOST_CALLERS = 1024
+
+
+def up(file: Path | None, flags: Flags, only_print: bool) -> int:
+    """Serve store and worker on one address until SIGTERM or SIGINT; return the exit status."""
+    config = load(UpConfig, (STORE_PREFIX, ENV_PREFIX), file, None, flags)
+    if only_print:
+        print(to_toml(config))
+        return 0
+    stop = stop_signals()
+    _log_to_stderr()
+    authenticate = open_authenticator(config.local.tokens_path)
+    with Local(config) as local:
+        server = RpcServer(config.server)
+        context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
+        server.start([register_store(local.service, authenticate, server.budget), context])
+        print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)})", flush=True)
+        stop.wait()
+        server.drain()
+    return 0
+
+
+def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
+    """Serve a worker whose store is elsewhere until SIGTERM or SIGINT; return the exit status."""
+    config = load(WorkerConfig, (ENV_PREFIX,), file, None, flags)
+    if only_print:
+        print(to_toml(config))
+        return 0
+    stop = stop_signals()
+    _log_to_stderr()
+    authenticate = open_authenticator(config.local.tokens_path)
+    stores = RemoteStores(config.store)
+    engine = open_engine(config.model, config.local.data_path)
+    context_worker = Worker(engine, config.worker, stores.own(config.local.data_path), config.local.data_path)
+    try:
+        server = RpcServer(config.server)
+        server.start([_register_context(context_worker, authenticate, stores, config.store.address)])
+        print(f"larder worker listens on {server.address} ({_model_line(context_worker)}; store {config.store.address})", flush=True)
+        stop.wait()
+        server.drain()
+    finally:
+        context_worker.close()
+        stores.close()
+    return 0
+
+
+class RemoteStores:
+    """The remote store as each caller sees it: one transport per token, since the store knows tenants by their tokens."""
+
+    def __init__(self, store: RemoteStore) -> None:
+        self._store = store
+        self._transport = lru_cache(_MOST_CALLERS)(self._connect)
+        self._open: list[GrpcTransport] = []
+
+    def __call__(self, tenant: str, token: str) -> StoreAPI:
+        """Return the store for a caller; connects with the first call."""
+        return self._transport(token)
+
+    def own(self, data_path: Path) -> StoreAPI | None:
+        """Return the store for the worker's own measurements, or None where no token for it is to be found."""
+        try:
+            return self._transport(discover_token(self._store.address, data_dir=data_path))
+        except AuthError as error:
+            logger.warning("the store's speed is assumed until the first reads: %s", error)
+            return None
+
+    def close(self) -> None:
+        """Close all connections."""
+        for transport in self._open:
+            transport.close()
+
+    def _connect(self, token: str) -> GrpcTransport:
+        tls = ClientTLS(ca=self._store.ca, server_name=self._store.server_name) if self._store.ca else None
+        self._open.append(GrpcTransport(self._store.address, token, tls, self._store.timeout_s))
+        return self._open[-1]
+
+
+def _register_context(context_worker: Worker, authenticate: Authenticate, store_of: StoreOf, store_address: str) -> Registration:
+    """Return the context service for a server."""
+    identity, settings = context_worker.engine.identity, context_worker.settings
+    info = pb.InfoResponse(
+        model=identity.name,
+        namespace=identity.namespace.hex(),
+        device=context_worker.engine.device,
+        codec=settings.codec,
+        policy=settings.policy,
+        planner=settings.planner,
+        max_context_tokens=context_worker.engine.max_context_tokens,
+        store_address=store_address,
+    )
+    servicer = ContextServicer(context_worker, authenticate, store_of, info)
+    return Registration(pb.DESCRIPTOR.services_by_name["ContextService"].full_name, partial(_add, servicer))
+
+
+def _add(servicer: ContextServicer, server: grpc.Server) -> None:
+    pb_grpc.add_ContextServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+
+
+def _model_line(context_worker: Worker) -> str:
+    """Say in a few words what is served."""
+    return f"model {context_worker.engine.identity.name} on {context_worker.engine.device}, codec {context_worker.settings.codec}"
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
