@@ -184,7 +184,9 @@ class StoreConfig:
         return self.data_path / "epochs"
 
 
-def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None) -> StoreConfig:
+def load_config(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> StoreConfig:
     """Return a store's configuration; see `load`."""
     return load(StoreConfig, (ENV_PREFIX,), file, environ, flags)
 

@@ -48,9 +48,9 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
 
     def Get(self, request: pb.GetRequest, context: grpc.ServicerContext) -> Iterator[pb.GetResponse]:  # noqa: N802
         """Stream a chunk: its description, then its bytes. Copies each piece twice: to bytes, and into the message."""
-        key = wire.key_from_wire(request.key)
-        timeout_s = context.time_remaining()
-        reader = self._bind(context).read(key, timeout_s if timeout_s and math.isfinite(timeout_s) else None)
+        store = self._bind(context)
+        key, timeout_s = wire.key_from_wire(request.key), context.time_remaining()
+        reader = store.read(key, timeout_s if timeout_s and math.isfinite(timeout_s) else None)
         if isinstance(reader, Hit):
             yield pb.GetResponse(hit=wire.hit_to_wire(reader))
             return

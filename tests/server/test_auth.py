@@ -1,0 +1,115 @@
+"""Tokens: the file, and what a call must show."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+from kvclient.channel import discover_token
+
+from kvstore.core.errors import AuthError, ConfigError
+from kvstore.core.tokens import Credential, create_tokens, read_tokens
+from kvstore.server.auth import TokenAuthenticator, open_authenticator
+
+LOCAL = "127.0.0.1:7420"
+
+
+def write(path: Path, text: str, mode: int = 0o600) -> Path:
+    """Write a tokens file."""
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_the_first_start_writes_a_private_file_with_a_random_token(tmp_path: Path) -> None:
+    """So a local client works out of the box and nobody else does."""
+    files = [tmp_path / name / "tokens" for name in "ab"]
+    for file in files:
+        open_authenticator(file)
+    (first,), (second,) = (read_tokens(file) for file in files)
+    assert first.tenant == "default"
+    assert first.token != second.token
+    assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
+
+
+def test_a_later_start_keeps_the_tokens(tmp_path: Path) -> None:
+    """Clients outlive restarts."""
+    file = tmp_path / "tokens"
+    open_authenticator(file)
+    before = file.read_text()
+    create_tokens(file)
+    assert file.read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    """The message says what to run."""
+    with pytest.raises(ConfigError, match="chmod 600"):
+        read_tokens(write(tmp_path / "tokens", "default " + "t" * 32, mode))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "# nothing\n", "default\n", "default short\n", "ten/ant " + "t" * 32, "a b c\n", "t" * 65 + " " + "t" * 32, "a " + "t" * 600],
+    ids=["empty", "comment", "no token", "short token", "bad tenant", "three words", "long tenant", "long token"],
+)
+def test_a_malformed_file_is_refused(tmp_path: Path, text: str) -> None:
+    """Rather than read in part."""
+    with pytest.raises(ConfigError):
+        read_tokens(write(tmp_path / "tokens", text))
+
+
+def test_a_malformed_line_is_named_by_its_number_and_not_quoted(tmp_path: Path) -> None:
+    """An error message may end in a log."""
+    with pytest.raises(ConfigError, match="line 2") as caught:
+        read_tokens(write(tmp_path / "tokens", f"a {'t' * 32}\nb {'s' * 32} x\n"))
+    assert "sss" not in str(caught.value)
+
+
+def test_one_token_for_two_tenants_is_refused(tmp_path: Path) -> None:
+    """It would be either."""
+    with pytest.raises(ConfigError, match="same token"):
+        read_tokens(write(tmp_path / "tokens", f"a {'t' * 32}\nb {'t' * 32}\n"))
+
+
+def test_a_tenant_may_have_two_tokens(tmp_path: Path) -> None:
+    """One replaces the other without a gap."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\na {'s' * 32}\n"))
+    assert [authenticate([("authorization", f"Bearer {c * 32}")]) for c in "ts"] == ["a", "a"]
+
+
+def test_a_token_stands_for_its_tenant_and_no_other() -> None:
+    """The scheme's case does not matter, the token's does."""
+    authenticate = TokenAuthenticator([Credential("a", "t" * 32), Credential("b", "s" * 32)])
+    assert authenticate([("authorization", "bearer " + "s" * 32)]) == "b"
+    with pytest.raises(AuthError):
+        authenticate([("authorization", "Bearer " + "S" * 32)])
+
+
+def test_a_credential_does_not_show_its_token() -> None:
+    """Records end in logs."""
+    assert "ttt" not in repr(Credential("a", "t" * 32))
+
+
+def test_a_client_prefers_the_given_token_then_the_variable_then_the_file(tmp_path: Path) -> None:
+    """The nearest wish counts."""
+    create_tokens(tmp_path / "tokens")
+    own = read_tokens(tmp_path / "tokens")[0].token
+    assert discover_token(LOCAL, "given", tmp_path, {"LARDER_TOKEN": "variable"}) == "given"
+    assert discover_token(LOCAL, "", tmp_path, {"LARDER_TOKEN": "variable"}) == "variable"
+    assert discover_token(LOCAL, "", tmp_path, {}) == own
+
+
+def test_a_client_never_sends_the_local_token_to_another_machine(tmp_path: Path) -> None:
+    """It would give it away."""
+    create_tokens(tmp_path / "tokens")
+    with pytest.raises(AuthError, match="LARDER_TOKEN"):
+        discover_token("store.example:7420", "", tmp_path, {})
+
+
+def test_a_client_does_not_choose_between_tenants(tmp_path: Path) -> None:
+    """Unless one is called default."""
+    with pytest.raises(AuthError, match="several tenants"):
+        discover_token(LOCAL, "", write(tmp_path / "tokens", f"a {'t' * 32}\nb {'s' * 32}\n").parent, {})
