@@ -261,6 +261,39 @@ def test_an_unknown_family_is_refused_before_anything_is_loaded(model: Path) -> 
         load_engine(model)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": "four"}, "num_attention_heads"),
+        ({"num_attention_heads": 3}, "not a multiple"),
+        ({"num_hidden_layers": 5}, "weights are missing"),
+        ({"hidden_size": 64}, "could not be loaded"),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor"),
+        ({"dtype": "float7"}, "float7"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused(model: Path, change: dict[str, object], message: str) -> None:
+    """Whatever the library raises, callers see one tree of errors."""
+    edit_config(model, lambda c: c.update(change))
+    with pytest.raises(InvalidInputError, match=message):
+        load_engine(model)
+
+
+def test_a_model_without_layers_is_refused(model: Path) -> None:
+    """The library would load it."""
+    edit_config(model, lambda c: c.update(num_hidden_layers=0))
+    with pytest.raises(UnsupportedError, match="without layers"):
+        load_engine(model)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_damaged_tokenizer_is_refused(model: Path, name: str) -> None:
+    """As text that is no JSON."""
+    (model / name).write_text("damaged")
+    with pytest.raises(InvalidInputError, match="model could not be loaded"):
+        load_engine(model)
+
+
 def test_an_unknown_dtype_is_refused(model: Path) -> None:
     """float64 chunks have no codec."""
     with pytest.raises(UnsupportedError, match="'float64' is not supported; supported: float32, bfloat16, float16"):

@@ -26,7 +26,7 @@ from transformers import (
 BOS, EOS = 256, 257
 N_VOCAB = 258
 WINDOW = 12
-_COMMON = {
+COMMON = {
     "vocab_size": N_VOCAB,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -85,7 +85,7 @@ def save_tiny_model(name: str, directory: Path, seed: int = 0, **changes: Any) -
     tiny = TINY_MODELS[name]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = tiny.model(tiny.config(**{**_COMMON, **tiny.settings, **changes}))
+        model = tiny.model(tiny.config(**{**COMMON, **tiny.settings, **changes}))
         for module in model.modules():  # norms start as ones or zeros, which would hide that they are left out
             if "RMSNorm" in type(module).__name__:
                 torch.nn.init.normal_(module.weight, mean=float(module.weight.detach().mean()), std=0.2)

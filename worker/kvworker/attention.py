@@ -49,22 +49,22 @@ def sight_of(rows: Sequence[int], window: int, dtype: torch.dtype, device: torch
     if n_rows == n_tokens and (not window or n_tokens <= window):
         return Sight((Block(0, n_rows, 0, n_tokens, None, n_rows > 1),))
     step = _CPU_BLOCK_ROWS if device.type == "cpu" else _GPU_BLOCK_ROWS
-    positions, keys = torch.tensor(rows, device=device)[:, None], torch.arange(n_tokens, device=device)
     blocks = []
     for start in range(0, n_rows, step):
         stop = min(start + step, n_rows)
         first, behind = max(0, rows[start] - window + 1) if window else 0, rows[stop - 1] + 1
-        mask = _mask(positions[start:stop], keys[first:behind], window, dtype) if stop - start > 1 else None
+        mask = _mask(rows[start:stop], first, window, dtype, device) if stop - start > 1 else None
         blocks.append(Block(start, stop, first, behind, mask, is_causal=False))
     return Sight(tuple(blocks))
 
 
-def _mask(positions: torch.Tensor, keys: torch.Tensor, window: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where a key is visible and the lowest finite number elsewhere, (rows, keys)."""
+def _mask(rows: Sequence[int], first: int, window: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return 0 where a key is visible and the lowest finite number elsewhere, (rows, keys from `first` to the last row)."""
+    positions, keys = torch.tensor(rows, device=device)[:, None], torch.arange(first, rows[-1] + 1, device=device)
     hidden = keys > positions
     if window:
         hidden |= keys <= positions - window
-    return torch.zeros(hidden.shape, dtype=dtype, device=keys.device).masked_fill_(hidden, torch.finfo(dtype).min)
+    return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def attend(
@@ -80,4 +80,5 @@ def _attend_block(block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tenso
     q, k, v = q[:, :, block.start : block.stop], k[:, :, block.first : block.behind], v[:, :, block.first : block.behind]
     if block.mask is not None and q.is_cuda:  # CUDA has no fast kernel for a mask with grouped heads
         k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    return scaled_dot_product_attention(q, k, v, attn_mask=block.mask, is_causal=block.is_causal, scale=scaling, enable_gqa=True)
+    is_grouped = q.shape[1] != k.shape[1]
+    return scaled_dot_product_attention(q, k, v, attn_mask=block.mask, is_causal=block.is_causal, scale=scaling, enable_gqa=is_grouped)

@@ -19,7 +19,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from kvstore.core.errors import CapacityError, InvalidInputError, UnsupportedError
+from kvstore.core.errors import CapacityError, InvalidInputError, KVError, UnsupportedError
 from kvstore.core.identity import ModelIdentity, RopeSpec
 from kvworker.attention import Sight, attend, sight_of
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
@@ -234,18 +234,30 @@ def load_engine(
     """
     directory = Path(directory)
     settings = read_settings(directory)
-    model_type = settings.get("model_type", "")
+    model_type = str(settings.get("model_type", ""))
     family_of(_TEXT_MODELS.get(model_type, model_type))
     if threads is not None:
         torch.set_num_threads(threads)
-    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    layout = layout_of(config.get_text_config())
-    dtype = _dtype_name(config, dtype)
     digest = weights_digest(directory, settings, digest_cache_dir)
-    model = _load_model(directory, dtype).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    with _library_errors(directory):
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        layout = layout_of(config.get_text_config())
+        dtype = _dtype_name(config, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        model = _load_model(directory, dtype).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     identity = ModelIdentity(directory.resolve().name, digest, layout, dtype, tokenizer_digest(directory))
     return HFEngine(model, tokenizer, identity, _eos_ids(model, tokenizer))
+
+
+@contextmanager
+def _library_errors(directory: Path) -> Iterator[None]:
+    """Turn what the library raises over a directory's content, in many trees of its own, into InvalidInputError."""
+    try:
+        yield
+    except (KVError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InvalidInputError(f"{directory.name} could not be loaded: {type(error).__name__}: {error}") from error
 
 
 def _dtype_name(config: Any, dtype: str | None) -> str:

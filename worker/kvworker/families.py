@@ -65,6 +65,8 @@ def layout_of(config: object) -> KVLayout:
     """Return the KV layout of a text model's configuration: runs of alike layers, cut so that loading overlaps with computing."""
     _refuse_foreign_attention(config)
     layers = _layer_geometry(config)
+    if not layers:
+        raise UnsupportedError("a model without layers has no KV to store")
     most = min(_MOST_LAYERS_PER_GROUP, math.ceil(len(layers) / 2))
     groups: list[LayerGroup] = []
     for index, geometry in enumerate(layers):
