@@ -115,13 +115,13 @@ class DiskTier(Tier):
             with io_errors(self._info.name):
                 self._write(fresh, pieces)
                 make_directory(self._path(key).parent)
-                self._publish(fresh, listed)
         except BaseException:
             fresh.unlink(missing_ok=True)
-            raise
-        finally:
             with self._lock:
                 self._writing_bytes -= listed.nbytes
+            raise
+        with self._lock, io_errors(self._info.name):
+            self._publish(fresh, listed)
         if self._info.is_durable:
             with io_errors(self._info.name):
                 sync_directory(self._path(key).parent)
@@ -191,13 +191,17 @@ class DiskTier(Tier):
             os.close(descriptor)
 
     def _publish(self, fresh: Path, listed: Listed) -> None:
-        """Give a fresh file its final name, unless another writer of the same key was first."""
-        with self._lock:
-            if listed.key in self._index:
-                fresh.unlink()
-            else:
-                os.replace(fresh, self._path(listed.key))
-                self._index.add(listed)
+        """Give a fresh file its final name, unless another writer of the same key was first. Called with the lock held."""
+        self._writing_bytes -= listed.nbytes
+        if listed.key in self._index:
+            fresh.unlink()
+            return
+        try:
+            os.replace(fresh, self._path(listed.key))
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
+        self._index.add(listed)
 
     def _recover(self) -> None:
         """Rebuild the index from the files, oldest first; remove unfinished ones and take anything that is not a record out of sight."""

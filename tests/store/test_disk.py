@@ -26,11 +26,12 @@ def path_of(directory: Path, key: bytes) -> Path:
 
 
 def stored(directory: Path, seed: int, nbytes: int = 64) -> tuple[bytes, bytes]:
-    """Store a record and close the tier; return its key and bytes."""
+    """Store a record as of `seed` nanoseconds and close the tier; return its key and bytes."""
     tier = DiskTier(directory, CAPACITY_BYTES)
     key, record = make_record(seed, nbytes)
     tier.put(key, [record])
     tier.close()
+    os.utime(path_of(directory, key), ns=(seed, seed))
     return key, record
 
 
