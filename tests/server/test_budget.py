@@ -20,7 +20,7 @@ def test_a_loan_beyond_the_capacity_is_refused_with_the_numbers() -> None:
     """And asks for relief."""
     asked: list[bool] = []
     budget = ByteBudget(10, lambda: asked.append(True))
-    with budget.lend(4), pytest.raises(CapacityError, match="7 B .* 6 B"), budget.lend(7):
+    with budget.lend(4), pytest.raises(CapacityError, match=r"7 B .* 6 B"), budget.lend(7):
         pass
     assert asked == [True]
 

@@ -96,9 +96,9 @@ def test_plain_text_within_the_machine_is_served(address: str) -> None:
 
 def test_a_missing_and_a_malformed_file_are_refused(tmp_path: Path) -> None:
     """With the file's name."""
-    with pytest.raises(ConfigError, match="absent.toml"):
+    with pytest.raises(ConfigError, match=r"absent\.toml"):
         load_config(tmp_path / "absent.toml", {})
-    with pytest.raises(ConfigError, match="larder.toml"):
+    with pytest.raises(ConfigError, match=r"larder\.toml"):
         load_config(write(tmp_path, "[server\n"), {})
 
 

@@ -134,7 +134,7 @@ def test_silent_calls_of_methods_with_one_request_do_not_stop_the_next_client(se
     with ExitStack() as stack:
         stack.callback(end.set)
         channel = stack.enter_context(grpc.insecure_channel(server.address))
-        method = channel.stream_unary("/kvproto.v1.StoreService/Lookup")
+        method: grpc.StreamUnaryMultiCallable[pb.PutRequest, bytes] = channel.stream_unary("/kvproto.v1.StoreService/Lookup")
         calls = [method.future(silence([], end), metadata=IDENTITY) for _ in range(20)]
         with dialing(server, retry=STUBBORN) as honest:
             assert honest.lookup([]) == []

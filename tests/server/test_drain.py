@@ -1,0 +1,189 @@
+"""Stopping: what runs is finished, what was acknowledged is kept, nothing new is begun."""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # type: ignore[import-untyped]
+    ProtoReflectionDescriptorDatabase,
+)
+from kvclient import wire
+from kvclient.channel import bearer, discover_token
+from kvclient.retry import Retry
+from kvclient.transport import GrpcTransport
+from kvproto.v1 import store_pb2 as pb
+from kvproto.v1.store_pb2_grpc import StoreServiceStub
+
+from kvstore.core.api import PutNote, Status
+from kvstore.core.errors import ConfigError, KVError
+from kvstore.core.tokens import Credential
+from kvstore.server.auth import TokenAuthenticator
+from kvstore.server.config import ServerConfig
+from kvstore.server.grpc_server import RpcServer
+from kvstore.server.store_servicer import register_store
+from tests.server.chunks import key, make_blob, make_service
+from tests.server.serving import TOKENS, serving
+
+COMMAND = """
+import argparse, sys
+from kvstore.server.cli import register
+parser = argparse.ArgumentParser()
+register(parser.add_subparsers(required=True))
+args = parser.parse_args()
+sys.exit(args.run(args))
+"""
+
+
+@contextmanager
+def store_process(data_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run `larder store` as a process; yield it and its address. It is killed at the end if it still runs."""
+    command = [sys.executable, "-c", COMMAND, "store", "--address", "127.0.0.1:0", "--data-dir", str(data_dir), "--memory", "4MiB", *flags]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            match = re.search(r"listens on (\S+)", line)
+            assert match, (line, process.stderr and process.stderr.read())
+            yield process, match[1]
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def dial(address: str, data_dir: Path) -> GrpcTransport:
+    """Connect to a process with the token it wrote."""
+    return GrpcTransport(address, discover_token(address, data_dir=data_dir, environ={}), retry=Retry(attempts=1))
+
+
+def test_sigterm_keeps_every_acknowledged_put(tmp_path: Path) -> None:
+    """More chunks than memory holds, none of them asked to be durable, and a writer that never stops."""
+    acknowledged: list[bytearray] = []
+    with store_process(tmp_path, "--disk", "256MiB") as (process, address):
+        transport = dial(address, tmp_path)
+        is_far = threading.Event()
+
+        def write() -> None:
+            for seed in range(1000):
+                blob = make_blob(seed, part_nbytes=50_000)
+                try:
+                    transport.put(blob, PutNote())
+                except KVError:
+                    return
+                acknowledged.append(blob)
+                if len(acknowledged) == 40:
+                    is_far.set()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert is_far.wait(30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        writer.join()
+        transport.close()
+    with store_process(tmp_path, "--disk", "256MiB") as (process, address):
+        transport = dial(address, tmp_path)
+        hits = transport.lookup([key(blob) for blob in acknowledged])
+        assert {hit.status for hit in hits} == {Status.READY}
+        for blob in random.Random(0).sample(acknowledged, 5):
+            reader = transport.get(key(blob))
+            assert reader is not None
+            assert reader.part(0)
+            reader.close()
+        transport.close()
+
+
+def test_a_second_store_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    """Two indexes of one directory would disagree."""
+    with store_process(tmp_path) as _:
+        command = [sys.executable, "-c", COMMAND, "store", "--address", "127.0.0.1:0", "--data-dir", str(tmp_path)]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert second.returncode == 2
+    assert "larder store: " in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_wrong_flag_ends_with_a_sentence(tmp_path: Path) -> None:
+    """And with exit code 2."""
+    command = [sys.executable, "-c", COMMAND, "store", "--data-dir", str(tmp_path), "--memory", "much", "--print-config"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "tiers.memory.capacity" in done.stderr
+
+
+def test_a_running_put_is_finished_while_the_server_drains() -> None:
+    """Its last piece comes after the stop began."""
+    blob, messages = make_blob(), queue.Queue[pb.PutRequest | None]()
+    service = make_service()
+    server = RpcServer(ServerConfig(address="127.0.0.1:0", drain_s=10))
+    server.start([register_store(service, TokenAuthenticator([Credential("alpha", TOKENS["alpha"])]), server.budget)])
+    with grpc.insecure_channel(server.address) as channel:
+        stub = StoreServiceStub(channel)  # type: ignore[no-untyped-call]
+        messages.put(pb.PutRequest(note=wire.note_to_wire(key(blob), len(blob), PutNote())))
+        call = stub.Put.future(iter(messages.get, None), metadata=bearer(TOKENS["alpha"]))
+        while not server.budget.lent_bytes:
+            threading.Event().wait(0.01)
+        drained: list[bool] = []
+        drain = threading.Thread(target=lambda: drained.append(server.drain()))
+        drain.start()
+        with pytest.raises(grpc.RpcError):
+            stub.Stats(pb.StatsRequest(), metadata=bearer(TOKENS["alpha"]), timeout=5)
+        messages.put(pb.PutRequest(piece=bytes(blob)))
+        messages.put(None)
+        assert call.result(timeout=10).stored
+        drain.join()
+    assert drained == [True]
+    assert service.bind("alpha").get(key(blob)) is not None
+    service.close()
+
+
+def test_health_and_reflection_answer_without_a_token() -> None:
+    """Orchestrators and people look at a server with neither."""
+    with serving(make_service()) as server, grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "kvproto.v1.StoreService"):
+            assert stub.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
+        assert "kvproto.v1.StoreService" in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+def test_watching_health_is_unimplemented_rather_than_a_held_thread() -> None:
+    """The health protocol lets a client go on without it."""
+    with serving(make_service()) as server, grpc.insecure_channel(server.address) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest()))
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_an_address_that_is_taken_is_refused() -> None:
+    """Rather than shared with whoever has it."""
+    with serving(make_service()) as first:
+        second = RpcServer(ServerConfig(address=first.address))
+        with pytest.raises(ConfigError, match="taken"):
+            second.start([])
+
+
+def test_a_restarted_server_is_found_again() -> None:
+    """By the same transport, without being told."""
+    blob = make_blob()
+    with serving(make_service()) as first:
+        address = first.address
+        transport = GrpcTransport(address, TOKENS["alpha"], retry=Retry(attempts=50, longest_pause_s=0.2, seed=1))
+        transport.put(blob, PutNote())
+    with serving(make_service(), ServerConfig(address=address, drain_s=0.5)):
+        assert transport.get(key(blob)) is None
+        assert transport.put(blob, PutNote()).stored
+    transport.close()
