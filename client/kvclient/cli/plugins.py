@@ -38,8 +38,9 @@ def _register_missing(subparsers: Subparsers, entry: EntryPoint, error: ImportEr
     root = entry.module.partition(".")[0]
     extra = _EXTRAS.get(root)
     cure = f"pip install 'kv-larder[{extra}]'" if extra else f"install what {root} needs"
-    parser = subparsers.add_parser(entry.name, help=f"not installed here: {cure}", add_help=False)
-    parser.add_argument("rest", nargs=argparse.REMAINDER)
+    # With no character that begins an option, whatever follows the verb is an argument and is taken.
+    parser = subparsers.add_parser(entry.name, help=f"not installed here: {cure}", add_help=False, prefix_chars="\0")
+    parser.add_argument("ignored", nargs="*")
 
     def run(args: argparse.Namespace) -> int:
         raise MissingExtraError(f"{entry.name} needs {error.name or error}, which is not installed: {cure}") from error
