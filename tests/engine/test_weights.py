@@ -236,6 +236,13 @@ def test_a_directory_without_weights_is_refused(model: Path) -> None:
         load_engine(model)
 
 
+def test_an_adapter_beside_the_weights_is_refused(model: Path) -> None:
+    """The library would load it where its extra is installed, and the keys would change under one namespace."""
+    (model / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsupportedError, match="merge it into the weights"):
+        load_engine(model)
+
+
 def test_a_missing_tensor_is_refused(model: Path) -> None:
     """The library would fill it with random numbers and warn."""
     path = model / "model.safetensors"

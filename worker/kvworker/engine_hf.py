@@ -88,7 +88,7 @@ class HFEngine:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def export(self, passages: Sequence[Sequence[int]]) -> list[PassageKV]:
         """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE."""
@@ -236,6 +236,8 @@ def load_engine(
     settings = read_settings(directory)
     model_type = str(settings.get("model_type", ""))
     family_of(_TEXT_MODELS.get(model_type, model_type))
+    if (directory / "adapter_config.json").exists():
+        raise UnsupportedError(f"{directory.name} holds an adapter; merge it into the weights and save the model again")
     if threads is not None:
         torch.set_num_threads(threads)
     digest = weights_digest(directory, settings, digest_cache_dir)
