@@ -9,9 +9,10 @@ import grpc
 import grpc.aio
 
 from kvstore.core import errors
-from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, error_for_code
+from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, UnsupportedError, error_for_code
 
 ERROR_KEY = "larder-error"  # trailing metadata: the class name of the error, so that the client raises the same one
+_NO_METHOD = "Method not found!"  # what gRPC says by itself
 
 
 def to_error(error: grpc.RpcError) -> KVError:
@@ -22,6 +23,8 @@ def to_error(error: grpc.RpcError) -> KVError:
         return TierUnavailableError(f"the call was cut short: {details}")
     if code == "DEADLINE_EXCEEDED":
         return DeadlineError(f"no answer within the deadline: {details}")
+    if code == "UNIMPLEMENTED" and details == _NO_METHOD:
+        return UnsupportedError("this server does not offer that call: it may be a store without a worker, or of another version")
     return _class_of(error, code)(details)
 
 

@@ -27,7 +27,7 @@ RAW = PipelineSpec((StageSpec("raw"),))
 WORDS = ("mar", "ble", "\x1b[31m", ".")
 
 
-class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreServiceServicer):  # type: ignore[misc]
+class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreServiceServicer):
     """Serves on a free port of loopback.
 
     Attributes
@@ -64,9 +64,9 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
     def start(self, *, has_worker: bool = True) -> None:
         """Serve; without a worker there is a store only."""
         if has_worker:
-            context_pb2_grpc.add_ContextServiceServicer_to_server(self, self._server)
-        store_pb2_grpc.add_StoreServiceServicer_to_server(self, self._server)
-        check = grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
+            context_pb2_grpc.add_ContextServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        store_pb2_grpc.add_StoreServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
         self._server.start()
 
@@ -201,7 +201,8 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         for ref, token_ids in self.passages.values():
             if ref.id.startswith(name) or f"{ref.source}#{ref.index}" == name:
                 return ref, token_ids
-        return fail(context, NotFoundError(f"no passage {name}"))
+        fail(context, NotFoundError(f"no passage {name}"))
+        raise AssertionError("an ended call goes on")
 
     def _hit(self, key: ChunkKey) -> Hit:
         """Return what is known about a key."""
@@ -209,10 +210,10 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         return Hit(key, Status.READY, "memory", len(blob)) if blob else Hit(key, Status.ABSENT, reason="never_stored")
 
 
-def fail(context: grpc.ServicerContext, error: KVError) -> Any:
-    """End a call the way a server of ours does."""
+def fail(context: grpc.ServicerContext, error: KVError) -> None:
+    """End a call the way a server of ours does; does not return."""
     context.set_trailing_metadata(((ERROR_KEY, type(error).__name__),))
-    return context.abort(grpc.StatusCode[error.code], str(error))
+    context.abort(grpc.StatusCode[error.code], str(error))
 
 
 def make_chunk(token_ids: tuple[int, ...]) -> tuple[ChunkKey, bytes]:

@@ -208,6 +208,8 @@ def test_a_store_without_a_worker_can_be_looked_into(
     assert json.loads(capsys.readouterr().out)["content"] == passage_id
     assert main(["rm", passage_id[:12], "--json"]) == 0
     assert main(["rm", "notes.txt#0"]) == 2
+    assert main(["ask", "What?", "--context", "notes.txt#0"]) == 1
+    assert "a store without a worker" in capsys.readouterr().err
     assert store_only.blobs == {}
 
 
