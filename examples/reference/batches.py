@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from kvworker.reference.notes import generate
+from kvworker.reference.notes import Kind, generate
 from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
 
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400
 MAX_DOCUMENTS = 4
-LONG_SHARE = 0.15  # of all steps, the last ones
+# From this step on the learning rate rises again, some contexts are long, and questions that take two look-ups are asked more often.
+SECOND_CYCLE = 2250
+LONG_SHARE = 0.2
+FIRST_QUESTIONS: dict[Kind, int] = {"direct": 6, "carried": 6, "alias": 6, "two_hop": 6}
+SECOND_QUESTIONS: dict[Kind, int] = {"direct": 4, "carried": 4, "alias": 8, "two_hop": 8}
 BATCH = 64  # at most; fewer examples where that many would exceed the tokens
 BATCH_TOKENS = 16_000
 # Positions jump between runs up to here, so that a 2,048-token context and its questions meet no position for the first time.
@@ -45,15 +50,15 @@ class Batch:
     positions: torch.Tensor
 
 
-def draw(rng: random.Random, step: int, n_steps: int) -> Batch:
-    """Return the batch of one step."""
+def draw(rng: random.Random, step: int) -> Batch:
+    """Return the batch of one step: copies first, then contexts that grow, then long ones too."""
     if step < COPY_STEPS:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, 0)
-    if step >= n_steps * (1 - LONG_SHARE) and rng.random() < 0.6:
-        return note_batch(rng, long_shape(rng))
+    if step >= SECOND_CYCLE and rng.random() < LONG_SHARE:
+        return note_batch(rng, long_shape(rng), SECOND_QUESTIONS)
     if rng.random() < 0.12:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, STRETCHED_POSITIONS)
-    return note_batch(rng, short_shape(rng, step))
+    return note_batch(rng, short_shape(rng, step), FIRST_QUESTIONS if step < SECOND_CYCLE else SECOND_QUESTIONS)
 
 
 def copy_example(rng: random.Random) -> Example:
@@ -74,13 +79,13 @@ def long_shape(rng: random.Random) -> Shape:
     return Shape(rng.randint(4, 12), 3, facts, fillers)
 
 
-def note_batch(rng: random.Random, shape: Shape) -> Batch:
+def note_batch(rng: random.Random, shape: Shape, per_kind: Mapping[Kind, int]) -> Batch:
     """Return contexts of the training split, whole documents in most and scattered runs in the others, with questions of every kind."""
     examples = []
     for _ in range(shape.n_examples()):
         corpus = generate(rng.getrandbits(48), shape.n_documents, shape.passages, shape.facts, "train", shape.fillers)
         order = (whole_documents if rng.random() < 0.6 else scattered_runs)(corpus, rng)
-        examples.append(example(corpus, order, balanced(answerable(corpus.questions, order), 6)))
+        examples.append(example(corpus, order, balanced(answerable(corpus.questions, order), per_kind)))
     return pad(examples, rng, STRETCHED_POSITIONS)
 
 

@@ -95,7 +95,7 @@ def accuracy(
         corpus = setting.corpus(seed * 100_003 + index)
         order = setting.arrange(corpus, rng)
         n_tokens += sum(len(passage_ids(corpus, spot)) for spot in order)
-        questions = balanced(answerable(corpus.questions, order), per_kind)
+        questions = balanced(answerable(corpus.questions, order), dict.fromkeys(KINDS, per_kind))
         for question, token in zip(questions, answers(model, corpus, order, questions, reading), strict=True):
             asked[question.kind] += 1
             right[question.kind] += [token] == encode(question.answer)

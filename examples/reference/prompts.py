@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kvworker.reference.notes import KINDS, Corpus, Question
+from kvworker.reference.notes import Corpus, Kind, Question
 from kvworker.reference.tokenizer import BOS, EOS, PAD, build_vocabulary
 from kvworker.reference.words import split_words
 
@@ -59,9 +59,9 @@ def answerable(questions: Sequence[Question], order: Sequence[Spot]) -> list[Que
     ]
 
 
-def balanced(questions: Sequence[Question], per_kind: int) -> list[Question]:
+def balanced(questions: Sequence[Question], per_kind: Mapping[Kind, int]) -> list[Question]:
     """Return the first few questions of each kind, in the order given."""
-    left = dict.fromkeys(KINDS, per_kind)
+    left = dict(per_kind)
     chosen = []
     for question in questions:
         if left[question.kind]:

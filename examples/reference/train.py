@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from batches import Batch, draw
+from batches import SECOND_CYCLE, Batch, draw
 from evaluate import EIGHT_PASSAGES, accuracy
 from fast_attention import use_fast_attention
 from kvworker.reference.tokenizer import save_tokenizer
@@ -25,8 +25,9 @@ from prompts import BOS_ID, EOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-LEARNING_RATE = 3e-3
-WARMUP_STEPS = 200
+N_STEPS = 3900
+# Each cycle of the learning rate: its first step, its peak, the steps it rises for, and the steps over which it would fall to a twentieth.
+CYCLES = ((0, 3e-3, 200, 3200), (SECOND_CYCLE, 1.5e-3, 50, N_STEPS - SECOND_CYCLE))
 CHECK_EVERY = 250
 _BAR = 30
 
@@ -41,15 +42,22 @@ def build_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def learning_rate(step: int) -> float:
+    """Return the rate of a step: a short rise and a fall along a cosine, twice; the second begins before the first has ended."""
+    first, peak, n_rising, n_falling = CYCLES[step >= SECOND_CYCLE]
+    done = min(1.0, (step - first) / n_falling)
+    return peak * min(1.0, (step - first + 1) / n_rising) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
+
+
 class Training:
     """A model, its optimizer and its source of randomness, which one file brings back."""
 
-    def __init__(self, n_steps: int, seed: int, path: Path) -> None:
+    def __init__(self, seed: int, path: Path) -> None:
         torch.manual_seed(seed)
-        self.n_steps, self.path = n_steps, path
+        self.path = path
         self.rng = random.Random(seed)
         self.model = build_model()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate(0), betas=(0.9, 0.98), weight_decay=0.01)
         self.step = 0
         self._read: Callable[..., object] = self.model.model
         # bfloat16 is fast where the processor multiplies matrices in it; fusing wants a compiler.
@@ -74,10 +82,9 @@ class Training:
 
     def advance(self) -> float:
         """Take one step and return its loss."""
-        rate = LEARNING_RATE * min(1.0, (self.step + 1) / WARMUP_STEPS)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * (0.05 + 0.475 * (1 + math.cos(math.pi * self.step / self.n_steps)))
-        loss = self._loss(draw(self.rng, self.step, self.n_steps))
+            group["lr"] = learning_rate(self.step)
+        loss = self._loss(draw(self.rng, self.step))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -120,13 +127,13 @@ def export(model: LlamaForCausalLM, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the model; its checkpoint lies beside it")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=N_STEPS, help="stop after this many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    training = Training(arguments.steps, arguments.seed, arguments.out.with_suffix(".checkpoint"))
+    training = Training(arguments.seed, arguments.out.with_suffix(".checkpoint"))
     training.resume()
     use_fast_attention(training.model)
     began, first = time.monotonic(), training.step
