@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import grpc
+import numpy as np
 from kvclient import wire
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
@@ -101,9 +102,12 @@ def _first_note(requests: Iterator[pb.PutRequest]) -> pb.PutNote:
     return first.note
 
 
-def _collect(requests: Iterator[pb.PutRequest], nbytes: int) -> bytearray:
-    """Return the pieces joined; a second note, an empty or oversized piece, or more or fewer bytes than announced raise FormatError."""
-    blob, at = bytearray(nbytes), 0
+def _collect(requests: Iterator[pb.PutRequest], nbytes: int) -> memoryview:
+    """Return the pieces joined; a second note, an empty or oversized piece, or more or fewer bytes than announced raise FormatError.
+
+    The buffer's pages are touched as pieces arrive, so a client that announces much and sends little costs little.
+    """
+    blob, at = memoryview(np.empty(nbytes, np.uint8)), 0
     for request in requests:
         piece = request.piece
         if request.WhichOneof("kind") != "piece" or not 0 < len(piece) <= wire.PIECE_NBYTES:
