@@ -27,14 +27,21 @@ class BoundedCalls:
         if not self._free.acquire(blocking=False):
             raise TierUnavailableError("every thread for remote tiers waits for an answer; raise remote_threads or lower the timeouts")
         try:
-            future = self._threads.submit(function)
+            future = self._threads.submit(self._release_behind, function)
         except RuntimeError as error:
+            self._free.release()
             raise TierUnavailableError("the store is closing and asks no remote tier any more") from error
-        future.add_done_callback(lambda _: self._free.release())
         try:
             return future.result(max(timeout_s, 0.0))
         except TimeoutError as error:
             raise DeadlineError(f"no answer within {timeout_s:.3f} s") from error
+
+    def _release_behind(self, function: Callable[[], T]) -> T:
+        """Make the call and count its thread as free before the caller learns of the result, who may call again at once."""
+        try:
+            return function()
+        finally:
+            self._free.release()
 
     def close(self) -> None:
         """Make no more calls; does not wait for those under way."""

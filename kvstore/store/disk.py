@@ -21,7 +21,7 @@ from pathlib import Path
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import CapacityError, ConfigError, CorruptError
 from kvstore.store.disk_files import io_errors, read_head, read_whole
-from kvstore.store.files import lock_directory, make_directory, sync_directory, write_new
+from kvstore.store.files import DIRECTORY_MODE, lock_directory, make_directory, sync_directory, write_new
 from kvstore.store.quarantine import Quarantine
 from kvstore.store.record import parse_head
 from kvstore.store.tier import Listed, Tier, TierInfo
@@ -67,6 +67,7 @@ class DiskTier(Tier):
         self._records, self._fresh = directory / "records", directory / "fresh"
         self._lock = threading.Lock()
         self._index = _Index()
+        self._shards: set[Path] = set()  # whose names are durable
         self._writing_bytes = 0
         with io_errors(self._info.name):
             for path in (directory, self._records, self._fresh):
@@ -114,7 +115,7 @@ class DiskTier(Tier):
         try:
             with io_errors(self._info.name):
                 self._write(fresh, pieces)
-                make_directory(self._path(key).parent)
+                self._make_shard(self._path(key).parent)
         except BaseException:
             fresh.unlink(missing_ok=True)
             with self._lock:
@@ -189,6 +190,14 @@ class DiskTier(Tier):
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _make_shard(self, shard: Path) -> None:
+        """Create a record's directory at its first use. Who finds it there must not rely on another thread to make its name durable."""
+        if shard not in self._shards:
+            shard.mkdir(DIRECTORY_MODE, exist_ok=True)
+            if self._info.is_durable:
+                sync_directory(self._records)
+            self._shards.add(shard)
 
     def _publish(self, fresh: Path, listed: Listed) -> None:
         """Give a fresh file its final name, unless another writer of the same key was first. Called with the lock held."""
