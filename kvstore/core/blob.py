@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import xxhash
 
@@ -28,6 +29,7 @@ VERSION = 1
 HEADER_NBYTES = 48
 ALIGNMENT = 64
 MAX_MANIFEST_NBYTES = 4 << 20
+_SMALL_MANIFEST_NBYTES = 16 << 10
 _HEAD = struct.Struct("<8sIIQQ")
 
 Buffer = bytes | bytearray | memoryview
@@ -134,9 +136,18 @@ def parse_header(head: Buffer) -> Header:
     if xxh3(view[: _HEAD.size], view[HEADER_NBYTES:end]) != bytes(view[_HEAD.size : HEADER_NBYTES]):
         raise CorruptError("the digest of the chunk's header and manifest does not match")
     nbytes = int(_HEAD.unpack_from(head)[3])
-    manifest = Manifest.from_json(canonical.loads(bytes(view[HEADER_NBYTES:end])))
+    text = bytes(view[HEADER_NBYTES:end])
+    manifest = _known_manifest(text) if len(text) <= _SMALL_MANIFEST_NBYTES else _parse_manifest(text)
     _check_places(manifest, end, nbytes)
     return Header(manifest, end - HEADER_NBYTES, nbytes)
+
+
+def _parse_manifest(text: bytes) -> Manifest:
+    """Parse and check a manifest; equal bytes always give an equal manifest."""
+    return Manifest.from_json(canonical.loads(text))
+
+
+_known_manifest = lru_cache(1024)(_parse_manifest)  # a chunk is read more often than written, and checking it takes longer than its digest
 
 
 def _check_places(manifest: Manifest, offset: int, nbytes: int) -> None:

@@ -33,6 +33,11 @@ class RopeSpec:
     rotary_dim: int
     params: tuple[tuple[str, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        # 10000 and 10000.0 are one base but two spellings in the digest.
+        object.__setattr__(self, "theta", float(self.theta))
+        object.__setattr__(self, "params", tuple(sorted((name, float(value)) for name, value in self.params)))
+
 
 @dataclass(frozen=True)
 class LayerGroup:
@@ -98,7 +103,7 @@ class ModelIdentity:
     Parameters
     ----------
     weights_digest : str
-        sha256 in hex over tensor names, types, shapes and bytes of the weights.
+        sha256 in hex over tensor names, types, shapes and bytes of the weights, and over the settings that change what they compute.
     adapter : str
         Digest of an adapter (LoRA), or "" for none.
     layout : KVLayout

@@ -82,6 +82,8 @@ class PartSpec:
             end = field.offset + field.nbytes
         if end != numbers["nbytes"] or len({f.name for f in fields}) != len(fields):
             raise FormatError(f"part {numbers['group']}: fields end at {end} B of {numbers['nbytes']} B, or share a name")
+        if not layers or min(numbers["kv_heads"], numbers["k_dim"], numbers["v_dim"]) < 1:
+            raise FormatError(f"part {numbers['group']} has no layers, no heads or a head dimension of 0")
         return cls(layers=layers, fields=fields, xxh3=_hex(value, "xxh3", 16).hex(), **numbers)
 
 
@@ -151,6 +153,8 @@ def _read_manifest(value: Mapping[str, Any]) -> Manifest:
     parts = tuple(PartSpec.from_json(p) for p in _items(value, "parts", _MAX_PARTS))
     if [p.group for p in parts] != list(range(len(parts))) or not parts:
         raise FormatError("a chunk has one part per layer group, numbered from 0")
+    if _count(value["n_tokens"], "n_tokens") < 1:
+        raise FormatError("a chunk of 0 tokens")
     if _text(value, "dtype") not in ("float32", "bfloat16", "float16"):
         raise FormatError(f"dtype {value['dtype']} is not a model's type")
     return Manifest(
@@ -158,7 +162,7 @@ def _read_manifest(value: Mapping[str, Any]) -> Manifest:
         content=_hex(value, "content", 32),
         kind=Kind[_text(value, "kind").upper()],
         parent=_hex(value, "parent", 32) if value["parent"] else b"",
-        n_tokens=_count(value["n_tokens"], "n_tokens"),
+        n_tokens=value["n_tokens"],
         dtype=value["dtype"],
         codec=PipelineSpec(tuple(StageSpec.from_json(s) for s in _items(value, "codec", 16)), _text(value, "artifact")),
         parts=parts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kvstore.core import canonical
@@ -43,6 +44,10 @@ class PipelineSpec:
 
     def variant(self) -> bytes:
         """Return the fingerprint (32 bytes) that tells this way of storing from every other."""
+        return self._variant
+
+    @cached_property
+    def _variant(self) -> bytes:
         return canonical.digest({"larder": "variant/1", "stages": [s.to_json() for s in self.stages], "artifact": self.artifact})
 
     @property

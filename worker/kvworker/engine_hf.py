@@ -83,8 +83,8 @@ class HFEngine:
         return str(self._device)
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        """Return the token ids of a text, without special tokens; what looks like one in the text stays text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""

@@ -23,11 +23,12 @@ class FirstK(RecomputePolicy):
     Parameters
     ----------
     k : int
-        Rows per segment, at least 1; the paper recommends up to 32.
+        Rows per segment, at least 1; the paper recommends up to 32 of 512. Repairing 16 rows of every passage of 64 costs a quarter of a
+        prefill and 4 cost an eighth, so 4 is the default.
     """
 
     name: ClassVar[str] = "first_k"
-    k: int = 16
+    k: int = 4
 
     def __post_init__(self) -> None:
         if self.k < 1:
