@@ -25,6 +25,8 @@ REPLACEMENTS = (
     (r"\bgrpc\.aio\b", "grpc"),
     (r"\bkvclient\._async\b", "kvclient._sync"),
     (r"`async with`", "`with`"),
+    (r"\btasks of one event loop\b", "threads"),
+    (r"\bOne task\b", "One thread"),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basyncio\b", "threads"),
 )

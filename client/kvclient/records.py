@@ -106,7 +106,7 @@ class Report:
 def _line(row: PassageReport) -> str:
     """Return one passage's row of a printed report."""
     where = f"{row.passage.source}#{row.passage.index}"
-    return f"  {where}: {row.action} {row.tier or '-'} {row.variant} {row.nbytes} B {row.seconds:.4f} s, {row.why}"
+    return f"  {where}: {row.action} {row.nbytes} B from {row.tier or 'no tier'} in {row.seconds:.4f} s: {row.why}"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         How often each method was called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.faults: dict[str, list[KVError]] = {}
         self.late_faults: dict[str, KVError] = {}
         self.stalls: set[str] = set()
@@ -54,7 +54,8 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         self.health = b"\x08\x01"
         self.is_released = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(8))
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        place = "127.0.0.1:0"
+        self.port = self._server.add_secure_port(place, credentials) if credentials else self._server.add_insecure_port(place)
 
     @property
     def address(self) -> str:

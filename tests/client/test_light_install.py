@@ -70,7 +70,7 @@ def test_the_ten_line_example_runs_there(light_python: Path, server: FakeServer)
     """It prints the answer as it comes, then the report."""
     out = run(light_python, str(ROOT / "examples" / "ten_lines.py"), server=server)
     assert out.startswith("marble")
-    assert "notes/harbour.txt#0: load memory raw 512 B" in out
+    assert "notes/harbour.txt#0: load 512 B from memory" in out
 
 
 def test_raw_chunks_decode_to_numpy_there(light_python: Path, server: FakeServer) -> None:

@@ -29,7 +29,8 @@ class AsyncLarder:
     """Ingests passages and asks questions over them.
 
     Every call has a deadline, `timeout_s` unless it names its own, and is tried again on a retryable error until its first answer has
-    come. Every failure is an error of `kvstore.core.errors`. One client serves any number of tasks; close it or use it in `async with`.
+    come. Every failure is an error of `kvstore.core.errors`. One client serves any number of tasks of one event loop; close it or use
+    it in `async with`.
 
     Parameters
     ----------

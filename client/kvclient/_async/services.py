@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import grpc.aio
 from kvproto.v1.context_pb2_grpc import ContextServiceStub
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
@@ -15,6 +17,7 @@ class AsyncServices:
     def __init__(self, address: str, tls: ClientTLS | None) -> None:
         self._address, self._tls = address, tls
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._lock = threading.Lock()  # held while a channel is made, which connects nothing yet
 
     def context(self) -> ContextServiceStub:
         """Return the worker's service."""
@@ -27,13 +30,15 @@ class AsyncServices:
     def channel(self, address: str = "") -> grpc.aio.Channel:
         """Return the channel to an address; empty for the worker's."""
         place = address or self._address
-        if place not in self._channels:
-            self._channels[place] = open_channel(place, self._tls)
-        return self._channels[place]
+        with self._lock:
+            if place not in self._channels:
+                self._channels[place] = open_channel(place, self._tls)
+            return self._channels[place]
 
     async def close(self) -> None:
         """Close all channels; a later call opens them again."""
-        channels = list(self._channels.values())
-        self._channels.clear()
+        with self._lock:
+            channels = list(self._channels.values())
+            self._channels.clear()
         for channel in channels:
             await channel.close()

@@ -30,7 +30,8 @@ class Larder:
     """Ingests passages and asks questions over them.
 
     Every call has a deadline, `timeout_s` unless it names its own, and is tried again on a retryable error until its first answer has
-    come. Every failure is an error of `kvstore.core.errors`. One client serves any number of tasks; close it or use it in `with`.
+    come. Every failure is an error of `kvstore.core.errors`. One client serves any number of threads; close it or use
+    it in `with`.
 
     Parameters
     ----------

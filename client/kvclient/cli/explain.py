@@ -46,7 +46,8 @@ def explain_request(session: Session, request_id: str, output: Output) -> None:
     output.record({"kind": "request", **asdict(explanation)})
     for line in explanation.lines:
         output.text(line)
-    show_report(explanation.report, output)
+    if not explanation.lines:
+        show_report(explanation.report, output)
 
 
 def explain_chunk(session: Session, key: ChunkKey, output: Output) -> Status:

@@ -1,0 +1,71 @@
+"""TLS: both clients and the command line, with an authority of one's own."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from kvclient import ClientTLS, Retry
+from kvclient.cli.main import main
+
+from kvstore.core.errors import ConfigError, KVError
+from tests.client.fake_server import FakeServer
+from tests.client.twins import Twin
+
+Connect = Callable[..., Twin]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a certificate for localhost that is its own authority."""
+    made = tmp_path_factory.mktemp("certificate")
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(made / "key.pem")]
+    subprocess.run(["openssl", "req", "-x509", *key, "-out", str(made / "cert.pem"), *subject], check=True, capture_output=True)
+    return made
+
+
+@pytest.fixture
+def secure(folder: Path) -> Iterator[FakeServer]:
+    """Serve with that certificate."""
+    pair = ((folder / "key.pem").read_bytes(), (folder / "cert.pem").read_bytes())
+    fake = FakeServer(grpc.ssl_server_credentials([pair]))
+    fake.start()
+    yield fake
+    fake.stop()
+
+
+def test_a_client_that_trusts_the_authority_is_served(secure: FakeServer, connect: Connect, folder: Path) -> None:
+    """The name in the certificate may differ from the address."""
+    twin = connect(secure, tls=ClientTLS(ca=str(folder / "cert.pem"), server_name="localhost"))
+    assert twin.do(twin.larder, "info").model == "tiny"
+
+
+@pytest.mark.parametrize("tls", [None, ClientTLS(server_name="localhost")], ids=["plain text", "another authority"])
+def test_a_client_that_does_not_is_refused_with_a_typed_error(secure: FakeServer, connect: Connect, tls: ClientTLS | None) -> None:
+    """Nothing is sent to a server that cannot prove its name."""
+    twin = connect(secure, tls=tls, timeout_s=3.0, retry=Retry(attempts=1))
+    with pytest.raises(KVError):
+        twin.do(twin.larder, "info")
+    assert not secure.calls
+
+
+def test_a_missing_authority_is_refused_by_its_path(connect: Connect, server: FakeServer) -> None:
+    """Before anything is sent."""
+    twin = connect(server, tls=ClientTLS(ca="absent.pem"))
+    with pytest.raises(ConfigError, match=r"absent\.pem: No such file"):
+        twin.do(twin.larder, "info")
+
+
+def test_the_command_line_takes_the_authority(
+    secure: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As an option, or from the environment."""
+    address = f"localhost:{secure.port}"
+    assert main(["ping", "--json", "--address", address, "--ca", str(folder / "cert.pem")]) == 0
+    monkeypatch.setenv("LARDER_CA", str(folder / "cert.pem"))
+    assert main(["stats", "--json", "--address", address]) == 0
+    assert '"redis"' in capsys.readouterr().out
