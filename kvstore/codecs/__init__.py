@@ -7,14 +7,13 @@ A byte stage turns bytes into fewer bytes and knows nothing of tensors. Stages t
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Self
 
 from kvstore.core.blob import Buffer
+from kvstore.core.discovery import find
 from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.core.stages import Param, StageSpec
 
@@ -72,25 +71,8 @@ class ByteStage(Stage):
         """Return exactly `raw_nbytes` bytes, or raise FormatError before allocating more than that."""
 
 
-S = TypeVar("S", bound=Stage)
-
-
 @cache
-def stage_names(package: str) -> tuple[str, ...]:
-    """Return the names of the stages that a package holds: one module each."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(import_module(package).__path__)))
-
-
-@cache
-def find_stage(package: str, name: str, kind: type[S]) -> type[S]:
-    """Return the class called `name` in the module `name` of a package; UnsupportedError lists the known names."""
-    if name not in stage_names(package):
-        raise UnsupportedError(f"codec stage {name!r} is not known here; known: {', '.join(stage_names(package))}")
-    module = import_module(f"{package}.{name}")
-    classes = (value for value in vars(module).values() if isinstance(value, type) and issubclass(value, kind))
-    return next(cls for cls in classes if getattr(cls, "name", "") == name)
-
-
 def find_byte_stage(name: str) -> type[ByteStage]:
-    """Return a byte stage by the name that a field's packing has in a manifest."""
-    return find_stage(__name__, name, ByteStage)
+    """Return a byte stage by the name that a field's packing has in a manifest; UnsupportedError lists the known names."""
+    found: type[ByteStage] = find(__name__, name)
+    return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvstore.codecs import Stage, stage_names
+from kvstore.codecs import Stage
+from kvstore.core.discovery import known_names
 from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.core.stages import Param
 from kvworker.pipeline import QUANTIZERS, Pipeline, find_stage_class
@@ -24,7 +25,7 @@ def find_codec(text: str) -> Pipeline:
     try:
         return Pipeline(tuple(_parse_stage(stage) for stage in PRESETS.get(text, text).split("+")))
     except UnsupportedError as error:
-        known = f"presets {', '.join(PRESETS)}; quantizers {', '.join(stage_names(QUANTIZERS))}"
+        known = f"presets {', '.join(PRESETS)}; quantizers {', '.join(known_names(QUANTIZERS))}"
         raise UnsupportedError(f"codec {text!r}: {error}. Known: {known}") from error
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 
 import torch
 
-from kvstore.codecs import ByteStage, Stage, find_byte_stage, find_stage, stage_names
+from kvstore.codecs import ByteStage, Stage, find_byte_stage
 from kvstore.core.blob import Buffer, build_blob
+from kvstore.core.discovery import find, known_names
 from kvstore.core.errors import FormatError, IdentityError, InvalidInputError, UnsupportedError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import Kind
@@ -156,10 +157,12 @@ def _stage_of(spec: StageSpec) -> Stage:
     return find_stage_class(spec.name).build(dict(spec.params))
 
 
+@cache
 def find_stage_class(name: str) -> type[Stage]:
-    """Return a stage's class by its name: quantizers first, then byte stages."""
-    if name in stage_names(QUANTIZERS):
-        return find_stage(QUANTIZERS, name, Quantizer)
+    """Return a stage's class by its name: a quantizer or a byte stage; UnsupportedError lists the known byte stages."""
+    if name in known_names(QUANTIZERS):
+        found: type[Stage] = find(QUANTIZERS, name)
+        return found
     return find_byte_stage(name)
 
 
