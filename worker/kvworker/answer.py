@@ -77,7 +77,7 @@ class Answerer:
         """Yield the answer's tokens as they come, then one report; the report's passages follow the question's.
 
         Whatever the store does, the answer comes: what cannot be loaded in time is computed. Raises NotFoundError, InvalidInputError
-        or UnsupportedError for passages, policies and planners that are not known and CapacityError for a prompt beyond the model's context.
+        or UnsupportedError for passages, policies and planners that are not known, and CapacityError for a prompt that is too long.
         """
         started = time.perf_counter()
         course = self._plan(tenant, store, question)
