@@ -107,7 +107,7 @@ def _collect(requests: Iterator[pb.PutRequest], nbytes: int) -> memoryview:
 
     The buffer's pages are touched as pieces arrive, so a client that announces much and sends little costs little.
     """
-    blob, at = memoryview(np.empty(nbytes, np.uint8)), 0
+    blob, at = np.empty(nbytes, np.uint8).data, 0
     for request in requests:
         piece = request.piece
         if request.WhichOneof("kind") != "piece" or not 0 < len(piece) <= wire.PIECE_NBYTES:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -124,6 +124,13 @@ def test_a_wrong_flag_ends_with_a_sentence(tmp_path: Path) -> None:
     assert "tiers.memory.capacity" in done.stderr
 
 
+def wait_for_refusal(stub: StoreServiceStub) -> None:
+    """Make new calls until the server takes none."""
+    with suppress(grpc.RpcError):
+        while True:
+            stub.Stats(pb.StatsRequest(), metadata=bearer(TOKENS["alpha"]), timeout=5)
+
+
 def test_a_running_put_is_finished_while_the_server_drains() -> None:
     """Its last piece comes after the stop began."""
     blob, messages = make_blob(), queue.Queue[pb.PutRequest | None]()
@@ -139,8 +146,7 @@ def test_a_running_put_is_finished_while_the_server_drains() -> None:
         drained: list[bool] = []
         drain = threading.Thread(target=lambda: drained.append(server.drain()))
         drain.start()
-        with pytest.raises(grpc.RpcError):
-            stub.Stats(pb.StatsRequest(), metadata=bearer(TOKENS["alpha"]), timeout=5)
+        wait_for_refusal(stub)
         messages.put(pb.PutRequest(piece=bytes(blob)))
         messages.put(None)
         assert call.result(timeout=10).stored

@@ -19,6 +19,7 @@ from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
 from kvstore.store.record import RecordMeta, record_pieces
 from kvstore.store.tiered import TieredStore
+from tests.redis_server import RedisServer
 from tests.server.chunks import MASTER_SECRET, key, make_blob, make_service
 
 
@@ -132,3 +133,45 @@ def test_recent_keys_forget_the_oldest() -> None:
         recent.add(bytes([number]))
     recent.discard(b"\x02")
     assert [bytes([number]) in recent for number in range(3)] == [False, True, False]
+
+
+def test_servers_that_share_redis_and_a_secret_share_chunks(tmp_path: Path) -> None:
+    """A second machine starts with nothing and finds what the first one stored."""
+    blob = make_blob()
+    with RedisServer() as redis:
+        shared = {"tiers.redis.url": redis.url, "tiers.redis.timeout_s": 5, "auth.secret_file": str(tmp_path / "secret")}
+        first, second = (open_store(config_in(tmp_path / name, **shared)) for name in ("one", "two"))
+        first.bind("alpha").put(blob, PutNote())
+        assert first.store.drain()
+        reader = second.bind("alpha").get(key(blob))
+        assert reader is not None
+        assert (reader.tier, bytes(reader.blob)) == ("redis", bytes(blob))
+        assert second.bind("beta").get(key(blob)) is None
+        first.close()
+        second.close()
+
+
+def test_a_source_that_is_invalidated_is_a_miss_in_redis_too(tmp_path: Path) -> None:
+    """The record tells its source when it is read."""
+    blob = make_blob()
+    with RedisServer() as redis:
+        shared = {"tiers.redis.url": redis.url, "tiers.redis.timeout_s": 5, "auth.secret_file": str(tmp_path / "secret")}
+        first, second = (open_store(config_in(tmp_path / name, **shared)) for name in ("one", "two"))
+        first.bind("alpha").put(blob, PutNote(source="book"))
+        assert first.store.drain()
+        second.bind("alpha").invalidate(Scope("source", "book"))
+        assert second.bind("alpha").get(key(blob)) is None
+        assert second.bind("alpha").lookup([key(blob)])[0].reason == "epoch"
+        first.close()
+        second.close()
+
+
+def test_a_redis_that_is_not_there_is_a_miss_and_not_a_failure(tmp_path: Path) -> None:
+    """A store goes on with the tiers it has."""
+    service = open_store(config_in(tmp_path, **{"tiers.redis.url": "redis://127.0.0.1:9/0", "tiers.redis.timeout_s": 0.2}))
+    api, blob = service.bind("alpha"), make_blob()
+    assert api.get(key(make_blob(5))) is None
+    api.put(blob, PutNote())
+    assert api.get(key(blob)) is not None
+    assert [tier.is_available for tier in api.stats().tiers] == [True, True, False]
+    service.close()
