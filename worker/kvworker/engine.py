@@ -31,10 +31,14 @@ class ChunkSource(Protocol):
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a prompt: a passage with its own BOS as first token, or text whose rows are all computed (source None)."""
+    """A piece of a prompt: a passage with its own BOS as first token, or text whose rows are all computed (source None).
+
+    `is_exact` says that the source holds what a prefill of this very prompt would compute, so that no row needs repair.
+    """
 
     token_ids: tuple[int, ...]
     source: ChunkSource | None = None
+    is_exact: bool = False
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -48,13 +52,14 @@ class Span:
     start: int
     stop: int
     is_sourced: bool
+    is_exact: bool
 
 
 def spans_of(segments: Sequence[Segment]) -> list[Span]:
     """Return the rows that each segment takes, in order."""
     spans, start = [], 0
     for segment in segments:
-        spans.append(Span(start, start + len(segment.token_ids), segment.source is not None))
+        spans.append(Span(start, start + len(segment.token_ids), segment.source is not None, segment.is_exact))
         start = spans[-1].stop
     return spans
 

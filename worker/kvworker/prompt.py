@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 from kvstore.core.api import Hit, Status
@@ -37,9 +38,22 @@ class Prompt:
         """Rows of the whole prompt."""
         return sum(len(p.token_ids) for p in self.passages) + len(self.question_ids)
 
+    @cached_property
+    def n_exact(self) -> int:
+        """How many leading passages were read exactly as they stand here: each behind the one before it, the first alone.
+
+        Their chunks are an exact prefix of the prompt.
+        """
+        before: bytes | None = None
+        for n, passage in enumerate(self.passages):
+            if passage.parent != before:
+                return n
+            before = passage.content
+        return len(self.passages)
+
     def segments(self, sources: Mapping[int, ChunkSource]) -> list[Segment]:
         """Return the prompt's pieces; passage i has `sources[i]`, or is computed where there is none."""
-        pieces = [Segment(p.token_ids, sources.get(i)) for i, p in enumerate(self.passages)]
+        pieces = [Segment(p.token_ids, sources.get(i), i < self.n_exact) for i, p in enumerate(self.passages)]
         return [*pieces, Segment(self.question_ids)]
 
     def request(self, policy: RecomputePolicy) -> Request:

@@ -18,7 +18,6 @@ def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
     """Return the report of an answered question."""
     passages = tuple(_passage_report(course, index, codec.label) for index in range(len(course.prompt.passages)))
     loaded = sum(p.passage.n_tokens - p.rows_recomputed for p in passages if p.action == "load")
-    is_exact = not course.sources or course.policy.name == "all"
     return Report(
         request_id=request_id,
         passages=passages,
@@ -30,8 +29,16 @@ def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
         tokens_loaded=loaded,
         tokens_recomputed=len(course.rows),
         tokens_generated=course.n_generated,
-        quality="exact" if is_exact else f"codec {declared_quality(codec)}, policy {course.policy.name} unmeasured",
+        quality=_quality(course, declared_quality(codec)),
     )
+
+
+def _quality(course: Course, codec: str) -> str:
+    """Return the declared loss: none where everything was computed, or loaded without loss exactly where it was read."""
+    is_prefix = all(index < course.prompt.n_exact for index in course.sources)
+    if not course.sources or course.policy.name == "all" or (is_prefix and codec == "lossless"):
+        return "exact"
+    return f"codec {codec}" if is_prefix else f"codec {codec}, policy {course.policy.name} unmeasured"
 
 
 def passage_record(passage: Passage) -> PassageRecord:

@@ -13,7 +13,7 @@ from kvworker.policy import RecomputePolicy
 
 @dataclass(frozen=True)
 class FirstK(RecomputePolicy):
-    """Compute the first k rows of every stored segment except one at position 0, the passage's own BOS among them.
+    """Compute the first k rows of every stored segment that is neither exact nor at position 0, the passage's own BOS among them.
 
     A passage that was read alone gives its first tokens the attention that belongs to the start of a prompt; in the middle of one they
     draw it wrongly. Needs no scores, so loading and computing can overlap from the first layer on.
@@ -35,6 +35,6 @@ class FirstK(RecomputePolicy):
             raise InvalidInputError(f"first_k: k must be at least 1, got {self.k}; use the policy none to compute nothing again")
 
     def own_rows(self, segments: Sequence[Segment]) -> list[int]:
-        """Return the first k rows of each stored segment behind the first position."""
-        spans = [span for span in spans_of(segments) if span.is_sourced and span.start > 0]
+        """Return the first k rows of each stored segment that needs repair and lies behind the first position."""
+        spans = [span for span in spans_of(segments) if span.is_sourced and not span.is_exact and span.start > 0]
         return [row for span in spans for row in range(span.start, min(span.start + self.k, span.stop))]
