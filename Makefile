@@ -36,7 +36,8 @@ type: setup  ## check types strictly
 	$(BIN)/mypy -p kvstore -p kvclient -p kvworker -p kvkernels
 
 bench: setup  ## run every benchmark at full size and append to tests/bench/results.csv
-	$(BIN)/python -m tests.bench.record
+	$(BIN)/larder bench context --csv tests/bench/results.csv
+	$(BIN)/larder bench context --model random-100m --csv tests/bench/results.csv
 
 soak: setup  ## run the long fault campaigns
 	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse --timeout 3600

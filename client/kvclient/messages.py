@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from kvproto.v1 import context_pb2
-
 from kvclient.records import AnswerExplanation, Info, IngestedPassage, Passage, PassageReport, Report, ResolvedPassage
 from kvclient.wire import key_from_wire
+from kvproto.v1 import context_pb2
 
 _STEPS = ("lookup", "plan", "load", "prefill")
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 from kvproto.v1 import context_pb2
-
 from kvstore.core.api import Scope
 from kvstore.core.errors import InvalidInputError
 

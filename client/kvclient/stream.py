@@ -6,9 +6,8 @@ import threading
 from collections.abc import Iterator
 from typing import Protocol
 
-from kvproto.v1 import store_pb2 as pb
-
 from kvclient.status import typed
+from kvproto.v1 import store_pb2 as pb
 from kvstore.core.blob import HEADER_NBYTES, Header, header_nbytes, key_of, parse_header, verify_part
 from kvstore.core.errors import ClosedError, CorruptError, FormatError, IdentityError
 from kvstore.core.key import ChunkKey

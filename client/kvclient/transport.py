@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TypeVar
 
-from kvproto.v1 import store_pb2 as pb
-from kvproto.v1.store_pb2_grpc import StoreServiceStub
-
 from kvclient import wire
 from kvclient.channel import ClientTLS, bearer, open_channel
 from kvclient.retry import Deadline, Retry
 from kvclient.status import typed
 from kvclient.stream import StreamReader, next_message, read_hit
+from kvproto.v1 import store_pb2 as pb
+from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreStats
 from kvstore.core.blob import Buffer, iter_pieces, key_of, parse_header
 from kvstore.core.errors import KVError

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 
 from kvproto.v1 import store_pb2 as pb
-
 from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats, TierStats
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.core.key import ChunkKey

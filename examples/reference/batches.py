@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from kvworker.reference.notes import Kind, generate
 from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
+
+from kvworker.reference.notes import Kind, generate
 
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from kvworker.reference.notes import KINDS, Corpus, Question, generate
 from prompts import PAD_ID, Spot, answerable, balanced, encode, passage_ids, scattered_runs, whole_documents
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from kvworker.reference.notes import KINDS, Corpus, Question, generate
 
 Reading = Literal["full", "alone", "document"]
 READINGS: dict[Reading, str] = {

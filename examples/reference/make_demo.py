@@ -13,8 +13,9 @@ import json
 import random
 from pathlib import Path
 
-from kvworker.reference.notes import Corpus, Kind, Question, generate
 from prompts import Spot
+
+from kvworker.reference.notes import Corpus, Kind, Question, generate
 
 SEED = 2026
 N_DOCUMENTS, PASSAGES, FACTS, FILLERS = 40, 3, 8, 2

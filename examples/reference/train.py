@@ -20,10 +20,11 @@ import torch
 from batches import SECOND_CYCLE, Batch, draw
 from evaluate import EIGHT_PASSAGES, accuracy
 from fast_attention import use_fast_attention
-from kvworker.reference.tokenizer import save_tokenizer
 from prompts import BOS_ID, EOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from kvworker.reference.tokenizer import save_tokenizer
 
 N_STEPS = 3900
 # Each cycle of the learning rate: its first step, its peak, the steps it rises for, and the steps over which it would fall to a twentieth.

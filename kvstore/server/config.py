@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from kvclient.channel import is_loopback
-
 from kvstore.core.errors import ConfigError
 from kvstore.core.tokens import default_data_dir, default_tokens_file
 from kvstore.server.settings import SIZE, Tree, build, overlay, place

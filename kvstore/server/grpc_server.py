@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
-from kvclient.channel import is_loopback
 
+from kvclient.channel import is_loopback
 from kvstore.core.errors import ConfigError, UnsupportedError
 from kvstore.server.budget import ByteBudget
 from kvstore.server.config import ServerConfig, TLSConfig

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
-from kvclient.status import ERROR_KEY
 
+from kvclient.status import ERROR_KEY
 from kvstore.core.errors import FormatError, KVError
 
 logger = logging.getLogger(__name__)

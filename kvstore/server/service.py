@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kvclient.wire import check_seconds
-
 from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
 from kvstore.core.blob import Buffer, key_of, parse_header
 from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVError

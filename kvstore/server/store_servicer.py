@@ -8,10 +8,10 @@ from functools import partial
 
 import grpc
 import numpy as np
+
 from kvclient import wire
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
-
 from kvstore.core.api import Hit, Status
 from kvstore.core.blob import iter_pieces, key_of, parse_header
 from kvstore.core.errors import FormatError, IdentityError

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 import pytest
+
 from kvclient import wire
 from kvclient.channel import bearer, channel_options
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
-
 from kvstore.core.api import PutNote
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService

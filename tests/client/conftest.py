@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from kvclient import Retry
 
+from kvclient import Retry
 from tests.client.fake_server import TOKEN, FakeServer
 from tests.client.twins import Asyncio, Threads, Twin
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import grpc
 import numpy as np
+
 from kvclient import wire
 from kvclient.status import ERROR_KEY
 from kvproto.v1 import context_pb2, context_pb2_grpc, store_pb2, store_pb2_grpc
-
 from kvstore.core.api import Entry, Explanation, Hit, Scope, Status, StoreStats, TierStats
 from kvstore.core.blob import build_blob
 from kvstore.core.errors import KVError, NotFoundError

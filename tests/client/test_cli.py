@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+
 from kvclient.cli.checks import Finding
 from kvclient.cli.main import main
-
 from kvstore.core.errors import ForbiddenError, InvalidInputError, KVError
 from tests.client.fake_server import FakeServer
 

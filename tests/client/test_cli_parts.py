@@ -11,12 +11,12 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from kvclient.cli import plugins
 from kvclient.cli.checks import check_clock, check_disk, check_extras, check_python
 from kvclient.cli.main import main
 from kvclient.cli.output import Tables, printable
 from kvclient.cli.split import MODES, find_files, passages_of
-
 from kvstore.core.errors import InvalidInputError, MissingExtraError
 
 

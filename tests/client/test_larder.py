@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from kvclient import Retry
 
+from kvclient import Retry
 from kvstore.core.errors import (
     AuthError,
     CapacityError,

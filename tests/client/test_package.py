@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import kvclient
 import pytest
+
+import kvclient
 from kvclient import Retry
 from kvclient.attempts import Attempts
 from kvclient.retry import Deadline
-
 from kvstore.core.errors import CapacityError
 
 CLIENT = Path(__file__).parents[2] / "client"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kvclient import Larder, requests
 
+from kvclient import Larder, requests
 from kvstore.core.errors import AuthError, InvalidInputError
 from tests.client.fake_server import TOKEN
 

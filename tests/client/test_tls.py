@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
+
 from kvclient import ClientTLS, Retry
 from kvclient.cli.main import main
-
 from kvstore.core.errors import ConfigError, KVError
+from tests.certificates import make_certificates
 from tests.client.fake_server import FakeServer
 from tests.client.twins import Twin
 
@@ -20,18 +20,16 @@ Connect = Callable[..., Twin]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a certificate for localhost that is its own authority."""
+    """Make a certificate for localhost and its authority."""
     made = tmp_path_factory.mktemp("certificate")
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "1"]
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(made / "key.pem")]
-    subprocess.run(["openssl", "req", "-x509", *key, "-out", str(made / "cert.pem"), *subject], check=True, capture_output=True)
+    make_certificates(made)
     return made
 
 
 @pytest.fixture
 def secure(folder: Path) -> Iterator[FakeServer]:
     """Serve with that certificate."""
-    pair = ((folder / "key.pem").read_bytes(), (folder / "cert.pem").read_bytes())
+    pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
     fake = FakeServer(grpc.ssl_server_credentials([pair]))
     fake.start()
     yield fake
@@ -40,7 +38,7 @@ def secure(folder: Path) -> Iterator[FakeServer]:
 
 def test_a_client_that_trusts_the_authority_is_served(secure: FakeServer, connect: Connect, folder: Path) -> None:
     """The name in the certificate may differ from the address."""
-    twin = connect(secure, tls=ClientTLS(ca=str(folder / "cert.pem"), server_name="localhost"))
+    twin = connect(secure, tls=ClientTLS(ca=str(folder / "ca.pem"), server_name="localhost"))
     assert twin.do(twin.larder, "info").model == "tiny"
 
 
@@ -65,7 +63,7 @@ def test_the_command_line_takes_the_authority(
 ) -> None:
     """As an option, or from the environment."""
     address = f"localhost:{secure.port}"
-    assert main(["ping", "--json", "--address", address, "--ca", str(folder / "cert.pem")]) == 0
-    monkeypatch.setenv("LARDER_CA", str(folder / "cert.pem"))
+    assert main(["ping", "--json", "--address", address, "--ca", str(folder / "ca.pem")]) == 0
+    monkeypatch.setenv("LARDER_CA", str(folder / "ca.pem"))
     assert main(["stats", "--json", "--address", address]) == 0
     assert '"redis"' in capsys.readouterr().out

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from kvworker.chunk import KVChunk, PassageKV
-from kvworker.codec_specs import find_codec
 
 from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity
 from kvstore.core.key import Kind
+from kvworker.chunk import KVChunk, PassageKV
+from kvworker.codec_specs import find_codec
 
 Encode = Callable[[str], bytearray]
 

@@ -10,12 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kvworker.chunk import KVChunk, PassageKV
-from kvworker.codec_specs import PRESETS, find_codec
-from kvworker.methods.quantize.int8 import Int8
-from kvworker.methods.quantize.kivi import Kivi
-from kvworker.methods.quantize.raw import Raw
-from kvworker.pipeline import Pipeline, check_geometry, declared_quality, decode_part, pipeline_of
 
 from kvstore.codecs import Stage
 from kvstore.codecs.zstd import Zstd
@@ -25,6 +19,12 @@ from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey, Kind
 from kvstore.core.manifest import Manifest
 from kvstore.core.stages import PipelineSpec, StageSpec
+from kvworker.chunk import KVChunk, PassageKV
+from kvworker.codec_specs import PRESETS, find_codec
+from kvworker.methods.quantize.int8 import Int8
+from kvworker.methods.quantize.kivi import Kivi
+from kvworker.methods.quantize.raw import Raw
+from kvworker.pipeline import Pipeline, check_geometry, declared_quality, decode_part, pipeline_of
 
 Encode = Callable[[str], bytearray]
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kvclient.numpy_codecs import decode_part as numpy_decode_part
-from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
-from kvworker.codec_specs import PRESETS, find_codec
-from kvworker.pipeline import Pipeline, declared_quality, decode_part, pipeline_of
 
+from kvclient.numpy_codecs import decode_part as numpy_decode_part
 from kvstore.core.blob import parse_header, verify_blob
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity
 from kvstore.core.key import Kind
 from kvstore.core.manifest import ITEM_NBYTES
+from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
+from kvworker.codec_specs import PRESETS, find_codec
+from kvworker.pipeline import Pipeline, declared_quality, decode_part, pipeline_of
 
 CODECS = (*PRESETS, "exponent_split", "int8+zstd", "kivi:bits=2,group=8+zstd:fields=codes,level=3")
 GROUP = 32

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from kvworker.chunk import KVChunk, PassageKV
 from kvworker.engine import LoadFailed, Segment
 from kvworker.engine_hf import HFEngine, load_engine
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 from tests.engine.tiny_models import BOS, WINDOW, save_tiny_model
 
 BORDERLINE_LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 30)

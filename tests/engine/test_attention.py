@@ -6,8 +6,9 @@ import random
 
 import pytest
 import torch
-from kvworker.attention import attend, sight_of
 from torch.nn.functional import scaled_dot_product_attention
+
+from kvworker.attention import attend, sight_of
 
 CPU = torch.device("cpu")
 

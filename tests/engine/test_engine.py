@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+from kvstore.core.errors import CapacityError, IdentityError, InvalidInputError
 from kvworker.chunk import KVChunk
 from kvworker.engine import Generation, LoadFailed, Segment
 from kvworker.engine_hf import HFEngine, load_engine
 from kvworker.policy import parse_policy
 from kvworker.sampling import Sampler, Sampling
-
-from kvstore.core.errors import CapacityError, IdentityError, InvalidInputError
 from tests.engine.prompts import Kept, Lost, Tiny, open_engine, random_passages, random_question, stored
 from tests.engine.tiny_models import BOS, EOS, N_VOCAB
 

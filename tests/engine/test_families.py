@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from kvworker.families import family_of, layout_of
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from kvstore.core.errors import UnsupportedError
+from kvworker.families import family_of, layout_of
 
 
 def shape(config: Any) -> list[tuple[tuple[int, ...], int]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from kvworker.engine import Segment, always_computed
-from kvworker.policy import find_policy, parse_policy
 
 from kvstore.core.errors import InvalidInputError
+from kvworker.engine import Segment, always_computed
+from kvworker.policy import find_policy, parse_policy
 from tests.engine.prompts import Lost
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from kvworker import weights
-from kvworker.engine_hf import load_engine
-from kvworker.weights import read_settings, tokenizer_digest, weights_digest
 from safetensors.numpy import load_file, save_file
 
 from kvstore.core.errors import FormatError, InvalidInputError, UnsupportedError
+from kvworker import weights
+from kvworker.engine_hf import load_engine
+from kvworker.weights import read_settings, tokenizer_digest, weights_digest
 from tests.engine.tiny_models import save_tiny_model
 
 

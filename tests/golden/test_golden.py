@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kvclient.numpy_codecs import decode_part as numpy_decode_part
-from kvworker.pipeline import decode_part
 
+from kvclient.numpy_codecs import decode_part as numpy_decode_part
 from kvstore.core.blob import part_fields, verify_blob
 from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
 from kvstore.core.key import ChunkKey, Kind, chain_keys, content_key, storage_key, tenant_secret
 from kvstore.core.stages import PipelineSpec, StageSpec
+from kvworker.pipeline import decode_part
 
 FOLDER = Path(__file__).parent
 CHUNKS = sorted(FOLDER.glob("*.chunk"))

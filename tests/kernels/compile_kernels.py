@@ -12,11 +12,12 @@ import json
 import pkgutil
 from collections.abc import Iterator
 
-import kvkernels
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
+
+import kvkernels
 
 CAPABILITIES = (80, 90, 100)
 FLOATS = ("fp32", "fp16", "bf16")

@@ -19,6 +19,7 @@ from typing import BinaryIO
 from unittest.mock import patch
 
 import torch
+
 from kvkernels import backend
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from kvkernels import exponent_split
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from kvkernels import int8
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kvkernels import backend, kivi
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

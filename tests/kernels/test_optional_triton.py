@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import torch
+
 from kvkernels import backend
 
 WITHOUT_TRITON = """

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from kvworker.reference.notes import KINDS, split_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from kvworker.reference.notes import KINDS, Corpus, Split, generate, split_of
 from kvworker.reference.words import ALIASES, FILLERS, GOODS, MACHINES, PLACES, split_words, vocabulary
 

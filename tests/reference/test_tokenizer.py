@@ -7,11 +7,12 @@ from types import ModuleType
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
 from kvworker.reference import MODEL_FOLDER
 from kvworker.reference.notes import generate
 from kvworker.reference.tokenizer import BOS, EOS, PAD, save_tokenizer
 from kvworker.reference.words import MARKS, split_words, vocabulary
-from transformers import AutoTokenizer
 
 LOADED = AutoTokenizer.from_pretrained(MODEL_FOLDER)
 

@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 import torch
-from kvworker.reference import MODEL_FOLDER
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from kvworker.reference import MODEL_FOLDER
 
 MAX_WEIGHTS_NBYTES = 8 << 20
 BARS = {"direct": 0.99, "carried": 0.97, "alias": 0.90}

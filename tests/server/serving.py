@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from kvclient.retry import Retry
 from kvclient.transport import GrpcTransport
-
 from kvstore.core.tokens import Credential
 from kvstore.server.auth import TokenAuthenticator
 from kvstore.server.config import ServerConfig

@@ -6,8 +6,8 @@ import stat
 from pathlib import Path
 
 import pytest
-from kvclient.channel import discover_token
 
+from kvclient.channel import discover_token
 from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import Credential, create_tokens, read_tokens
 from kvstore.server.auth import TokenAuthenticator, open_authenticator

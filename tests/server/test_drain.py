@@ -20,13 +20,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-un
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # type: ignore[import-untyped]
     ProtoReflectionDescriptorDatabase,
 )
+
 from kvclient import wire
 from kvclient.channel import bearer, discover_token
 from kvclient.retry import Retry
 from kvclient.transport import GrpcTransport
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
-
 from kvstore.core.api import PutNote, Status
 from kvstore.core.errors import ConfigError, KVError
 from kvstore.core.tokens import Credential

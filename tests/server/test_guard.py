@@ -9,12 +9,12 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+
 from kvclient import wire
 from kvclient.channel import bearer
 from kvclient.retry import Retry
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
-
 from kvstore.core.api import PutNote
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer

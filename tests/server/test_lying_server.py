@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
+
 from kvclient import wire
 from kvclient.retry import Retry
 from kvclient.transport import GrpcTransport
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
-
 from kvstore.core.api import Hit, Status
 from kvstore.core.blob import iter_pieces, parse_header
 from kvstore.core.errors import CorruptError, DeadlineError, FormatError, IdentityError, KVError, TierUnavailableError

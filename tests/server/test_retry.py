@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from kvclient.retry import Deadline, Retry
 
+from kvclient.retry import Deadline, Retry
 from kvstore.core.errors import AuthError, CapacityError, ConfigError, DeadlineError, KVError, TierUnavailableError
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from kvclient.channel import ClientTLS
 from kvclient.retry import Retry
 from kvclient.transport import GrpcTransport
-
 from kvstore.core.api import PutNote
 from kvstore.core.errors import ConfigError, TierUnavailableError
 from kvstore.server.config import ServerConfig, TLSConfig
 from kvstore.server.grpc_server import RpcServer
+from tests.certificates import make_certificates
 from tests.server.chunks import key, make_blob, make_service
 from tests.server.serving import TOKENS, serving
 
@@ -64,18 +64,3 @@ def test_a_missing_certificate_file_is_refused_by_its_setting(tmp_path: Path) ->
     tls = TLSConfig(str(tmp_path / "absent.pem"), str(tmp_path / "absent.key"))
     with pytest.raises(ConfigError, match=r"server\.tls\.key"):
         RpcServer(ServerConfig(address="127.0.0.1:0", tls=tls)).start([])
-
-
-def make_certificates(folder: Path) -> None:
-    """Write an authority, and certificates of it for a server called localhost and for a client."""
-
-    def openssl(*args: str) -> None:
-        subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test authority")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signing = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing)

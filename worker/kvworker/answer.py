@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvclient.records import Report, Token
-
 from kvstore.core.api import Hit, Status, StoreAPI
 from kvstore.core.errors import CapacityError, KVError
 from kvstore.planners.plan import Load

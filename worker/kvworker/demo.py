@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvclient.records import Report, Token
-
 from kvworker.answer import Question
 from kvworker.corpus import Example, Examples
 from kvworker.ingest import Ingested

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from kvclient.cli.output import JsonLines, Number, Output, Tables
 from kvclient.cli.progress import progress
-
 from kvstore.core.units import format_nbytes
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import load

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kvclient.records import Passage as PassageRecord
 from kvclient.records import PassageReport, Report
-
 from kvstore.core.stages import PipelineSpec
 from kvstore.planners.plan import Compute, Load
 from kvworker.course import Course

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvclient.records import AnswerExplanation, Report, Token
-
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import NotFoundError
 from kvstore.core.key import ChunkKey

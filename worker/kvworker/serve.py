@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import grpc
+
 from kvclient.records import AnswerExplanation, Report, Token
 from kvclient.records import Passage as PassageRecord
 from kvclient.wire import key_to_wire
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
-
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import CapacityError, InvalidInputError
 from kvstore.server.auth import Authenticate

@@ -7,11 +7,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import grpc
+
 from kvclient.channel import ClientTLS, discover_token
 from kvclient.transport import GrpcTransport
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
-
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import AuthError
 from kvstore.server.auth import Authenticate, open_authenticator

@@ -6,8 +6,6 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 
-from kvproto.v1 import context_pb2, store_pb2
-
 from kvclient import requests
 from kvclient._async.answer import AsyncAnswer
 from kvclient._async.calls import AsyncCalls
@@ -21,6 +19,7 @@ from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage,
 from kvclient.retry import Retry
 from kvclient.stored import StoredPassage, stored_passage
 from kvclient.wire import key_to_wire, scope_to_wire
+from kvproto.v1 import context_pb2, store_pb2
 from kvstore.core.api import Scope
 from kvstore.core.key import ChunkKey
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 
 import grpc.aio
-from kvproto.v1.context_pb2_grpc import ContextServiceStub
-from kvproto.v1.store_pb2_grpc import StoreServiceStub
 
 from kvclient.aio_channel import ClientTLS, open_channel
+from kvproto.v1.context_pb2_grpc import ContextServiceStub
+from kvproto.v1.store_pb2_grpc import StoreServiceStub
 
 
 class AsyncServices:

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Generator
 from types import TracebackType
 
-from kvproto.v1 import context_pb2
-
 from kvclient.messages import report_from
 from kvclient.records import Report, Token
+from kvproto.v1 import context_pb2
 from kvstore.core.errors import FormatError, InvalidInputError
 
 

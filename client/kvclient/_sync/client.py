@@ -7,8 +7,6 @@ import time
 from collections.abc import Generator, Sequence
 from types import TracebackType
 
-from kvproto.v1 import context_pb2, store_pb2
-
 from kvclient import requests
 from kvclient._sync.answer import Answer
 from kvclient._sync.calls import Calls
@@ -22,6 +20,7 @@ from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage,
 from kvclient.retry import Retry
 from kvclient.stored import StoredPassage, stored_passage
 from kvclient.wire import key_to_wire, scope_to_wire
+from kvproto.v1 import context_pb2, store_pb2
 from kvstore.core.api import Scope
 from kvstore.core.key import ChunkKey
 

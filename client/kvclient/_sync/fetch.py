@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from kvproto.v1 import store_pb2
-
 from kvclient.wire import hit_from_wire
+from kvproto.v1 import store_pb2
 from kvstore.core.api import Hit, Status
 from kvstore.core.errors import CorruptError, FormatError
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import threading
 
 import grpc
-from kvproto.v1.context_pb2_grpc import ContextServiceStub
-from kvproto.v1.store_pb2_grpc import StoreServiceStub
 
 from kvclient.channel import ClientTLS, open_channel
+from kvproto.v1.context_pb2_grpc import ContextServiceStub
+from kvproto.v1.store_pb2_grpc import StoreServiceStub
 
 
 class Services:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 from kvclient.cli.output import JsonLines, Number, Output, Tables
-
 from kvstore.core.discovery import find
 from kvworker.bench.random_model import write_random_model
 from kvworker.bench.rows import Row, append_csv, cpu_name

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvclient.records import Report, Token
-
 from kvworker.answer import Question
 from kvworker.bench.rows import Bench, Row
 from kvworker.corpus import Example, Examples

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from kvkernels import kivi
 
+from kvkernels import kivi
 from kvstore.core.errors import InvalidInputError
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
 from kvworker.stages import Fields, Layout, Quantizer
