@@ -20,8 +20,8 @@ from kvworker.catalog import Catalog
 from kvworker.costs import CostBook
 from kvworker.course import Course, Timing
 from kvworker.device_tier import DeviceTier
-from kvworker.engine import ChunkSource, Engine, Generation, LoadFailed
-from kvworker.load import DeviceSource, Loader, StoredSource
+from kvworker.engine import ChunkSource, Engine, LoadFailed
+from kvworker.load import TIMEOUT, DeviceSource, Loader, StoredSource
 from kvworker.passages import Passage
 from kvworker.pipeline import Pipeline
 from kvworker.policy import parse_policy
@@ -36,6 +36,7 @@ _LEASE_SLACK_S = 5.0
 _SHORTEST_WAIT_S = 0.25
 _LOST = frozenset({"epoch", "deleted"})
 _UNAVAILABLE = "unavailable"
+_MOST_FAILED_PASSES = 2
 _log = logging.getLogger(__name__)
 
 
@@ -80,17 +81,14 @@ class Answerer:
         """
         started = time.perf_counter()
         course = self._plan(tenant, store, question)
-        generation = self._prefill(tenant, store, course, question.sampling)
-        stream, tokens = TextStream(self._engine.decode), iter(generation)
-        while (token := self._next(tokens)) is not None:
-            if course.n_generated == 0:
-                course.timing.ttft_s = time.perf_counter() - started
+        token, tokens = self._prefill(tenant, store, course, question.sampling)
+        course.timing.ttft_s = time.perf_counter() - started
+        stream = TextStream(self._engine.decode)
+        while token is not None:
             course.n_generated += 1
-            yield Token(token, stream.push(token))
-        if course.n_generated == 0:
-            course.timing.ttft_s = time.perf_counter() - started
-        if rest := stream.flush():
-            yield Token(0, rest)
+            yield from stream.push(token)
+            token = self._next(tokens)
+        yield from stream.flush()
         self._learn(tenant, course)
         self._restore(tenant, store, course)
         yield make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
@@ -144,16 +142,20 @@ class Answerer:
         sizes = {i: self._device_tier.nbytes((tenant, hit.key)) for i, hit in enumerate(hits)}
         return {i: nbytes for i, nbytes in sizes.items() if nbytes}
 
-    def _prefill(self, tenant: str, store: StoreAPI, course: Course, sampling: Sampling) -> Generation:
-        """Start the loads and run the prompt; passages whose load failed are computed in another pass."""
+    def _prefill(self, tenant: str, store: StoreAPI, course: Course, sampling: Sampling) -> tuple[int | None, Iterator[int]]:
+        """Start the loads and run the prompt; return the first token, if any, and the others to come.
+
+        Passages whose load failed are computed in another pass.
+        """
         timeout_s = self._patience_s(course.prompt.n_tokens)
         course.sources = {i.index: self._source(tenant, store, course, i, timeout_s) for i in course.plan.items if isinstance(i, Load)}
         while True:
             segments = course.prompt.segments(course.sources)
             course.rows = course.policy.select(segments)
             try:
-                with self._lock, course.timing.measure("prefill"):
-                    return self._engine.prefill(segments, course.rows, sampling)
+                with course.timing.queue(self._lock), course.timing.measure("prefill"):
+                    tokens = iter(self._engine.prefill(segments, course.rows, sampling))
+                    return next(tokens, None), tokens
             except LoadFailed:
                 self._give_up_failed(course)
 
@@ -166,11 +168,22 @@ class Answerer:
         return self._loader.start(store, key, len(course.prompt.passages[item.index].token_ids), timeout_s)
 
     def _give_up_failed(self, course: Course) -> None:
-        """Move passages whose load failed from loading to computing; at least one, so that this ends."""
-        failed = {i: s.failure for i, s in course.sources.items() if isinstance(s, StoredSource) and s.failure}
-        for index in failed or list(course.sources):
+        """Move passages whose load failed from loading to computing.
+
+        A pass that fails is time lost. So one timeout is everybody's, since all began together; a second failure ends the waiting for
+        what has not arrived, and a third all loading.
+        """
+        course.n_failed_passes += 1
+        stored = {i: s for i, s in course.sources.items() if isinstance(s, StoredSource)}
+        failed = {i: s.failure for i, s in stored.items() if s.failure}
+        if TIMEOUT in failed.values() or course.n_failed_passes > 1:
+            failed |= {i: TIMEOUT for i, s in stored.items() if not (s.failure or s.has_arrived)}
+        if not failed or course.n_failed_passes > _MOST_FAILED_PASSES:
+            failed |= {i: "others failed" for i in course.sources if i not in failed}
+        for index, failure in failed.items():
+            course.timing.wait_s += stored[index].wait_s if index in stored else 0.0
+            course.failures[index] = failure
             del course.sources[index]
-            course.failures[index] = failed.get(index, "load failed")
 
     def _patience_s(self, n_tokens: int) -> float:
         """Return how long a chunk is waited for: no longer than computing the whole prompt would take, within the settings."""
@@ -190,7 +203,8 @@ class Answerer:
             if isinstance(source, StoredSource):
                 self._loader.keep(tenant, source)
                 course.timing.wait_s += source.wait_s
-                samples.append(ReadSample(source.tier, source.nbytes, max(source.seconds, 1e-9)))
+                if source.has_arrived:  # rows that are all computed again leave their chunk on its way
+                    samples.append(ReadSample(source.tier, source.nbytes, max(source.seconds, 1e-9)))
         n_rows = len(course.rows)
         if not course.sources and not course.failures:
             samples.append(PrefillSample(n_rows, (n_rows + 1) / 2, course.timing.seconds["prefill"]))

@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS places (
     PRIMARY KEY (tenant, namespace, source, idx)) WITHOUT ROWID;
 """
 _ID = re.compile(r"[0-9a-f]{8,64}")
-_PLACE = re.compile(r"(?P<source>.+)#(?P<index>\d+)")
+_PLACE = re.compile(r"(?P<source>.+)#(?P<index>[0-9]{1,18})", re.DOTALL)  # 18 digits fit SQLite's integers
 
 
 class Catalog:
@@ -64,6 +64,7 @@ class Catalog:
             "JOIN places q ON q.tenant=p.tenant AND q.namespace=p.namespace AND q.content=p.content WHERE q.tenant=? AND q.namespace=?"
             " AND q.source=? AND q.idx=?",
             (tenant, self._namespace, place["source"], int(place["index"])),
+            place="q",
         )
         if not rows:
             raise NotFoundError(f"no passage {name!r} is known here; ingest {place['source']!r} first")

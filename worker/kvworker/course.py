@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,16 @@ class Timing:
         self.ttft_s = 0.0
 
     @contextmanager
+    def queue(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock; the wait for it is a step of its own, so that other requests do not count as this one's work."""
+        with self.measure("queue"):
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
     def measure(self, step: str) -> Iterator[None]:
         """Add the duration of a block to a step."""
         started = time.perf_counter()
@@ -32,10 +43,10 @@ class Timing:
             self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started
 
     def split(self) -> dict[str, float]:
-        """Return lookup, plan, load and prefill in seconds; they add up to the time to the first token but for sampling it."""
-        known = {step: self.seconds.get(step, 0.0) for step in ("lookup", "plan", "prefill")}
+        """Return lookup, plan, queue (for the model), load (for chunks) and prefill in seconds: together the time to the first token."""
+        known = {step: self.seconds.get(step, 0.0) for step in ("lookup", "plan", "queue", "prefill")}
         wait_s = min(self.wait_s, known["prefill"])
-        return {"lookup": known["lookup"], "plan": known["plan"], "load": wait_s, "prefill": known["prefill"] - wait_s}
+        return {**known, "load": wait_s, "prefill": known["prefill"] - wait_s}
 
 
 @dataclass
@@ -51,4 +62,5 @@ class Course:
     sources: dict[int, ChunkSource] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     rows: list[int] = field(default_factory=list)
+    n_failed_passes: int = 0
     n_generated: int = 0

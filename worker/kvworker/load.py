@@ -8,7 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from kvstore.core.api import BlobReader, StoreAPI
 from kvstore.core.blob import key_of
-from kvstore.core.errors import IdentityError, KVError
+from kvstore.core.errors import ClosedError, IdentityError, KVError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
@@ -17,14 +17,15 @@ from kvworker.device_tier import DeviceTier
 from kvworker.engine import LoadFailed
 from kvworker.pipeline import check_geometry, decode_part
 
+TIMEOUT = "timeout"
 _Part = tuple[Manifest, memoryview]
 
 
 class StoredSource:
     """A chunk on its way from the store; implements `kvworker.engine.ChunkSource`.
 
-    `tier`, `nbytes` and `seconds` describe the fetch once it is done; `wait_s` is how long the model waited for it. `failure` says why
-    it could not be had.
+    `tier`, `nbytes` and `seconds` describe the fetch once it has arrived; `wait_s` is how long the model waited for it. `failure` says
+    why it could not be had.
     """
 
     def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, deadline: float, device: str) -> None:
@@ -36,19 +37,22 @@ class StoredSource:
 
     def group(self, index: int) -> KVChunk:
         """Return the chunk of layer group `index`, waiting for its bytes; raise LoadFailed past the deadline or on any error."""
-        started = time.perf_counter()
         try:
-            manifest, data = self._parts[index].result(timeout=max(0.0, self._deadline - time.monotonic()))
-            self.wait_s += time.perf_counter() - started
+            manifest, data = self._wait(index)
             chunk = decode_part(manifest, index, data, self._device)
         except FutureTimeoutError as error:
-            self.failure = "timeout"
+            self.failure = TIMEOUT
             raise LoadFailed(f"chunk {self.key}: layer group {index} did not arrive in time") from error
         except KVError as error:
-            self.failure = self.failure or str(error)
+            self.failure = self.failure or str(error) or type(error).__name__
             raise LoadFailed(f"chunk {self.key}: {error}") from error
         self._decoded[index] = chunk
         return chunk
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether every part is here: only then `tier`, `nbytes` and `seconds` tell what a read costs."""
+        return all(part.done() and part.exception() is None for part in self._parts)
 
     def decoded(self) -> PassageKV | None:
         """Return the whole passage if every layer group was asked for, else None."""
@@ -62,14 +66,20 @@ class StoredSource:
             reader = store.get(self.key, timeout_s=max(0.001, self._deadline - time.monotonic()))
             if reader is None:
                 raise LoadFailed("the chunk is no longer stored")
-            self._read(reader)
+            self._read(reader, started)
         except Exception as error:
-            self._fail(error)
-        finally:
-            self.seconds = time.perf_counter() - started
+            self.fail(error)
 
-    def _read(self, reader: BlobReader) -> None:
-        """Check whose chunk it is and hand out its parts."""
+    def _wait(self, index: int) -> _Part:
+        """Return a part's manifest and bytes once they are here; the wait counts, however it ends."""
+        started = time.perf_counter()
+        try:
+            return self._parts[index].result(timeout=max(0.0, self._deadline - time.monotonic()))
+        finally:
+            self.wait_s += time.perf_counter() - started
+
+    def _read(self, reader: BlobReader, started: float) -> None:
+        """Check whose chunk it is and hand out its parts; who gets the last one finds `seconds` complete."""
         try:
             manifest = reader.manifest
             check_geometry(manifest, self._identity, self._n_tokens)
@@ -77,14 +87,16 @@ class StoredSource:
                 raise IdentityError(f"chunk {key_of(manifest)} came where {self.key} was asked for")
             self.tier, self.nbytes = reader.tier, reader.nbytes
             for index, part in enumerate(self._parts):
-                part.set_result((manifest, reader.part(index)))
+                data = reader.part(index)
+                self.seconds = time.perf_counter() - started
+                part.set_result((manifest, data))
         finally:
             reader.close()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Give every part that has not arrived the same error; what is no KVError of ours becomes LoadFailed."""
         known = error if isinstance(error, KVError) else LoadFailed(f"{type(error).__name__}: {error}")
-        self.failure = str(known)
+        self.failure = str(known) or type(known).__name__
         for part in self._parts:
             if not part.done():
                 part.set_exception(known)
@@ -114,7 +126,10 @@ class Loader:
     def start(self, store: StoreAPI, key: ChunkKey, n_tokens: int, timeout_s: float) -> StoredSource:
         """Begin to fetch a chunk; its source raises LoadFailed `timeout_s` seconds from now if it is not there by then."""
         source = StoredSource(key, self._identity, n_tokens, time.monotonic() + timeout_s, self._device)
-        self._pool.submit(source.fetch, store)
+        try:
+            self._pool.submit(source.fetch, store)
+        except RuntimeError:  # the pool was shut down
+            source.fail(ClosedError("the worker is closing"))
         return source
 
     def keep(self, tenant: str, source: StoredSource) -> None:

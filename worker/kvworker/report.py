@@ -49,7 +49,7 @@ def _passage_report(course: Course, index: int, codec: str) -> PassageReport:
     """Return what was done for one passage."""
     item, hit = course.plan.items[index], course.hits[index]
     source, passage = course.sources.get(index), passage_record(course.prompt.passages[index])
-    if source is None or isinstance(item, Compute):
+    if source is None or isinstance(item, Compute) or (isinstance(source, StoredSource) and not source.has_arrived):
         return PassageReport(passage, "compute", "", "", 0, 0.0, _why_computed(course, item, hit.reason), passage.n_tokens)
     if isinstance(source, StoredSource):
         tier, nbytes, seconds = source.tier, source.nbytes, source.seconds
@@ -62,4 +62,6 @@ def _why_computed(course: Course, item: Load | Compute, reason: str) -> str:
     """Return why a passage was computed: its load failed, the store lacks it, or the plan says so."""
     if failure := course.failures.get(item.index):
         return f"loading failed ({failure}), so it was computed"
+    if isinstance(item, Load):
+        return "the policy computes all its rows again, so its chunk was not waited for"
     return f"the store lacks it ({reason}); {item.why}" if reason else item.why

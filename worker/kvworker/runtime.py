@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,8 @@ class Worker:
         self._answerer = Answerer(
             engine, lock, self.catalog, self.pipeline, self._loader, self.device_tier, self.costs, self._restorer, settings
         )
-        self._reports: OrderedDict[str, deque[Report]] = OrderedDict()
+        self._reports: dict[str, deque[Report]] = {}
+        self._reports_lock = threading.Lock()
 
     def ingest(self, caller: Caller, source: str, texts: Sequence[str], read_as: str = "document") -> Iterator[Ingested]:
         """Read the passages of one source and store their KV; see `Ingestor.ingest`."""
@@ -77,7 +78,8 @@ class Worker:
         """Answer a question; see `Answerer.answer`. What the store lacked is stored again behind the answer."""
         for event in self._answerer.answer(caller.tenant, caller.store, question):
             if isinstance(event, Report):
-                self._reports.setdefault(caller.tenant, deque(maxlen=_KEPT_REPORTS)).append(event)
+                with self._reports_lock:
+                    self._reports.setdefault(caller.tenant, deque(maxlen=_KEPT_REPORTS)).append(event)
             yield event
 
     def resolve(self, caller: Caller, names: Sequence[str]) -> list[tuple[Passage, ChunkKey]]:
@@ -88,7 +90,8 @@ class Worker:
 
     def explain(self, tenant: str, request_id: str = "") -> AnswerExplanation:
         """Say what was decided for one of the tenant's last 256 requests, by default the latest; raises NotFoundError."""
-        reports = self._reports.get(tenant, deque())
+        with self._reports_lock:
+            reports = list(self._reports.get(tenant, ()))
         found = next((r for r in reversed(reports) if not request_id or r.request_id.startswith(request_id)), None)
         if found is None:
             raise NotFoundError(f"no request {request_id or 'of this tenant'} among the last {_KEPT_REPORTS}")

@@ -1,0 +1,251 @@
+"""A worker over a tiny model and a real store in memory, and stores that fail in every way a store can fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from kvclient.records import Report, Token
+from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreAPI, StoreStats
+from kvstore.core.blob import Buffer, BufferedBlob
+from kvstore.core.key import ChunkKey
+from kvstore.core.manifest import Manifest
+from kvstore.server.service import StoreService
+from kvworker.answer import Question
+from kvworker.ingest import Ingested
+from kvworker.runtime import Caller, Worker
+from kvworker.sampling import Sampling
+from tests.engine.prompts import Tiny
+
+TEXTS = ["Aldermoor exports salt.", "It trusts Corwick since long ago.", "Corwick mends every pump."]
+QUESTION = " What?"
+N_ANSWER = 6
+
+
+class Wrapped:
+    """A store that passes every call on; tests override what they want to go wrong. Implements `StoreAPI`."""
+
+    def __init__(self, store: StoreAPI) -> None:
+        self.store = store
+        self.gets: list[ChunkKey] = []
+        self.puts: list[PutNote] = []
+
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+        """Pass on."""
+        return self.store.lookup(keys, lease_s)
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Pass on and count."""
+        self.gets.append(key)
+        return self.store.get(key, timeout_s)
+
+    def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
+        """Pass on and count."""
+        self.puts.append(note)
+        return self.store.put(blob, note)
+
+    def delete(self, keys: Sequence[ChunkKey]) -> int:
+        """Pass on."""
+        return self.store.delete(keys)
+
+    def invalidate(self, scope: Scope) -> int:
+        """Pass on."""
+        return self.store.invalidate(scope)
+
+    def entries(self, limit: int = 1000) -> Iterator[Entry]:
+        """Pass on."""
+        return self.store.entries(limit)
+
+    def stats(self) -> StoreStats:
+        """Pass on."""
+        return self.store.stats()
+
+    def explain(self, key: ChunkKey) -> Explanation:
+        """Pass on."""
+        return self.store.explain(key)
+
+    def close(self) -> None:
+        """Leave the store open: the test's fixture closes it."""
+
+
+class FailingLookup(Wrapped):
+    """Raises from lookup."""
+
+    def __init__(self, store: StoreAPI, error: Exception) -> None:
+        super().__init__(store)
+        self.error = error
+
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+        """Raise."""
+        raise self.error
+
+
+class FailingGet(Wrapped):
+    """Raises from get, for all keys or for chosen ones."""
+
+    def __init__(self, store: StoreAPI, error: Exception, only: Sequence[ChunkKey] = ()) -> None:
+        super().__init__(store)
+        self.error, self.only = error, only
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Raise, or pass on."""
+        if not self.only or key in self.only:
+            raise self.error
+        return super().get(key, timeout_s)
+
+
+class LosingGet(Wrapped):
+    """Finds in lookup what it has lost by the time of get."""
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Miss."""
+        return None
+
+
+class HungGet(Wrapped):
+    """Never answers a get until the test opens the gate; a get then misses."""
+
+    def __init__(self, store: StoreAPI) -> None:
+        super().__init__(store)
+        self.gate = threading.Event()
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Hang."""
+        self.gets.append(key)
+        assert self.gate.wait(30)
+        return None
+
+
+@dataclass
+class TamperedReader:
+    """A reader whose parts go through a function of the test, which may raise; counts closings."""
+
+    reader: BlobReader
+    change: Callable[[int, memoryview], memoryview]
+    closed: int = 0
+
+    @property
+    def manifest(self) -> Manifest:
+        """Pass on."""
+        return self.reader.manifest
+
+    @property
+    def nbytes(self) -> int:
+        """Pass on."""
+        return self.reader.nbytes
+
+    @property
+    def tier(self) -> str:
+        """Pass on."""
+        return self.reader.tier
+
+    def part(self, index: int) -> memoryview:
+        """Return what the test makes of the part."""
+        return self.change(index, self.reader.part(index))
+
+    def close(self) -> None:
+        """Pass on."""
+        self.closed += 1
+        self.reader.close()
+
+
+class TamperedParts(Wrapped):
+    """Hands out parts that went through a function of the test."""
+
+    def __init__(self, store: StoreAPI, change: Callable[[int, memoryview], memoryview]) -> None:
+        super().__init__(store)
+        self.change = change
+        self.readers: list[TamperedReader] = []
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Open a tampered reader."""
+        reader = super().get(key, timeout_s)
+        if reader is None:
+            return None
+        self.readers.append(TamperedReader(reader, self.change))
+        return self.readers[-1]
+
+
+class LyingGet(Wrapped):
+    """Answers every get with one blob, whatever was asked for."""
+
+    def __init__(self, store: StoreAPI, blob: Buffer) -> None:
+        super().__init__(store)
+        self.blob = blob
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Return the one blob."""
+        return BufferedBlob(self.blob, "lies")
+
+
+class Refusing(Wrapped):
+    """Raises from every put."""
+
+    def __init__(self, store: StoreAPI, error: Exception) -> None:
+        super().__init__(store)
+        self.error = error
+
+    def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
+        """Raise."""
+        self.puts.append(note)
+        raise self.error
+
+
+@dataclass
+class Answer:
+    """An answer that was read to its end."""
+
+    token_ids: list[int]
+    text: str
+    report: Report
+
+
+@dataclass
+class Lab:
+    """A worker, a store, one tenant, and the plain model that the answers are compared with."""
+
+    tiny: Tiny
+    worker: Worker
+    service: StoreService
+    caller: Caller
+    contexts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def ingest(self, source: str = "a.txt", texts: Sequence[str] = TEXTS, read_as: str = "document") -> list[Ingested]:
+        """Store the passages of a source."""
+        return list(self.worker.ingest(self.caller, source, texts, read_as))
+
+    def names(self, source: str = "a.txt", texts: Sequence[str] = TEXTS) -> tuple[str, ...]:
+        """Ingest and return the passages' ids."""
+        return tuple(done.passage.content.hex() for done in self.ingest(source, texts))
+
+    def ask(
+        self,
+        names: Sequence[str],
+        store: StoreAPI | None = None,
+        policy: str = "all",
+        planner: str = "always_load",
+        text: str = QUESTION,
+        sampling: Sampling = Sampling(max_new_tokens=N_ANSWER),  # noqa: B008 (frozen)
+    ) -> Answer:
+        """Ask and read the answer to its end."""
+        caller = self.caller if store is None else Caller(self.caller.tenant, store)
+        events = list(self.worker.ask(caller, Question(tuple(names), text, sampling, policy, planner)))
+        report = events.pop()
+        assert isinstance(report, Report)
+        tokens = [event for event in events if isinstance(event, Token)]
+        assert len(tokens) == len(events)
+        return Answer([token.id for token in tokens], "".join(token.text for token in tokens), report)
+
+    def keys(self, names: Sequence[str]) -> list[ChunkKey]:
+        """Return the chunk keys of passages."""
+        return [key for _, key in self.worker.resolve(self.caller, names)]
+
+    def prompt_ids(self, names: Sequence[str], text: str = QUESTION) -> list[int]:
+        """Return the tokens of a prompt."""
+        passages = [passage for passage, _ in self.worker.resolve(self.caller, names)]
+        return [*(token for passage in passages for token in passage.token_ids), *self.tiny.engine.encode(text)]
+
+    def expected(self, names: Sequence[str], text: str = QUESTION) -> list[int]:
+        """Return what a plain full prefill generates greedily."""
+        return self.tiny.greedy(self.prompt_ids(names, text), N_ANSWER)
