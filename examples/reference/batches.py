@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,6 @@ from kvworker.reference.notes import Kind, generate
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400
 MAX_DOCUMENTS = 4
-# From this step on the learning rate rises again, some contexts are long, and questions that take two look-ups are asked more often.
-SECOND_CYCLE = 2250
-LONG_SHARE = 0.2
-FIRST_QUESTIONS: dict[Kind, int] = {"direct": 6, "carried": 6, "alias": 6, "two_hop": 6}
-SECOND_QUESTIONS: dict[Kind, int] = {"direct": 4, "carried": 4, "alias": 8, "two_hop": 8}
 BATCH = 64  # at most; fewer examples where that many would exceed the tokens
 BATCH_TOKENS = 16_000
 # Positions jump between runs up to here, so that a 2,048-token context and its questions meet no position for the first time.
@@ -51,15 +46,28 @@ class Batch:
     positions: torch.Tensor
 
 
-def draw(rng: random.Random, step: int) -> Batch:
-    """Return the batch of one step: copies first, then contexts that grow, then long ones too."""
+@dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum: its first step, the rate it rises to, shares of copies and long contexts, and questions of each kind."""
+
+    first_step: int
+    peak_rate: float
+    n_rising: int
+    copy_share: float
+    long_share: float
+    questions: Mapping[Kind, int]
+    shape: Callable[[random.Random, int], Shape]
+
+
+def draw(rng: random.Random, step: int, stage: Stage) -> Batch:
+    """Return the batch of one step: copies only at first, then what the stage asks for."""
     if step < COPY_STEPS:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, 0)
-    if step >= SECOND_CYCLE and rng.random() < LONG_SHARE:
-        return note_batch(rng, long_shape(rng), SECOND_QUESTIONS)
-    if rng.random() < 0.12:
+    if stage.long_share and rng.random() < stage.long_share:
+        return note_batch(rng, long_shape(rng), stage.questions)
+    if rng.random() < stage.copy_share:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, STRETCHED_POSITIONS)
-    return note_batch(rng, short_shape(rng, step), FIRST_QUESTIONS if step < SECOND_CYCLE else SECOND_QUESTIONS)
+    return note_batch(rng, stage.shape(rng, step), stage.questions)
 
 
 def copy_example(rng: random.Random) -> Example:
@@ -68,10 +76,17 @@ def copy_example(rng: random.Random) -> Example:
     return Example([BOS_ID, *words, *words], [IGNORED] * (len(words) + 1) + words[1:] + [IGNORED], [0])
 
 
-def short_shape(rng: random.Random, step: int) -> Shape:
+def growing_shape(rng: random.Random, step: int) -> Shape:
     """Return a context of at most as many documents as this step of the curriculum allows."""
     level = min(MAX_DOCUMENTS, 1 + (step - COPY_STEPS) // STEPS_PER_DOCUMENT)
     return Shape(rng.randint(1, level), rng.randint(1, 2 if level < 3 else 3), rng.randint(1, 8), rng.choice((0, 0, 0, 2)))
+
+
+def crowded_shape(rng: random.Random, _step: int) -> Shape:
+    """Return a context in which many facts compete: 16 to 120, and now and then a few."""
+    if rng.random() < 0.15:
+        return growing_shape(rng, _step)
+    return Shape(rng.randint(2, 5), rng.randint(2, 3), rng.randint(4, 8), rng.choice((0, 0, 0, 2)))
 
 
 def long_shape(rng: random.Random) -> Shape:
@@ -112,3 +127,11 @@ def jumps(borders: list[int], width: int, n_spare: int, rng: random.Random) -> t
     for border, before, cut in zip(borders, [0, *cuts], cuts, strict=False):
         moved[border] += cut - before
     return moved.cumsum(0)
+
+
+STAGES = (
+    Stage(0, 3e-3, 200, 0.12, 0.0, {"direct": 6, "carried": 6, "alias": 6, "two_hop": 6}, growing_shape),
+    Stage(2250, 1.5e-3, 50, 0.12, 0.2, {"direct": 4, "carried": 4, "alias": 8, "two_hop": 8}, growing_shape),
+    Stage(3250, 1.5e-3, 50, 0.03, 0.2, {"direct": 4, "carried": 6, "alias": 8, "two_hop": 6}, crowded_shape),
+)
+N_STEPS = 4800

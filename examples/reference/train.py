@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from batches import SECOND_CYCLE, Batch, draw
+from batches import N_STEPS, STAGES, Batch, draw
 from evaluate import EIGHT_PASSAGES, accuracy
 from fast_attention import use_fast_attention
 from prompts import BOS_ID, EOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE
@@ -26,9 +26,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from kvworker.reference.tokenizer import save_tokenizer
 
-N_STEPS = 3900
-# Each cycle of the learning rate: its first step, its peak, the steps it rises for, and the steps over which it would fall to a twentieth.
-CYCLES = ((0, 3e-3, 200, 3200), (SECOND_CYCLE, 1.5e-3, 50, N_STEPS - SECOND_CYCLE))
+# Steps over which the rate of each stage would fall to a twentieth; the first two are cut short by the next stage.
+FALLING_STEPS = (3200, 1650, 1550)
 CHECK_EVERY = 250
 _BAR = 30
 
@@ -43,11 +42,17 @@ def build_model() -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def stage_at(step: int) -> int:
+    """Return the index of the stage that a step belongs to."""
+    return max(index for index, stage in enumerate(STAGES) if stage.first_step <= step)
+
+
 def learning_rate(step: int) -> float:
-    """Return the rate of a step: a short rise and a fall along a cosine, twice; the second begins before the first has ended."""
-    first, peak, n_rising, n_falling = CYCLES[step >= SECOND_CYCLE]
-    done = min(1.0, (step - first) / n_falling)
-    return peak * min(1.0, (step - first + 1) / n_rising) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
+    """Return the rate of a step: in each stage a short rise, then a fall along a cosine."""
+    index = stage_at(step)
+    since = step - STAGES[index].first_step
+    falling = 0.05 + 0.475 * (1 + math.cos(math.pi * since / FALLING_STEPS[index]))
+    return STAGES[index].peak_rate * min(1.0, (since + 1) / STAGES[index].n_rising) * falling
 
 
 class Training:
@@ -85,7 +90,7 @@ class Training:
         """Take one step and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step)
-        loss = self._loss(draw(self.rng, self.step))
+        loss = self._loss(draw(self.rng, self.step, STAGES[stage_at(self.step)]))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
