@@ -211,6 +211,10 @@ class Lab:
     caller: Caller
     contexts: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
+    def caller_with(self, store: StoreAPI) -> Caller:
+        """Return the tenant with another store."""
+        return Caller(self.caller.tenant, store)
+
     def ingest(self, source: str = "a.txt", texts: Sequence[str] = TEXTS, read_as: str = "document") -> list[Ingested]:
         """Store the passages of a source."""
         return list(self.worker.ingest(self.caller, source, texts, read_as))
@@ -229,7 +233,7 @@ class Lab:
         sampling: Sampling = Sampling(max_new_tokens=N_ANSWER),  # noqa: B008 (frozen)
     ) -> Answer:
         """Ask and read the answer to its end."""
-        caller = self.caller if store is None else Caller(self.caller.tenant, store)
+        caller = self.caller if store is None else self.caller_with(store)
         events = list(self.worker.ask(caller, Question(tuple(names), text, sampling, policy, planner)))
         report = events.pop()
         assert isinstance(report, Report)

@@ -38,17 +38,10 @@ from tests.worker.lab import (
     TamperedParts,
     Wrapped,
 )
+from tests.worker.waiting import until
 
 PLANNERS = ("always_compute", "always_load", "min_cost")
 POLICIES = ("none", "all", "first_k", "first_k:k=2", "first_k:k=1000")
-
-
-def until(is_true: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait until something is true; fail after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while not is_true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("planner", PLANNERS)

@@ -6,10 +6,11 @@ import re
 import sqlite3
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from kvstore.core.errors import InvalidInputError, NotFoundError
+from kvstore.core.errors import ClosedError, CorruptError, InvalidInputError, KVError, NotFoundError
 from kvworker.passages import Passage
 
 _SCHEMA = """
@@ -25,14 +26,19 @@ _PLACE = re.compile(r"(?P<source>.+)#(?P<index>[0-9]{1,18})", re.DOTALL)  # 18 d
 
 
 class Catalog:
-    """Passages of one model in an SQLite file, or in memory when no path is given. Thread-safe."""
+    """Passages of one model in an SQLite file, or in memory when no path is given. Thread-safe; a damaged file raises CorruptError."""
 
     def __init__(self, namespace: bytes, path: Path | None = None) -> None:
         self._namespace = namespace
         self._lock = threading.Lock()
+        self._is_closed = False
         self._db = sqlite3.connect(path or ":memory:", check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.executescript(_SCHEMA)
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise CorruptError(f"catalog {path}: {error}; free the disk or move the file away and ingest again") from error
 
     def add(self, tenant: str, passages: Iterable[Passage]) -> None:
         """Remember passages; known ones stay as they are."""
@@ -40,15 +46,15 @@ class Catalog:
             (tenant, self._namespace, p.content, p.parent, struct.pack(f"<{len(p.token_ids)}I", *p.token_ids), p.source, p.index, p.preview)
             for p in passages
         ]
-        with self._lock, self._db:
-            self._db.executemany("INSERT OR IGNORE INTO passages VALUES (?,?,?,?,?,?,?,?)", rows)
+        with self._open() as db:
+            db.executemany("INSERT OR IGNORE INTO passages VALUES (?,?,?,?,?,?,?,?)", rows)
 
     def place(self, tenant: str, source: str, contents: Sequence[bytes]) -> None:
         """Say which passages a source consists of now, in order; what it consisted of before is no longer listed under it."""
         rows = [(tenant, self._namespace, source, index, content) for index, content in enumerate(contents)]
-        with self._lock, self._db:
-            self._db.execute("DELETE FROM places WHERE tenant=? AND namespace=? AND source=?", (tenant, self._namespace, source))
-            self._db.executemany("INSERT INTO places VALUES (?,?,?,?,?)", rows)
+        with self._open() as db:
+            db.execute("DELETE FROM places WHERE tenant=? AND namespace=? AND source=?", (tenant, self._namespace, source))
+            db.executemany("INSERT INTO places VALUES (?,?,?,?,?)", rows)
 
     def find(self, tenant: str, name: str) -> Passage:
         """Return the passage that an identity of 8 to 64 hex digits, or "source#index", names.
@@ -88,7 +94,20 @@ class Catalog:
     def close(self) -> None:
         """Close the file."""
         with self._lock:
+            self._is_closed = True
             self._db.close()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Yield the database for one transaction; raises ClosedError, and KVError for what SQLite cannot do, as on a full disk."""
+        with self._lock:
+            if self._is_closed:
+                raise ClosedError("the catalog is closed")
+            try:
+                with self._db:
+                    yield self._db
+            except sqlite3.Error as error:
+                raise KVError(f"the catalog of passages failed: {error}") from error
 
     def _find_by_start(self, tenant: str, digits: str) -> Passage:
         """Return the one passage whose identity starts with these hex digits."""
@@ -104,8 +123,8 @@ class Catalog:
     def _select(self, where: str, values: Sequence[object], place: str = "p") -> list[Passage]:
         """Return the passages of a query; source and index come from the table named by `place`."""
         columns = f"p.content, p.parent, p.tokens, {place}.source, {place}.idx, p.preview"
-        with self._lock:
-            rows = self._db.execute(f"SELECT {columns} FROM passages p {where}", tuple(values)).fetchall()
+        with self._open() as db:
+            rows = db.execute(f"SELECT {columns} FROM passages p {where}", tuple(values)).fetchall()
         return [_passage(*row) for row in rows]
 
 
