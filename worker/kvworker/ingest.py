@@ -80,9 +80,10 @@ class Ingestor:
         return tokens
 
     def restore(self, tenant: str, store: StoreAPI, passage: Passage) -> None:
-        """Compute and push the chunk of a passage that the store lost; returns once it is queued."""
+        """Compute and push the chunk of a passage that the store lost; returns once it is stored and raises what the store raises."""
         chain = self._catalog.chain(tenant, passage)
-        self._store_window(store, chain, len(chain) - 1)
+        for pending in self._store_window(store, chain, len(chain) - 1):
+            _finish(pending, 1)
 
     def _windows(self, tokens: Sequence[tuple[int, ...]], read_as: str) -> list[Window]:
         """Return what is read together."""

@@ -39,7 +39,7 @@ class PushQueue:
             if self._is_closed:
                 raise ClosedError("the push queue is closed")
             self._used_bytes += nbytes
-        future = self._pool.submit(job, kv)
+            future = self._pool.submit(job, kv)
         future.add_done_callback(lambda _: self._free(nbytes))
         return future
 

@@ -21,20 +21,23 @@ class Restorer:
         self._ingestor, self._most = ingestor, most
         self._waiting: set[tuple[str, bytes]] = set()
         self._lock = threading.Lock()
+        self._is_closed = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="restore")
 
     def ask(self, tenant: str, store: StoreAPI, passage: Passage) -> bool:
-        """Queue a passage; return False when it is queued already or the queue is full."""
+        """Queue a passage; return False when it is queued already, the queue is full or the restorer is closed."""
         name = (tenant, passage.content)
         with self._lock:
-            if name in self._waiting or len(self._waiting) >= self._most:
+            if self._is_closed or name in self._waiting or len(self._waiting) >= self._most:
                 return False
             self._waiting.add(name)
-        self._pool.submit(self._restore, tenant, store, passage)
+            self._pool.submit(self._restore, tenant, store, passage)
         return True
 
     def close(self) -> None:
         """Finish the passage at hand and forget the others."""
+        with self._lock:
+            self._is_closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _restore(self, tenant: str, store: StoreAPI, passage: Passage) -> None:
@@ -42,6 +45,8 @@ class Restorer:
             self._ingestor.restore(tenant, store, passage)
         except KVError as error:
             _log.warning("passage %s of %s was not stored again: %s", passage.content.hex()[:16], passage.source, error)
+        except Exception:
+            _log.exception("passage %s of %s was not stored again", passage.content.hex()[:16], passage.source)
         finally:
             with self._lock:
                 self._waiting.discard((tenant, passage.content))
