@@ -31,6 +31,10 @@ class ModelConfig:
         """The model's directory."""
         return Path(self.directory).expanduser() if self.directory else reference_model()
 
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise ConfigError(f"model.threads must be 0 or more, got {self.threads}")
+
 
 @dataclass(frozen=True)
 class RemoteStore:

@@ -46,5 +46,5 @@ def saved_costs(path: Path | None) -> CostModel | None:
     """Return the model that an earlier worker kept; None if there is none or it cannot be read, so that it is measured again."""
     try:
         return CostModel.from_json(json.loads(path.read_text(encoding="utf-8"))) if path and path.exists() else None
-    except (OSError, ValueError, KVError):
+    except (OSError, ValueError, RecursionError, KVError):
         return None

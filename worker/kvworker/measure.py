@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from kvstore.core.api import PutNote, StoreAPI
@@ -58,7 +59,7 @@ def calibrate(engine: Engine, pipeline: Pipeline, store: StoreAPI | None) -> Cos
 
 def _prefill_samples(engine: Engine, draw: random.Random) -> Iterator[PrefillSample]:
     """Yield full prefills of growing length, each size at least twice."""
-    n_tokens, seconds, n_sizes = _SMALLEST, 0.0, 0
+    n_tokens, seconds, n_sizes = min(_SMALLEST, engine.max_context_tokens // 4), 0.0, 0
     while n_sizes < 3 or (seconds < _LONGEST_STEP_S and n_tokens <= min(_LARGEST, engine.max_context_tokens // 2)):
         ids = _tokens(draw, n_tokens)
         seconds = _median_s(lambda ids=ids: engine.prefill([Segment(ids)], range(len(ids)), Sampling(max_new_tokens=1)))  # type: ignore[misc]
@@ -119,10 +120,10 @@ def _timed_reads(store: StoreAPI, probe: _Probe) -> Iterator[ReadSample]:
             started = time.perf_counter()
             reader = store.get(probe.key)
             if reader is not None:
-                for index in range(len(reader.manifest.parts)):
-                    reader.part(index)
+                with closing(reader):
+                    for index in range(len(reader.manifest.parts)):
+                        reader.part(index)
                 yield ReadSample(reader.tier, reader.nbytes, time.perf_counter() - started)
-                reader.close()
     finally:
         store.delete([probe.key])
 

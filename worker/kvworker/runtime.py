@@ -12,6 +12,7 @@ from kvclient.records import AnswerExplanation, Report, Token
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import NotFoundError
 from kvstore.core.key import ChunkKey
+from kvstore.planners.planner import find_planner
 from kvworker.answer import Answerer, Question
 from kvworker.catalog import Catalog
 from kvworker.codec_specs import find_codec
@@ -22,6 +23,7 @@ from kvworker.ingest import Ingested, Ingestor
 from kvworker.load import Loader
 from kvworker.measure import calibrate
 from kvworker.passages import Passage
+from kvworker.policy import parse_policy
 from kvworker.push import PushQueue
 from kvworker.restore import Restorer
 from kvworker.settings import WorkerSettings
@@ -53,6 +55,8 @@ class Worker:
     def __init__(self, engine: Engine, settings: WorkerSettings, probe_store: StoreAPI | None = None, data_dir: Path | None = None) -> None:
         self.engine, self.settings = engine, settings
         self.pipeline = find_codec(settings.codec)
+        parse_policy(settings.policy)  # a default that does not exist fails here and not with every question
+        find_planner(settings.planner)
         namespace = engine.identity.namespace
         folder = _folder(data_dir, namespace)
         self.catalog = Catalog(namespace, folder / "catalog.sqlite" if folder else None)
@@ -106,8 +110,9 @@ class Worker:
         self.catalog.close()
 
     def _measured_costs(self, folder: Path | None, probe_store: StoreAPI | None) -> CostBook:
-        """Return the costs that were kept for this model, codec and device, else measure them."""
-        path = folder / f"costs-{self.pipeline.spec.variant().hex()[:12]}.json" if folder else None
+        """Return the costs that were kept for this model, device and codec, else measure them."""
+        name = f"costs-{self.engine.device.replace(':', '')}-{self.pipeline.spec.variant().hex()[:12]}.json"
+        path = folder / name if folder else None
         known = saved_costs(path)
         book = CostBook(known or calibrate(self.engine, self.pipeline, probe_store), path)
         book.save()

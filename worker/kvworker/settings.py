@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvstore.core.errors import ConfigError
+from kvstore.server.settings import SIZE
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class WorkerSettings:
     question_template: str = "{question}"
     window_tokens: int = 0
     max_new_tokens: int = 1024
-    device_bytes: int = 256 << 20
-    push_bytes: int = 256 << 20
+    device_bytes: int = field(default=256 << 20, metadata=SIZE)
+    push_bytes: int = field(default=256 << 20, metadata=SIZE)
     load_timeout_s: float = 5.0
     load_threads: int = 4
     restore_passages: int = 256
@@ -47,7 +48,7 @@ class WorkerSettings:
         for name in ("window_tokens", "device_bytes", "push_bytes", "restore_passages"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"worker.{name} must be 0 or more, got {getattr(self, name)}")
-        if min(self.max_new_tokens, self.load_threads) < 1 or self.load_timeout_s <= 0:
+        if min(self.max_new_tokens, self.load_threads) < 1 or not self.load_timeout_s > 0:
             raise ConfigError("worker.max_new_tokens, load_threads and load_timeout_s must be above 0")
         if self.question_template.count("{question}") != 1:
             raise ConfigError(f"worker.question_template must contain {{question}} once, got {self.question_template!r}")

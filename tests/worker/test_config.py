@@ -1,0 +1,106 @@
+"""What can be configured about a worker, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvstore.core.errors import ConfigError
+from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
+from kvstore.server.config import load
+from kvstore.server.settings import to_toml
+from kvworker.config import ENV_PREFIX, ModelConfig, RemoteStore, UpConfig, WorkerConfig, reference_model
+from kvworker.settings import WorkerSettings
+
+PREFIXES = (STORE_PREFIX, ENV_PREFIX)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window_tokens", -1),
+        ("device_bytes", -1),
+        ("push_bytes", -1),
+        ("restore_passages", -1),
+        ("max_new_tokens", 0),
+        ("load_threads", 0),
+        ("load_timeout_s", 0.0),
+        ("load_timeout_s", float("nan")),
+        ("question_template", "no place"),
+        ("question_template", "{question} {question}"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object) -> None:
+    """When it is built, not when it is first used."""
+    with pytest.raises(ConfigError, match=field):
+        WorkerSettings(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["window_tokens", "device_bytes", "push_bytes", "restore_passages"])
+def test_zero_is_a_setting(field: str) -> None:
+    """It turns off, or leaves the choice to the model."""
+    assert getattr(WorkerSettings(**{field: 0}), field) == 0  # type: ignore[arg-type]
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones_and_the_likeliest() -> None:
+    """A typing error must not become a default."""
+    with pytest.raises(ConfigError, match=r"worker\.polici is not known; did you mean policy\?.*Known here: .*codec.*window_tokens"):
+        load(UpConfig, PREFIXES, environ={"LARDER_WORKER__WORKER__POLICI": "none"})
+
+
+@pytest.mark.parametrize("key", ["LARDER_WORKER__STORE__ADDRESS", "LARDER_STORE__STORE__ADDRESS"])
+def test_a_key_of_a_separate_worker_is_unknown_to_all_in_one(key: str) -> None:
+    """`larder up` has its store inside."""
+    with pytest.raises(ConfigError, match="store"):
+        load(UpConfig, PREFIXES, environ={key: "127.0.0.1:1"})
+
+
+def test_a_worker_of_its_own_does_not_read_the_variables_of_a_store() -> None:
+    """Both may run in one environment."""
+    config = load(WorkerConfig, (ENV_PREFIX,), environ={"LARDER_STORE__TIERS__MEMORY__CAPACITY": "1GiB", "LARDER_WORKER__DATA_DIR": "d"})
+    assert config == WorkerConfig(data_dir="d")
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(tmp_path: Path) -> None:
+    """In this order."""
+    file = tmp_path / "larder.toml"
+    file.write_text('data_dir = "file"\n[worker]\npolicy = "file"\ncodec = "file"\nplanner = "file"\n')
+    environ = {"LARDER_WORKER__WORKER__POLICY": "variable", "LARDER_WORKER__WORKER__CODEC": "variable"}
+    config = load(UpConfig, PREFIXES, file, environ, {"worker.policy": "flag"})
+    assert (config.worker.policy, config.worker.codec, config.worker.planner) == ("flag", "variable", "file")
+
+
+@pytest.mark.parametrize("cls", [UpConfig, WorkerConfig])
+def test_a_printed_configuration_reads_back_the_same(cls: type[UpConfig | WorkerConfig], tmp_path: Path) -> None:
+    """`--print-config` writes a file to begin with."""
+    file = tmp_path / "printed.toml"
+    config = cls(data_dir='a "quoted" dir', worker=WorkerSettings(question_template="Q: {question}\nA:"))
+    file.write_text(to_toml(config))
+    assert load(cls, (), file, {}) == config
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+def test_a_store_that_is_waited_for_in_no_time_is_refused(timeout_s: float) -> None:
+    """Every call would fail."""
+    with pytest.raises(ConfigError, match="timeout_s"):
+        RemoteStore(timeout_s=timeout_s)
+
+
+def test_a_negative_number_of_threads_is_refused() -> None:
+    """Rather than by the library, in its words."""
+    with pytest.raises(ConfigError, match="threads"):
+        ModelConfig(threads=-1)
+
+
+def test_without_a_directory_the_model_is_the_reference_model() -> None:
+    """`larder up` needs no argument."""
+    assert ModelConfig().path == reference_model()
+    assert (reference_model() / "config.json").exists()
+
+
+@pytest.mark.parametrize("key", ["LARDER_WORKER__WORKER__DEVICE_BYTES", "LARDER_WORKER__WORKER__PUSH_BYTES"])
+def test_budgets_may_be_written_as_people_write_sizes(key: str) -> None:
+    """Like every other size."""
+    config = load(UpConfig, PREFIXES, environ={key: "3MiB"})
+    assert 3 << 20 in (config.worker.device_bytes, config.worker.push_bytes)
