@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,9 +43,14 @@ def read_examples(directory: Path) -> Examples:
     files = sorted((directory / "documents").glob("*.txt"))
     if not files or not (directory / "questions.json").exists():
         raise InvalidInputError(f"{directory} has no documents/*.txt and questions.json; name a folder of examples with --examples")
-    documents = {f.name: [p.strip() for p in f.read_text(encoding="utf-8").split("\n\n") if p.strip()] for f in files}
-    asked = json.loads((directory / "questions.json").read_text(encoding="utf-8"))["questions"]
-    return Examples(documents, tuple(_example(entry) for entry in asked))
+    try:
+        documents = {f.name: [p.strip() for p in f.read_text(encoding="utf-8").split("\n\n") if p.strip()] for f in files}
+        asked = json.loads((directory / "questions.json").read_text(encoding="utf-8"))["questions"]
+        questions = tuple(_example(entry) for entry in asked)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"{directory} is no folder of examples: {type(error).__name__}: {error}") from error
+    _check_places(documents, questions)
+    return Examples(documents, questions)
 
 
 def shipped_examples() -> Path:
@@ -53,10 +58,20 @@ def shipped_examples() -> Path:
     return Path(__file__).resolve().parents[2] / "examples"
 
 
+def _check_places(documents: Mapping[str, list[str]], questions: Sequence[Example]) -> None:
+    """Raise InvalidInputError unless there is a question, and every context names passages that exist."""
+    if not questions:
+        raise InvalidInputError("questions.json holds no question")
+    for example in questions:
+        for source, index in example.context:
+            if not 0 <= index < len(documents.get(source, ())):
+                raise InvalidInputError(f"question {example.question!r} names passage {index + 1} of {source}, which does not exist")
+
+
 def _example(entry: Mapping[str, object]) -> Example:
     """Read one question; `passage` counts from 1 in the file."""
     context = entry["context"]
     if not isinstance(context, list):
-        raise InvalidInputError(f"the context of question {entry.get('question')!r} is not a list")
+        raise TypeError(f"the context of question {entry.get('question')!r} is not a list")
     places = tuple((str(spot["document"]), int(spot["passage"]) - 1) for spot in context)
     return Example(str(entry["question"]), str(entry["answer"]), str(entry["kind"]), places)

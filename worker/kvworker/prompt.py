@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +62,7 @@ class Prompt:
         starts = list(accumulate((len(p.token_ids) for p in self.passages), initial=0))
         rows = sorted(policy.own_rows(self.segments({i: _Promised() for i in range(len(self.passages))})))
         asks = [
-            PassageAsk(i, len(p.token_ids), starts[i], sum(starts[i] <= row < starts[i + 1] for row in rows))
+            PassageAsk(i, len(p.token_ids), starts[i], bisect_left(rows, starts[i + 1]) - bisect_left(rows, starts[i]))
             for i, p in enumerate(self.passages)
         ]
         return Request(tuple(asks), len(self.question_ids))
