@@ -1,0 +1,111 @@
+"""Real processes of the command `larder`: started, found by the address that they print, stopped, killed."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvstore.core.tokens import read_tokens
+
+LARDER = [sys.executable, "-m", "kvclient.cli.main"]
+START_S = 90.0
+STOP_S = 30.0
+_LISTENS = re.compile(r"listens on (\S+)")
+
+
+@dataclass
+class Process:
+    """A running server of ours."""
+
+    popen: subprocess.Popen[str]
+    address: str
+    home: Path
+    command: tuple[str, ...]
+
+    @property
+    def token(self) -> str:
+        """The token of the default tenant."""
+        return read_tokens(data_dir(self.home) / "tokens")[0].token
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return log_of(self.home, self.command).read_text()
+
+    def client_env(self) -> dict[str, str]:
+        """Return the environment of a client of this server."""
+        return {**environment(self.home), "LARDER_ADDRESS": self.address, "LARDER_TOKEN": self.token}
+
+
+def data_dir(home: Path) -> Path:
+    """Return where processes keep their files unless told otherwise."""
+    return home / "larder"
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return an environment in which nothing of this user is seen."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
+    return {**kept, "XDG_STATE_HOME": str(home), "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+
+
+def log_of(home: Path, command: tuple[str, ...]) -> Path:
+    """Return where a command's stderr goes."""
+    return home / f"{command[0]}.log"
+
+
+def start(home: Path, *command: str, variables: Mapping[str, str] | None = None) -> Process:
+    """Start a server and return it once it listens; fail with its log after 90 s."""
+    with log_of(home, command).open("a") as log:
+        popen = subprocess.Popen(
+            [*LARDER, *command], stdout=subprocess.PIPE, stderr=log, text=True, env={**environment(home), **(variables or {})}
+        )
+    found: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read, args=(popen, found), daemon=True).start()
+    try:
+        address = found.get(timeout=START_S)
+    except queue.Empty:
+        address = ""
+    if not address:
+        popen.kill()
+        popen.wait(STOP_S)
+        raise AssertionError(f"larder {' '.join(command)} does not listen:\n{log_of(home, command).read_text()}")
+    return Process(popen, address, home, command)
+
+
+def _read(popen: subprocess.Popen[str], found: queue.Queue[str]) -> None:
+    """Put the address that a server prints, then read on so that it never waits for us; put nothing found as empty."""
+    assert popen.stdout is not None
+    with popen.stdout as lines:
+        for line in lines:
+            if match := _LISTENS.search(line):
+                found.put(match[1])
+    found.put("")
+
+
+def stop(process: Process) -> int:
+    """Send SIGTERM and return the exit status; a server that does not end in 30 s is killed, which is a failure."""
+    if process.popen.poll() is None:
+        process.popen.terminate()
+    try:
+        return process.popen.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise AssertionError(f"larder {' '.join(process.command)} did not end:\n{process.log}") from None
+
+
+def kill(process: Process) -> None:
+    """Send SIGKILL and wait for the end."""
+    process.popen.kill()
+    process.popen.wait(STOP_S)
+
+
+def run(process: Process, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run a verb against a server and return what became of it."""
+    return subprocess.run([*LARDER, *arguments], env=process.client_env(), capture_output=True, text=True, timeout=timeout_s, check=False)
