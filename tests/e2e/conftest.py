@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: tiny models, and processes that are started once per file."""
+"""What the end-to-end tests share: tiny models, and one server that all of them ask."""
 
 from __future__ import annotations
 
@@ -27,15 +27,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model("llama", tmp_path_factory.mktemp("models") / "tiny-llama")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of one file's processes: data, tokens and logs."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def up(model: Path, home: Path) -> Iterator[Process]:
-    """Run `larder up` for the tests of one file."""
+@pytest.fixture(scope="session")
+def up(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """Run one `larder up` for all tests that leave it running: a start takes seconds, nearly all of them imports."""
+    home = tmp_path_factory.mktemp("up")
     process = start(home, "up", "--model", str(model), "--address", "127.0.0.1:0", "--memory", "32MiB", "--disk", "64MiB")
     yield process
     stop(process)

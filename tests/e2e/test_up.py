@@ -174,10 +174,3 @@ def test_a_running_server_keeps_no_file_open_per_question(up: Process, larder: L
     ask(30)
     assert count()[0] <= files + 1
     assert count()[1] <= threads + 1
-
-
-def test_a_default_that_does_not_exist_ends_the_start_with_a_message(model: Path, tmp_path: Path) -> None:
-    """2 is wrong usage; there is no traceback."""
-    with pytest.raises(AssertionError, match="no recompute policy 'magic'") as raised:
-        start(tmp_path, "up", "--model", str(model), "--address", "127.0.0.1:0", "--policy", "magic")
-    assert "Traceback" not in str(raised.value)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from kvclient.records import Report, Token
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreAPI, StoreStats
 from kvstore.core.blob import Buffer, BufferedBlob
+from kvstore.core.errors import DeadlineError
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
 from kvstore.server.service import StoreService
@@ -79,6 +80,22 @@ class FailingLookup(Wrapped):
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
         """Raise."""
         raise self.error
+
+
+class SlowlyFailingLookup(Wrapped):
+    """Takes a while to fail in lookup, until it is mended."""
+
+    def __init__(self, store: StoreAPI, seconds: float) -> None:
+        super().__init__(store)
+        self.seconds, self.lookups, self.is_mended = seconds, 0, False
+
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+        """Wait and raise."""
+        self.lookups += 1
+        if self.is_mended:
+            return super().lookup(keys, lease_s)
+        threading.Event().wait(self.seconds)
+        raise DeadlineError("too late")
 
 
 class FailingGet(Wrapped):

@@ -35,6 +35,7 @@ from tests.worker.lab import (
     Lab,
     LosingGet,
     LyingGet,
+    SlowlyFailingLookup,
     TamperedParts,
     Wrapped,
 )
@@ -183,6 +184,26 @@ def count_passes(lab: Lab) -> list[int]:
 
     answerer._engine = Counting()  # type: ignore[assignment]
     return seen
+
+
+def test_a_store_that_hangs_in_lookups_is_not_asked_by_every_question(lab: Lab) -> None:
+    """It costs a tenth of the time at most, and is used again when it answers."""
+    names = lab.names()
+    store = SlowlyFailingLookup(lab.caller.store, 0.05)
+    for _ in range(5):
+        assert lab.ask(names, store, policy="none").token_ids == lab.expected(names)
+    assert store.lookups == 1
+    store.is_mended = True
+    until(lambda: lab.ask(names, store, policy="none").report.passages[0].action == "load", timeout_s=5)
+
+
+def test_the_failing_store_of_one_tenant_is_still_asked_for_the_others(lab: Lab) -> None:
+    """A token that the store refuses is no outage."""
+    names = lab.names()
+    bob = Lab(lab.tiny, lab.worker, lab.service, Caller("bob", lab.service.bind("bob")))
+    bob.names("b.txt")
+    bob.ask(names, SlowlyFailingLookup(bob.caller.store, 0.2), policy="none")
+    assert {row.action for row in lab.ask(names, policy="none").report.passages} == {"load"}
 
 
 def test_a_slow_store_whose_chunks_are_never_needed_does_not_spoil_the_answer(lab: Lab) -> None:

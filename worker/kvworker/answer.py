@@ -37,6 +37,7 @@ _SHORTEST_WAIT_S = 0.25
 _LOST = frozenset({"epoch", "deleted"})
 _UNAVAILABLE = "unavailable"
 _MOST_FAILED_PASSES = 2
+_REST_FACTOR, _LONGEST_REST_S = 10, 10.0  # a store that hangs costs a tenth of the time at most, not every question its timeout
 _log = logging.getLogger(__name__)
 
 
@@ -72,6 +73,7 @@ class Answerer:
         self._engine, self._lock, self._catalog, self._pipeline = engine, engine_lock, catalog, pipeline
         self._loader, self._device_tier, self._costs = loader, device_tier, costs
         self._restorer, self._settings = restorer, settings
+        self._resting_until: dict[str, float] = {}  # by tenant: whose token the store refuses must not stop the others
 
     def answer(self, tenant: str, store: StoreAPI, question: Question) -> Iterator[Token | Report]:
         """Yield the answer's tokens as they come, then one report; the report's passages follow the question's.
@@ -106,7 +108,7 @@ class Answerer:
         self._check_room(prompt, question.sampling)
         timing = Timing()
         with timing.measure("lookup"):
-            hits = self._lookup(store, prompt.passages)
+            hits = self._lookup(tenant, store, prompt.passages)
             device_nbytes = self._on_device(tenant, hits)
         with timing.measure("plan"):
             plan = planner.plan(prompt.request(policy), offers(hits, self._pipeline.spec.label, device_nbytes), self._costs.model)
@@ -126,15 +128,19 @@ class Answerer:
         if sampling.max_new_tokens > self._settings.max_new_tokens:
             raise CapacityError(f"max_tokens {sampling.max_new_tokens} is over worker.max_new_tokens {self._settings.max_new_tokens}")
 
-    def _lookup(self, store: StoreAPI, passages: Sequence[Passage]) -> list[Hit]:
-        """Return one hit per passage; a store that fails has nothing."""
+    def _lookup(self, tenant: str, store: StoreAPI, passages: Sequence[Passage]) -> list[Hit]:
+        """Return one hit per passage; a store that fails has nothing, and rests for ten times as long as its failure took."""
         variant = self._pipeline.spec.variant()
         keys = [p.key(self._engine.identity.namespace, variant) for p in passages]
+        started = time.monotonic()
         try:
-            return store.lookup(keys, self._settings.load_timeout_s + _LEASE_SLACK_S) if keys else []
+            if started >= self._resting_until.get(tenant, 0.0):
+                return store.lookup(keys, self._settings.load_timeout_s + _LEASE_SLACK_S) if keys else []
         except KVError as error:
+            now = time.monotonic()
+            self._resting_until[tenant] = now + min(_LONGEST_REST_S, _REST_FACTOR * (now - started))
             _log.warning("lookup failed, everything is computed: %s", error)
-            return [Hit(key, Status.ABSENT, reason=_UNAVAILABLE) for key in keys]
+        return [Hit(key, Status.ABSENT, reason=_UNAVAILABLE) for key in keys]
 
     def _on_device(self, tenant: str, hits: Sequence[Hit]) -> dict[int, int]:
         """Return the sizes of decoded copies by passage; copies of what was invalidated or deleted are dropped."""
