@@ -15,7 +15,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from kvclient import AsyncLarder, Larder
-from kvstore.core.errors import AuthError, CapacityError, InvalidInputError, NotFoundError, UnsupportedError
+from kvstore.core.errors import AuthError, CapacityError, InvalidInputError, KVError, NotFoundError, UnsupportedError
 from kvworker.engine_hf import HFEngine, load_engine
 from tests.e2e.processes import Process, start, stop
 from tests.engine.prompts import Tiny
@@ -112,20 +112,27 @@ def test_an_invalidated_document_is_a_miss_until_it_is_read_again(larder: Larder
     assert larder.ingest("taken-back.txt", ["A text to be taken back."]).n_computed == 1
 
 
-def test_errors_arrive_as_what_they_are(up: Process, larder: Larder) -> None:
+@pytest.mark.parametrize(
+    ("names", "policy", "planner", "error"),
+    [
+        (["nobody.txt#0"], "", "", NotFoundError),
+        (["no name"], "", "", InvalidInputError),
+        (["notes.txt#0"], "magic", "", InvalidInputError),
+        (["notes.txt#0"], "", "magic", UnsupportedError),
+        (["notes.txt#0"] * 40, "", "", CapacityError),
+    ],
+)
+def test_errors_arrive_as_what_they_are(larder: Larder, names: list[str], policy: str, planner: str, error: type[KVError]) -> None:
     """Typed, over the wire."""
-    (name,) = larder.ingest("notes.txt", TEXTS[:1]).ids
-    for ask, error in (
-        (lambda: larder.ask(["nobody.txt#0"], QUESTION), NotFoundError),
-        (lambda: larder.ask(["no name"], QUESTION), InvalidInputError),
-        (lambda: larder.ask([name], QUESTION, policy="magic"), InvalidInputError),
-        (lambda: larder.ask([name], QUESTION, planner="magic"), UnsupportedError),
-        (lambda: larder.ask([name] * 40, QUESTION), CapacityError),
-    ):
-        with pytest.raises(error):
-            ask().finish()
+    larder.ingest("notes.txt", TEXTS)
+    with pytest.raises(error):
+        larder.ask(names, QUESTION, policy=policy, planner=planner).finish()
+
+
+def test_a_stranger_is_refused(up: Process) -> None:
+    """Whatever they ask for."""
     with Larder(up.address, "not-a-token-of-anybody") as stranger, pytest.raises(AuthError):
-        stranger.ask([name], QUESTION).finish()
+        stranger.ask(["notes.txt#0"], QUESTION).finish()
 
 
 def test_an_answer_left_early_frees_the_worker(larder: Larder, tiny: Tiny) -> None:
