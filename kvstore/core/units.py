@@ -11,11 +11,11 @@ _SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "k
 
 def parse_nbytes(text: str | int) -> int:
     """Read "512MiB", "1.5 GB" or a plain number of bytes; anything else, or a negative size, raises ConfigError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
-    unit = match[2].lower() if match else "?"
+    match = re.fullmatch(r"\s*([0-9]{1,20})(\.[0-9]{1,20})?\s*([A-Za-z]*)\s*", str(text))
+    unit = match[3].lower() if match else "?"
     if match is None or unit not in _SIZES:
-        raise ConfigError(f"{text!r} is not a size; write a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB")
-    return int(float(match[1]) * _SIZES[unit])
+        raise ConfigError(f"{str(text)[:40]!r} is not a size; write a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB")
+    return int(match[1]) * _SIZES[unit] + int(float(match[2] or 0) * _SIZES[unit])
 
 
 def format_nbytes(nbytes: float) -> str:
