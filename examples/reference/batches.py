@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
 
-from kvworker.reference.notes import Kind, generate
+from kvworker.reference.notes import Corpus, Kind, Question, generate
 
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400
@@ -48,7 +49,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: its first step, the rate it rises to, shares of copies and long contexts, and questions of each kind."""
+    """A part of the curriculum: its first step, the rate it rises to, shares of copies and long contexts, and questions of each kind.
+
+    `n_layers` is the model's depth from here on. With more than one alias per document at most, every binding is also asked the other way
+    round ("What means Aldermoor?"): the look-up that an alias question starts with.
+    """
 
     first_step: int
     peak_rate: float
@@ -57,6 +62,8 @@ class Stage:
     long_share: float
     questions: Mapping[Kind, int]
     shape: Callable[[random.Random, int], Shape]
+    n_layers: int = 4
+    max_aliases: int = 1
 
 
 def draw(rng: random.Random, step: int, stage: Stage) -> Batch:
@@ -64,10 +71,10 @@ def draw(rng: random.Random, step: int, stage: Stage) -> Batch:
     if step < COPY_STEPS:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, 0)
     if stage.long_share and rng.random() < stage.long_share:
-        return note_batch(rng, long_shape(rng), stage.questions)
+        return note_batch(rng, long_shape(rng), stage)
     if rng.random() < stage.copy_share:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, STRETCHED_POSITIONS)
-    return note_batch(rng, stage.shape(rng, step), stage.questions)
+    return note_batch(rng, stage.shape(rng, step), stage)
 
 
 def copy_example(rng: random.Random) -> Example:
@@ -83,10 +90,11 @@ def growing_shape(rng: random.Random, step: int) -> Shape:
 
 
 def crowded_shape(rng: random.Random, _step: int) -> Shape:
-    """Return a context in which many facts compete: 16 to 120, and now and then a few."""
-    if rng.random() < 0.15:
-        return growing_shape(rng, _step)
-    return Shape(rng.randint(2, 5), rng.randint(2, 3), rng.randint(4, 8), rng.choice((0, 0, 0, 2)))
+    """Return a context in which 36 to 80 facts compete, and now and then a small one."""
+    fillers = rng.choice((0, 0, 0, 2))
+    if rng.random() < 0.2:
+        return Shape(rng.randint(1, 3), rng.randint(1, 3), rng.randint(2, 6), fillers)
+    return Shape(*rng.choice(((4, 2), (4, 2), (2, 4), (3, 3), (5, 2))), rng.randint(6, 8), fillers)
 
 
 def long_shape(rng: random.Random) -> Shape:
@@ -95,14 +103,26 @@ def long_shape(rng: random.Random) -> Shape:
     return Shape(rng.randint(4, 12), 3, facts, fillers)
 
 
-def note_batch(rng: random.Random, shape: Shape, per_kind: Mapping[Kind, int]) -> Batch:
+def note_batch(rng: random.Random, shape: Shape, stage: Stage) -> Batch:
     """Return contexts of the training split, whole documents in most and scattered runs in the others, with questions of every kind."""
     examples = []
     for _ in range(shape.n_examples()):
-        corpus = generate(rng.getrandbits(48), shape.n_documents, shape.passages, shape.facts, "train", shape.fillers)
+        seed, n_aliases = rng.getrandbits(48), rng.randint(1, stage.max_aliases)
+        corpus = generate(seed, shape.n_documents, shape.passages, shape.facts, "train", shape.fillers, n_aliases)
         order = (whole_documents if rng.random() < 0.6 else scattered_runs)(corpus, rng)
-        examples.append(example(corpus, order, balanced(answerable(corpus.questions, order), per_kind)))
+        asked = balanced(answerable(corpus.questions, order), stage.questions)
+        if stage.max_aliases > 1:
+            asked += second_names(corpus)
+            rng.shuffle(asked)
+        examples.append(example(corpus, order, asked))
     return pad(examples, rng, STRETCHED_POSITIONS)
+
+
+def second_names(corpus: Corpus) -> list[Question]:
+    """Return a question for the second name of every place that has just one."""
+    bindings = [(name, place) for name, verb, place in corpus.facts if verb == "means"]
+    n_names = Counter(place for _, place in bindings)
+    return [Question(f"What means {place}?", name, "direct", ()) for name, place in bindings if n_names[place] == 1]
 
 
 def pad(examples: list[Example], rng: random.Random, n_positions: int) -> Batch:
@@ -132,6 +152,6 @@ def jumps(borders: list[int], width: int, n_spare: int, rng: random.Random) -> t
 STAGES = (
     Stage(0, 3e-3, 200, 0.12, 0.0, {"direct": 6, "carried": 6, "alias": 6, "two_hop": 6}, growing_shape),
     Stage(2250, 1.5e-3, 50, 0.12, 0.2, {"direct": 4, "carried": 4, "alias": 8, "two_hop": 8}, growing_shape),
-    Stage(3250, 1.5e-3, 50, 0.03, 0.2, {"direct": 4, "carried": 6, "alias": 8, "two_hop": 6}, crowded_shape),
+    Stage(3250, 2e-3, 50, 0.04, 0.1, {"direct": 4, "carried": 5, "alias": 14, "two_hop": 1}, crowded_shape, n_layers=6, max_aliases=3),
 )
-N_STEPS = 4800
+N_STEPS = 5750
