@@ -126,17 +126,15 @@ def stored(larder: Larder) -> bool:
 
 
 def test_a_store_that_hangs_is_waited_for_within_its_deadline(pair: Pair, larder: Larder) -> None:
-    """It holds its connections and says nothing: the first lookup has 2 s, the next questions don't ask it, and all are computed."""
+    """It holds its connections and says nothing: one lookup has 2 s, the other questions don't ask it, and all are computed."""
     ids = larder.ingest("split.txt", TEXTS).ids
     before, _, _ = ask(larder, ids)
     pair.store.popen.send_signal(signal.SIGSTOP)
     try:
-        after, report, took_s = ask(larder, ids)
-        later = [ask(larder, ids)[2] for _ in range(3)]
+        answers = [ask(larder, ids) for _ in range(4)]
     finally:
         pair.store.popen.send_signal(signal.SIGCONT)
-    assert after == before
-    assert report.tokens_loaded == 0
-    assert took_s < 4
-    assert max(later) < 1
-    until(lambda: {row.action for row in ask(larder, ids)[1].passages} == {"load"}, timeout_s=20)
+    assert [tokens for tokens, _, _ in answers] == [before] * 4
+    assert {report.tokens_loaded for _, report, _ in answers} == {0}
+    assert max(took_s for _, _, took_s in answers) < 4
+    assert sum(took_s > 1 for _, _, took_s in answers) <= 1
