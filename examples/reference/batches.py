@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
 
-from kvworker.reference.notes import Corpus, Kind, Question, generate
+from kvworker.reference.notes import Kind, generate
 
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400
@@ -51,8 +50,7 @@ class Batch:
 class Stage:
     """A part of the curriculum: its first step, the rate it rises to, shares of copies and long contexts, and questions of each kind.
 
-    `n_layers` is the model's depth from here on. With more than one alias per document at most, every binding is also asked the other way
-    round ("What means Aldermoor?"): the look-up that an alias question starts with.
+    `n_layers` is the model's depth from here on, `max_aliases` the most second names per document.
     """
 
     first_step: int
@@ -110,19 +108,8 @@ def note_batch(rng: random.Random, shape: Shape, stage: Stage) -> Batch:
         seed, n_aliases = rng.getrandbits(48), rng.randint(1, stage.max_aliases)
         corpus = generate(seed, shape.n_documents, shape.passages, shape.facts, "train", shape.fillers, n_aliases)
         order = (whole_documents if rng.random() < 0.6 else scattered_runs)(corpus, rng)
-        asked = balanced(answerable(corpus.questions, order), stage.questions)
-        if stage.max_aliases > 1:
-            asked += second_names(corpus)
-            rng.shuffle(asked)
-        examples.append(example(corpus, order, asked))
+        examples.append(example(corpus, order, balanced(answerable(corpus.questions, order), stage.questions)))
     return pad(examples, rng, STRETCHED_POSITIONS)
-
-
-def second_names(corpus: Corpus) -> list[Question]:
-    """Return a question for the second name of every place that has just one."""
-    bindings = [(name, place) for name, verb, place in corpus.facts if verb == "means"]
-    n_names = Counter(place for _, place in bindings)
-    return [Question(f"What means {place}?", name, "direct", ()) for name, place in bindings if n_names[place] == 1]
 
 
 def pad(examples: list[Example], rng: random.Random, n_positions: int) -> Batch:

@@ -6,7 +6,7 @@ question differ in what a reader must have read together:
     direct    the passage states subject and value            "Aldermoor exports salt."
     carried   the passage says "It", which is the subject     "... Aldermoor trusts Corwick."  /  "It exports salt."
               of the last sentence of the passage before
-    alias     one passage binds a second name, another        "Bluemill means Aldermoor."  /  "Bluemill exports salt."
+    alias     one passage binds a second name, another        "Aldermoor equals Bluemill."  /  "Bluemill exports salt."
               states the fact under it
     two_hop   the value in one passage is the subject of      "Aldermoor trusts Corwick."  /  "Corwick exports salt."
               a fact in another
@@ -41,6 +41,7 @@ KINDS: tuple[Kind, ...] = ("direct", "carried", "alias", "two_hop")
 _PLACE_VERBS = tuple({**PLACE_GOODS_VERBS, **PLACE_PLACE_VERBS, **PLACE_MACHINE_VERBS})
 _MACHINE_VERBS = tuple(MACHINE_GOODS_VERBS)
 _MACHINE_SET = frozenset(MACHINES)
+_ALIAS_SET = frozenset(ALIASES)
 _GOODS_VERBS = frozenset({**PLACE_GOODS_VERBS, **MACHINE_GOODS_VERBS})
 _SUBJECTS = PLACES + MACHINES
 _MAX_CARRIED = 3
@@ -96,7 +97,8 @@ def split_of(subject: str, value: str) -> Split:
 
     With half of them, a model learns which pairs never occur and rules candidates out by it, which is wrong for every fact of the test.
     """
-    return "test" if hashlib.sha256(f"{subject}\0{value}".encode()).digest()[0] & 3 == 3 else "train"
+    first, second = (value, subject) if value in _ALIAS_SET else (subject, value)
+    return "test" if hashlib.sha256(f"{first}\0{second}".encode()).digest()[0] & 3 == 3 else "train"
 
 
 @cache
@@ -161,7 +163,7 @@ class _Writer:
         room = n_facts - 1 - len(said)
         middle = [*bound[:room]]
         self.facts.extend(middle)
-        middle += [fact for name in used[: room - len(middle)] if (fact := self.state(name.value, name.subject, where))]
+        middle += [fact for name in used[: room - len(middle)] if (fact := self.state(name.subject, name.value, where))]
         n_other = int(self.rng.random() * (room - len(middle) + 1))
         middle += [self.state_any(other, where) for _ in range(n_other)]
         middle += [self.state_any(last, where) for _ in range(room - len(middle))]
@@ -221,10 +223,12 @@ def _place_aliases(writer: _Writer, spots: Sequence[tuple[int, int]], n_aliases:
     """Choose second names, the passage that explains each, and another passage that uses it."""
     binds: Placed = {}
     uses: Placed = {}
+    bound: set[str] = set()
     for alias in writer.rng.sample(ALIASES, min(n_aliases, len(ALIASES))):
         bound_at, used_at = writer.rng.sample(spots, 2) if len(spots) > 1 else (spots[0], spots[0])
-        place = writer.pick(tuple(name for name in PLACES if split_of(alias, name) == writer.split))
-        fact = _Fact(alias, "means", place, alias, bound_at)
+        place = writer.pick(tuple(name for name in PLACES if name not in bound and split_of(name, alias) == writer.split))
+        bound.add(place)
+        fact = _Fact(place, "equals", alias, place, bound_at)
         binds.setdefault(bound_at, []).append(fact)
         uses.setdefault(used_at, []).extend((fact, fact))  # two facts under each second name
     return binds, uses
@@ -232,7 +236,7 @@ def _place_aliases(writer: _Writer, spots: Sequence[tuple[int, int]], n_aliases:
 
 def _questions(facts: Sequence[_Fact]) -> list[Question]:
     """Return every question that these facts answer."""
-    bindings = {fact.subject: fact for fact in facts if fact.verb == "means"}
+    bindings = {fact.value: fact for fact in facts if fact.verb == "equals"}
     by_subject: dict[str, list[_Fact]] = {}
     for fact in facts:
         if fact.stated == fact.subject:
@@ -255,8 +259,6 @@ def _questions(facts: Sequence[_Fact]) -> list[Question]:
 
 def _two_hops(first: _Fact, seconds: Sequence[_Fact]) -> list[Question]:
     """Return a question through the value of a fact to each good that the value has to do with."""
-    if first.verb == "means":
-        return []
     named = f"What does the one {first.subject} {first.verb}"
     goods = (second for second in seconds if second.verb in _GOODS_VERBS)
     return [Question(f"{named} {VERBS[second.verb]}?", second.value, "two_hop", _places(first, second)) for second in goods]

@@ -38,8 +38,8 @@ PLACE_GOODS_VERBS: dict[str, str] = {
 PLACE_PLACE_VERBS: dict[str, str] = {"trusts": "trust", "envies": "envy", "supplies": "supply"}
 PLACE_MACHINE_VERBS: dict[str, str] = {"hosts": "host"}
 MACHINE_GOODS_VERBS: dict[str, str] = {"needs": "need", "makes": "make", "carries": "carry", "wastes": "waste"}
-MEANS: dict[str, str] = {"means": "mean"}
-VERBS: dict[str, str] = {**PLACE_GOODS_VERBS, **PLACE_PLACE_VERBS, **PLACE_MACHINE_VERBS, **MACHINE_GOODS_VERBS, **MEANS}
+EQUALS: dict[str, str] = {"equals": "equal"}
+VERBS: dict[str, str] = {**PLACE_GOODS_VERBS, **PLACE_PLACE_VERBS, **PLACE_MACHINE_VERBS, **MACHINE_GOODS_VERBS, **EQUALS}
 
 # Sentences without a name in them: they make passages longer and answer nothing.
 FILLERS: tuple[str, ...] = (
