@@ -60,7 +60,7 @@ def test_core_needs_the_standard_library_and_a_hash() -> None:
 
 def test_one_file_imports_transformers() -> None:
     """Another model library is another engine file and nothing else."""
-    assert [m.name for m in modules() if any(n.split(".")[0] == "transformers" for n in m.imports())] == ["kvworker.engine_hf"]
+    assert [m.name for m in modules() if any(n.split(".")[0] == "transformers" for n in m.imports())] == ["kvworker.engine.engine_hf"]
 
 
 @pytest.mark.parametrize("package", sorted(set(PACKAGES) - {"kvworker", "kvkernels"}))

@@ -10,7 +10,7 @@ import torch
 from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity
 from kvstore.core.key import Kind
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.codec_specs import find_codec
+from kvworker.codec.specs import find_codec
 
 Encode = Callable[[str], bytearray]
 

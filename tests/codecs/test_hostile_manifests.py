@@ -15,7 +15,7 @@ from kvclient import numpy_codecs
 from kvstore.core.blob import parse_header
 from kvstore.core.errors import FormatError, KVError
 from kvstore.core.manifest import FieldSpec, Manifest
-from kvworker import pipeline
+from kvworker.codec import pipeline
 
 NUMBERS = (-1, 0, 1, 2, 3, 2**31, 2**33, 2**47, 2**63, 1.5)
 VALUES = (*NUMBERS, None, True, "", "raw", "zstd", "float16", "int64", "kivi", "..", [], {}, [0], [2**40] * 3)

@@ -20,11 +20,11 @@ from kvstore.core.key import ChunkKey, Kind
 from kvstore.core.manifest import Manifest
 from kvstore.core.stages import PipelineSpec, StageSpec
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.codec_specs import PRESETS, find_codec
+from kvworker.codec.pipeline import Pipeline, check_geometry, declared_quality, decode_part, pipeline_of
+from kvworker.codec.specs import PRESETS, find_codec
 from kvworker.methods.quantize.int8 import Int8
 from kvworker.methods.quantize.kivi import Kivi
 from kvworker.methods.quantize.raw import Raw
-from kvworker.pipeline import Pipeline, check_geometry, declared_quality, decode_part, pipeline_of
 
 Encode = Callable[[str], bytearray]
 

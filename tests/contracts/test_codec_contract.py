@@ -17,8 +17,8 @@ from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity
 from kvstore.core.key import Kind
 from kvstore.core.manifest import ITEM_NBYTES
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
-from kvworker.codec_specs import PRESETS, find_codec
-from kvworker.pipeline import Pipeline, declared_quality, decode_part, pipeline_of
+from kvworker.codec.pipeline import Pipeline, declared_quality, decode_part, pipeline_of
+from kvworker.codec.specs import PRESETS, find_codec
 
 CODECS = (*PRESETS, "exponent_split", "int8+zstd", "kivi:bits=2,group=8+zstd:fields=codes,level=3")
 GROUP = 32

@@ -13,12 +13,12 @@ from kvclient.records import Report, Token
 from kvstore.planners.cost import CostModel
 from kvstore.server.config import DiskConfig, MemoryConfig, StoreConfig, TiersConfig
 from kvstore.server.opening import open_store
-from kvworker import runtime
-from kvworker.answer import Question
-from kvworker.engine import Segment
-from kvworker.policy import parse_policy
-from kvworker.runtime import Caller, Worker
-from kvworker.sampling import Sampling
+from kvworker.answer.answer import Question
+from kvworker.answer.policy import parse_policy
+from kvworker.engine.engine import Segment
+from kvworker.engine.sampling import Sampling
+from kvworker.serve import runtime
+from kvworker.serve.runtime import Caller, Worker
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny, load_tiny
 from tests.engine.tiny_models import TINY_MODELS

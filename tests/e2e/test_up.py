@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from kvclient import AsyncLarder, Larder
 from kvstore.core.errors import AuthError, CapacityError, InvalidInputError, KVError, NotFoundError, UnsupportedError
-from kvworker.engine_hf import HFEngine, load_engine
+from kvworker.engine.engine_hf import HFEngine, load_engine
 from tests.e2e.processes import Process, start, stop
 from tests.engine.prompts import Tiny
 

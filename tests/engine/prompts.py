@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.engine import LoadFailed, Segment
-from kvworker.engine_hf import HFEngine, load_engine
+from kvworker.engine.engine import LoadFailed, Segment
+from kvworker.engine.engine_hf import HFEngine, load_engine
 from tests.engine.tiny_models import BOS, WINDOW, save_tiny_model
 
 BORDERLINE_LENGTHS = (1, WINDOW - 1, WINDOW, WINDOW + 1, 30)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from kvworker.attention import attend, sight_of
+from kvworker.engine.attention import attend, sight_of
 
 CPU = torch.device("cpu")
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from kvworker import engine_hf
-from kvworker.attention import Block, Sight
-from kvworker.engine import always_computed
+from kvworker.engine import engine_hf
+from kvworker.engine.attention import Block, Sight
+from kvworker.engine.engine import always_computed
 from tests.engine.prompts import Tiny, open_engine, random_passages, random_question, stored
 
 LENGTHS = (9, 20, 14)

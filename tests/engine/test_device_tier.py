@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
+from kvworker.answer.device_tier import DeviceTier, TenantKey
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.device_tier import DeviceTier, TenantKey
 
 ROW_NBYTES = 2 * 4  # K and V of one head of dimension 1 in float32
 

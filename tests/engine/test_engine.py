@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from kvstore.core.errors import CapacityError, IdentityError, InvalidInputError
+from kvworker.answer.policy import parse_policy
 from kvworker.chunk import KVChunk
-from kvworker.engine import Generation, LoadFailed, Segment
-from kvworker.engine_hf import HFEngine, load_engine
-from kvworker.policy import parse_policy
-from kvworker.sampling import Sampler, Sampling
+from kvworker.engine.engine import Generation, LoadFailed, Segment
+from kvworker.engine.engine_hf import HFEngine, load_engine
+from kvworker.engine.sampling import Sampler, Sampling
 from tests.engine.prompts import Kept, Lost, Tiny, open_engine, random_passages, random_question, stored
 from tests.engine.tiny_models import BOS, EOS, N_VOCAB
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from kvstore.core.key import Kind, chain_keys
-from kvworker.passages import Passage
-from kvworker.policy import parse_policy
-from kvworker.prompt import Prompt
+from kvworker.answer.policy import parse_policy
+from kvworker.answer.prompt import Prompt
+from kvworker.ingest.passages import Passage
 from tests.engine.prompts import Lost
 
 NAMESPACE = bytes(32)

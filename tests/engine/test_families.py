@@ -8,7 +8,7 @@ import pytest
 from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from kvstore.core.errors import UnsupportedError
-from kvworker.families import family_of, layout_of
+from kvworker.engine.families import family_of, layout_of
 
 
 def shape(config: Any) -> list[tuple[tuple[int, ...], int]]:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from kvworker.engine import Segment
-from kvworker.engine_hf import load_engine
+from kvworker.engine.engine import Segment
+from kvworker.engine.engine_hf import load_engine
 from tests.engine.tiny_models import COMMON, WINDOW, tiny_tokenizer
 
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from kvstore.core.errors import InvalidInputError
-from kvworker.engine import Segment, always_computed
-from kvworker.policy import find_policy, parse_policy
+from kvworker.answer.policy import find_policy, parse_policy
+from kvworker.engine.engine import Segment, always_computed
 from tests.engine.prompts import Lost
 
 

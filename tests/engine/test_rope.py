@@ -12,8 +12,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from kvstore.core.errors import UnsupportedError
 from kvstore.core.identity import RopeSpec
-from kvworker.families import layout_of
-from kvworker.rope import RotaryTable, frequencies, rotate
+from kvworker.engine.families import layout_of
+from kvworker.engine.rope import RotaryTable, frequencies, rotate
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from kvworker.engine import Segment, always_computed
-from kvworker.policy import parse_policy
-from kvworker.rope import RotaryTable, rotate
-from kvworker.sampling import Sampling
+from kvworker.answer.policy import parse_policy
+from kvworker.engine.engine import Segment, always_computed
+from kvworker.engine.rope import RotaryTable, rotate
+from kvworker.engine.sampling import Sampling
 from tests.engine.prompts import BORDERLINE_LENGTHS, Tiny, ids_of, random_passages, random_question, stored
 
 TOLERANCE = 1e-4  # fp32 logits of magnitude 5 over a few hundred summands; observed at most 2e-5

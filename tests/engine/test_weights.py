@@ -11,9 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from kvstore.core.errors import FormatError, InvalidInputError, UnsupportedError
-from kvworker import weights
-from kvworker.engine_hf import load_engine
-from kvworker.weights import read_settings, tokenizer_digest, weights_digest
+from kvworker.engine import weights
+from kvworker.engine.engine_hf import load_engine
+from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
 from tests.engine.tiny_models import save_tiny_model
 
 

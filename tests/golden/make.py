@@ -18,8 +18,8 @@ from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
 from kvstore.core.key import ChunkKey, Kind, chain_keys, content_key, storage_key, tenant_secret
 from kvstore.core.stages import PipelineSpec, StageSpec
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
-from kvworker.codec_specs import find_codec
-from kvworker.pipeline import decode_part
+from kvworker.codec.pipeline import decode_part
+from kvworker.codec.specs import find_codec
 
 FOLDER = Path(__file__).parent
 LLAMA3 = (("factor", 8.0), ("high_freq_factor", 4.0), ("low_freq_factor", 1.0), ("original_max_position_embeddings", 8192.0))

@@ -13,10 +13,10 @@ from kvstore.planners.cost import CostModel
 from kvstore.server.config import DiskConfig, MemoryConfig, StoreConfig, TiersConfig
 from kvstore.server.opening import open_store
 from kvstore.server.service import StoreService
-from kvworker import runtime
-from kvworker.codec_specs import find_codec
-from kvworker.measure import calibrate
-from kvworker.runtime import Caller, Worker
+from kvworker.answer.measure import calibrate
+from kvworker.codec.specs import find_codec
+from kvworker.serve import runtime
+from kvworker.serve.runtime import Caller, Worker
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny, load_tiny
 from tests.worker.lab import Lab

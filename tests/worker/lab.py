@@ -13,10 +13,10 @@ from kvstore.core.errors import DeadlineError
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
 from kvstore.server.service import StoreService
-from kvworker.answer import Question
-from kvworker.ingest import Ingested
-from kvworker.runtime import Caller, Worker
-from kvworker.sampling import Sampling
+from kvworker.answer.answer import Question
+from kvworker.engine.sampling import Sampling
+from kvworker.ingest.ingest import Ingested
+from kvworker.serve.runtime import Caller, Worker
 from tests.engine.prompts import Tiny
 
 TEXTS = ["Aldermoor exports salt.", "It trusts Corwick since long ago.", "Corwick mends every pump."]

@@ -22,9 +22,9 @@ from kvstore.core.errors import (
     UnsupportedError,
 )
 from kvstore.core.key import ChunkKey
-from kvworker.answer import Question
-from kvworker.runtime import Caller
-from kvworker.sampling import Sampling
+from kvworker.answer.answer import Question
+from kvworker.engine.sampling import Sampling
+from kvworker.serve.runtime import Caller
 from tests.worker.conftest import MakeLab
 from tests.worker.lab import (
     QUESTION,
@@ -165,7 +165,7 @@ def test_a_store_that_hangs_costs_one_wait_and_not_one_per_passage(make_lab: Mak
     store.gate.set()
     assert answer.token_ids == lab.expected(names)
     assert len(passes) == 2
-    assert answer.report.ttft_split_s["load"] > 0.2  # the shortest wait is 0.25 s
+    assert answer.report.ttft_split_s["load"] > 0.1  # the shortest wait is 0.25 s, counted from before the lookup
     assert answer.report.ttft_split_s["prefill"] < 0.2 + answer.report.ttft_s / 2
 
 

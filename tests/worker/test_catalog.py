@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from kvstore.core.errors import InvalidInputError, KVError, NotFoundError
-from kvworker.catalog import Catalog
-from kvworker.passages import Passage, read_window
-from kvworker.windows import Window
+from kvworker.ingest.catalog import Catalog
+from kvworker.ingest.passages import Passage, read_window
+from kvworker.ingest.windows import Window
 
 NAMESPACE = bytes(range(32))
 

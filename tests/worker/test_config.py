@@ -10,7 +10,8 @@ from kvstore.core.errors import ConfigError
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import load
 from kvstore.server.settings import to_toml
-from kvworker.config import ENV_PREFIX, ModelConfig, RemoteStore, UpConfig, WorkerConfig, reference_model
+from kvworker.reference import MODEL_FOLDER
+from kvworker.serve.config import ENV_PREFIX, ModelConfig, RemoteStore, UpConfig, WorkerConfig
 from kvworker.settings import WorkerSettings
 
 PREFIXES = (STORE_PREFIX, ENV_PREFIX)
@@ -95,8 +96,8 @@ def test_a_negative_number_of_threads_is_refused() -> None:
 
 def test_without_a_directory_the_model_is_the_reference_model() -> None:
     """`larder up` needs no argument."""
-    assert ModelConfig().path == reference_model()
-    assert (reference_model() / "config.json").exists()
+    assert ModelConfig().path == MODEL_FOLDER
+    assert (MODEL_FOLDER / "config.json").exists()
 
 
 @pytest.mark.parametrize("key", ["LARDER_WORKER__WORKER__DEVICE_BYTES", "LARDER_WORKER__WORKER__PUSH_BYTES"])

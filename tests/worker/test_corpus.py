@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.core.errors import InvalidInputError
-from kvworker.corpus import Example, read_examples, shipped_examples
+from kvworker.demo.corpus import Example, read_examples, shipped_examples
 
 QUESTION = {"question": "What?", "answer": "salt", "kind": "direct", "context": [{"document": "a.txt", "passage": 2}]}
 

@@ -10,7 +10,7 @@ import pytest
 
 from kvstore.planners.cost import CostModel
 from kvstore.planners.samples import ReadSample
-from kvworker.costs import CostBook, saved_costs
+from kvworker.answer.costs import CostBook, saved_costs
 
 MODEL = CostModel.calibrated([ReadSample("memory", 1000, 1e-3), ReadSample("memory", 2000, 2e-3)], 0.5)
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from kvworker.course import Timing
+from kvworker.answer.course import Timing
 
 STEPS = {"lookup", "plan", "queue", "load", "prefill"}
 

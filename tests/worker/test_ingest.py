@@ -10,7 +10,7 @@ import pytest
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import InvalidInputError, TierUnavailableError
-from kvworker.ingest import Ingested
+from kvworker.ingest.ingest import Ingested
 from tests.worker.conftest import MakeLab
 from tests.worker.lab import TEXTS, Lab, Refusing, Wrapped
 from tests.worker.waiting import until

@@ -15,10 +15,10 @@ from kvstore.core.errors import CorruptError, DeadlineError, KVError, TierUnavai
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey, Kind, content_key
 from kvstore.server.service import BoundStore, StoreService
-from kvworker.codec_specs import find_codec
-from kvworker.device_tier import DeviceTier
-from kvworker.engine import LoadFailed
-from kvworker.load import Loader, StoredSource
+from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.load import Loader, StoredSource
+from kvworker.codec.specs import find_codec
+from kvworker.engine.engine import LoadFailed
 from tests.engine.prompts import Tiny
 from tests.worker.lab import FailingGet, HungGet, LosingGet, LyingGet, TamperedParts, Wrapped
 from tests.worker.waiting import until

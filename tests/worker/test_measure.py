@@ -12,11 +12,11 @@ from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Load, Offer, PassageAsk, Request
 from kvstore.planners.planner import find_planner
 from kvstore.server.service import StoreService
-from kvworker.codec_specs import find_codec
-from kvworker.engine import Generation, Segment
-from kvworker.measure import calibrate
-from kvworker.pipeline import Pipeline
-from kvworker.sampling import Sampling
+from kvworker.answer.measure import calibrate
+from kvworker.codec.pipeline import Pipeline
+from kvworker.codec.specs import find_codec
+from kvworker.engine.engine import Generation, Segment
+from kvworker.engine.sampling import Sampling
 from tests.engine.prompts import Tiny
 from tests.worker.lab import FailingGet, LosingGet, Refusing, TamperedParts, Wrapped
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kvstore.core.key import Kind, content_key
-from kvworker.passages import Passage, read_window
-from kvworker.windows import Window
+from kvworker.ingest.passages import Passage, read_window
+from kvworker.ingest.windows import Window
 
 NAMESPACE = bytes(range(32))
 TOKENS = [(256, 1, 2), (256, 3), (256, 4, 5, 6), (256, 7)]

@@ -11,7 +11,7 @@ import torch
 
 from kvstore.core.errors import ClosedError, TierUnavailableError
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.push import PushQueue
+from kvworker.ingest.push import PushQueue
 from tests.worker.waiting import until
 
 NBYTES = 1024

@@ -11,9 +11,9 @@ import pytest
 
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import TierUnavailableError
-from kvworker.ingest import Ingestor
-from kvworker.passages import Passage
-from kvworker.restore import Restorer
+from kvworker.ingest.ingest import Ingestor
+from kvworker.ingest.passages import Passage
+from kvworker.ingest.restore import Restorer
 from tests.worker.lab import Lab, Refusing, Wrapped
 from tests.worker.waiting import until
 

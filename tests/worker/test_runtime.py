@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from kvstore.core.errors import ClosedError, KVError
-from kvworker import runtime
-from kvworker.runtime import Worker
-from kvworker.sampling import Sampling
+from kvworker.engine.sampling import Sampling
+from kvworker.serve import runtime
+from kvworker.serve.runtime import Worker
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny
 from tests.worker.conftest import MakeLab

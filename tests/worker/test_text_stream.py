@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvclient.records import Token
-from kvworker.text_stream import TextStream
+from kvworker.answer.text_stream import TextStream
 from tests.engine.tiny_models import tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.core.errors import InvalidInputError
-from kvworker.windows import Window, document_windows
+from kvworker.ingest.windows import Window, document_windows
 
 LIMIT = 64
 LENGTHS = st.lists(st.one_of(st.integers(1, LIMIT), st.sampled_from([1, LIMIT // 2, LIMIT // 2 + 1, LIMIT - 1, LIMIT])), max_size=40)

@@ -13,10 +13,11 @@ from kvclient.cli.output import JsonLines, Number, Output, Tables
 from kvstore.core.discovery import find
 from kvworker.bench.random_model import write_random_model
 from kvworker.bench.rows import Row, append_csv, cpu_name
-from kvworker.config import ModelConfig, UpConfig, reference_model
-from kvworker.corpus import Examples, read_examples, shipped_examples
-from kvworker.local import Local
-from kvworker.runtime import Caller, Worker
+from kvworker.demo.corpus import Examples, read_examples, shipped_examples
+from kvworker.reference import MODEL_FOLDER
+from kvworker.serve.config import ModelConfig, UpConfig
+from kvworker.serve.local import Local
+from kvworker.serve.runtime import Caller, Worker
 from kvworker.settings import WorkerSettings
 
 RANDOM = "random-100m"
@@ -66,8 +67,8 @@ def _shown(rows: Iterable[Row], output: Output) -> Iterable[Row]:
 def _model(name: str | None, folder: Path) -> Path:
     """Return a model's directory."""
     if name == RANDOM:
-        return write_random_model(reference_model(), folder / RANDOM)
-    return Path(name) if name else reference_model()
+        return write_random_model(MODEL_FOLDER, folder / RANDOM)
+    return Path(name) if name else MODEL_FOLDER
 
 
 _COLUMNS = {

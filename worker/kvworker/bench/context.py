@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvclient.records import Report, Token
-from kvworker.answer import Question
+from kvworker.answer.answer import Question
 from kvworker.bench.rows import Bench, Row
-from kvworker.corpus import Example, Examples
-from kvworker.runtime import Caller, Worker
-from kvworker.sampling import Sampling
+from kvworker.demo.corpus import Example, Examples
+from kvworker.engine.sampling import Sampling
+from kvworker.serve.runtime import Caller, Worker
 
 _SEED = 1
 _ANSWER_TOKENS = 4

@@ -9,7 +9,7 @@ import torch
 
 from kvkernels import exponent_split
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
-from kvworker.stages import Fields, Layout, Quantizer
+from kvworker.codec.stages import Fields, Layout, Quantizer
 
 
 @dataclass(frozen=True)

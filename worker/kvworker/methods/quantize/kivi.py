@@ -10,7 +10,7 @@ import torch
 from kvkernels import kivi
 from kvstore.core.errors import InvalidInputError
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
-from kvworker.stages import Fields, Layout, Quantizer
+from kvworker.codec.stages import Fields, Layout, Quantizer
 
 _SIDES: tuple[tuple[str, kivi.Axis], ...] = (("k", "token"), ("v", "channel"))
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from kvworker.chunk import ChunkSpec, KVChunk
-from kvworker.stages import Fields, Layout, Quantizer
+from kvworker.codec.stages import Fields, Layout, Quantizer
 
 
 @dataclass(frozen=True)

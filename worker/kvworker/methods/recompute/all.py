@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvworker.engine import Segment, spans_of
-from kvworker.policy import RecomputePolicy
+from kvworker.answer.policy import RecomputePolicy
+from kvworker.engine.engine import Segment, spans_of
 
 
 @dataclass(frozen=True)

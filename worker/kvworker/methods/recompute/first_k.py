@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvstore.core.errors import InvalidInputError
-from kvworker.engine import Segment, spans_of
-from kvworker.policy import RecomputePolicy
+from kvworker.answer.policy import RecomputePolicy
+from kvworker.engine.engine import Segment, spans_of
 
 
 @dataclass(frozen=True)

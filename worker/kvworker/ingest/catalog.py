@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kvstore.core.errors import ClosedError, CorruptError, InvalidInputError, KVError, NotFoundError
-from kvworker.passages import Passage
+from kvworker.ingest.passages import Passage
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS passages (

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kvclient.records import Report, Token
-from kvworker.answer import Question
-from kvworker.corpus import Example, Examples
-from kvworker.ingest import Ingested
-from kvworker.runtime import Caller, Worker
-from kvworker.sampling import Sampling
+from kvworker.answer.answer import Question
+from kvworker.demo.corpus import Example, Examples
+from kvworker.engine.sampling import Sampling
+from kvworker.ingest.ingest import Ingested
+from kvworker.serve.runtime import Caller, Worker
 
 _ANSWER_TOKENS = 8
 

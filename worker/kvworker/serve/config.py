@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
+from kvworker.reference import MODEL_FOLDER
 from kvworker.settings import WorkerSettings
 
 ENV_PREFIX = "LARDER_WORKER__"
@@ -29,7 +30,7 @@ class ModelConfig:
     @property
     def path(self) -> Path:
         """The model's directory."""
-        return Path(self.directory).expanduser() if self.directory else reference_model()
+        return Path(self.directory).expanduser() if self.directory else MODEL_FOLDER
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -82,11 +83,6 @@ class UpConfig:
     def local(self) -> StoreConfig:
         """The store's part."""
         return StoreConfig(self.data_dir, self.server, self.tiers, self.auth)
-
-
-def reference_model() -> Path:
-    """Return the directory of the small model that comes with Larder."""
-    return Path(__file__).parent / "reference" / "model"
 
 
 Flags = Mapping[str, object]

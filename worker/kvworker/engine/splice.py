@@ -12,9 +12,9 @@ import torch
 from kvstore.core.errors import IdentityError
 from kvstore.core.identity import LayerGroup
 from kvworker.chunk import KVChunk
-from kvworker.engine import ChunkSource, Segment, spans_of
-from kvworker.overlay import Overlay
-from kvworker.rope import RotaryTable, rotate
+from kvworker.engine.engine import ChunkSource, Segment, spans_of
+from kvworker.engine.overlay import Overlay
+from kvworker.engine.rope import RotaryTable, rotate
 
 
 @dataclass(frozen=True)

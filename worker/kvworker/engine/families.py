@@ -14,7 +14,7 @@ import torch
 
 from kvstore.core.errors import UnsupportedError
 from kvstore.core.identity import KVLayout, LayerGroup, RopeSpec
-from kvworker.rope import KINDS
+from kvworker.engine.rope import KINDS
 
 _MOST_LAYERS_PER_GROUP = 8
 

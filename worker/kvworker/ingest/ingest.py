@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from kvstore.core.api import PutNote, PutReceipt, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
-from kvworker.catalog import Catalog
 from kvworker.chunk import PassageKV
-from kvworker.engine import Engine
-from kvworker.passages import Passage, read_window
-from kvworker.pipeline import Pipeline
-from kvworker.push import PushQueue
-from kvworker.windows import Window, document_windows
+from kvworker.codec.pipeline import Pipeline
+from kvworker.engine.engine import Engine
+from kvworker.ingest.catalog import Catalog
+from kvworker.ingest.passages import Passage, read_window
+from kvworker.ingest.push import PushQueue
+from kvworker.ingest.windows import Window, document_windows
 
 READ_AS = ("document", "alone")
 

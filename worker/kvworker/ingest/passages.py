@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kvstore.core.key import ChunkKey, Kind, chain_keys
-from kvworker.windows import Window
+from kvworker.ingest.windows import Window
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from types import TracebackType
 from kvstore.core.errors import MissingExtraError
 from kvstore.core.tokens import DEFAULT_TENANT
 from kvstore.server.opening import open_store
-from kvworker.config import ModelConfig, UpConfig
-from kvworker.engine import Engine
-from kvworker.runtime import Caller, Worker
+from kvworker.engine.engine import Engine
+from kvworker.serve.config import ModelConfig, UpConfig
+from kvworker.serve.runtime import Caller, Worker
 
 _PROBE_TENANT = "calibration"
 
@@ -46,7 +46,7 @@ class Local:
 def open_engine(model: ModelConfig, data_path: Path) -> Engine:
     """Load the model that a configuration names; digests of large weights are remembered in the data directory."""
     try:
-        from kvworker.engine_hf import load_engine
+        from kvworker.engine.engine_hf import load_engine
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"a model needs {error.name}: pip install 'kv-larder[worker]'") from error
     cache = data_path / "worker"

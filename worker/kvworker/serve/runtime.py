@@ -13,19 +13,19 @@ from kvstore.core.api import StoreAPI
 from kvstore.core.errors import NotFoundError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.planner import find_planner
-from kvworker.answer import Answerer, Question
-from kvworker.catalog import Catalog
-from kvworker.codec_specs import find_codec
-from kvworker.costs import CostBook, saved_costs
-from kvworker.device_tier import DeviceTier
-from kvworker.engine import Engine
-from kvworker.ingest import Ingested, Ingestor
-from kvworker.load import Loader
-from kvworker.measure import calibrate
-from kvworker.passages import Passage
-from kvworker.policy import parse_policy
-from kvworker.push import PushQueue
-from kvworker.restore import Restorer
+from kvworker.answer.answer import Answerer, Question
+from kvworker.answer.costs import CostBook, saved_costs
+from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.load import Loader
+from kvworker.answer.measure import calibrate
+from kvworker.answer.policy import parse_policy
+from kvworker.codec.specs import find_codec
+from kvworker.engine.engine import Engine
+from kvworker.ingest.catalog import Catalog
+from kvworker.ingest.ingest import Ingested, Ingestor
+from kvworker.ingest.passages import Passage
+from kvworker.ingest.push import PushQueue
+from kvworker.ingest.restore import Restorer
 from kvworker.settings import WorkerSettings
 
 _KEPT_REPORTS = 256

@@ -21,15 +21,15 @@ from transformers.utils import logging
 
 from kvstore.core.errors import CapacityError, InvalidInputError, KVError, UnsupportedError
 from kvstore.core.identity import ModelIdentity, RopeSpec
-from kvworker.attention import Sight, attend, sight_of
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
-from kvworker.engine import Generation, Segment, check_rows
-from kvworker.families import Family, family_of, layout_of
-from kvworker.overlay import Overlay, Rows
-from kvworker.rope import RotaryTable
-from kvworker.sampling import Sampling
-from kvworker.splice import Run, place_group, stored_runs
-from kvworker.weights import read_settings, tokenizer_digest, weights_digest
+from kvworker.engine.attention import Sight, attend, sight_of
+from kvworker.engine.engine import Generation, Segment, check_rows
+from kvworker.engine.families import Family, family_of, layout_of
+from kvworker.engine.overlay import Overlay, Rows
+from kvworker.engine.rope import RotaryTable
+from kvworker.engine.sampling import Sampling
+from kvworker.engine.splice import Run, place_group, stored_runs
+from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
 
 _ATTENTION = "larder_rows"
 _TEXT_MODELS = {"gemma3": "gemma3_text"}  # directories with image input, of which the text model is used

@@ -22,10 +22,10 @@ from kvstore.server.grpc_server import Registration, RpcServer
 from kvstore.server.opening import describe
 from kvstore.server.settings import to_toml
 from kvstore.server.store_servicer import register_store
-from kvworker.config import ENV_PREFIX, Flags, RemoteStore, UpConfig, WorkerConfig
-from kvworker.local import Local, open_engine
-from kvworker.runtime import Worker
-from kvworker.serve import ContextServicer, StoreOf
+from kvworker.serve.config import ENV_PREFIX, Flags, RemoteStore, UpConfig, WorkerConfig
+from kvworker.serve.local import Local, open_engine
+from kvworker.serve.runtime import Worker
+from kvworker.serve.servicer import ContextServicer, StoreOf
 
 logger = logging.getLogger(__name__)
 _MOST_CALLERS = 1024

@@ -12,17 +12,17 @@ from kvstore.core.errors import ClosedError, IdentityError, KVError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
+from kvworker.answer.device_tier import DeviceTier
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.device_tier import DeviceTier
-from kvworker.engine import LoadFailed
-from kvworker.pipeline import check_geometry, decode_part
+from kvworker.codec.pipeline import check_geometry, decode_part
+from kvworker.engine.engine import LoadFailed
 
 TIMEOUT = "timeout"
 _Part = tuple[Manifest, memoryview]
 
 
 class StoredSource:
-    """A chunk on its way from the store; implements `kvworker.engine.ChunkSource`.
+    """A chunk on its way from the store; implements `kvworker.engine.engine.ChunkSource`.
 
     `tier`, `nbytes` and `seconds` describe the fetch once it has arrived; `wait_s` is how long the model waited for it. `failure` says
     why it could not be had.
@@ -103,7 +103,7 @@ class StoredSource:
 
 
 class DeviceSource:
-    """A passage that device memory holds decoded; implements `kvworker.engine.ChunkSource`."""
+    """A passage that device memory holds decoded; implements `kvworker.engine.engine.ChunkSource`."""
 
     def __init__(self, kv: PassageKV) -> None:
         self.kv = kv

@@ -17,8 +17,8 @@ from kvstore.core.key import Kind
 from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
 from kvstore.core.stages import PipelineSpec, StageSpec
 from kvworker.chunk import ChunkSpec, KVChunk, PassageKV
-from kvworker.stages import Quantizer
-from kvworker.tensor_bytes import bytes_of, tensor_of
+from kvworker.codec.stages import Quantizer
+from kvworker.codec.tensor_bytes import bytes_of, tensor_of
 
 QUANTIZERS = "kvworker.methods.quantize"
 LOSSY_LIMIT = 2.0**126

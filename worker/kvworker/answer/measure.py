@@ -14,12 +14,12 @@ from kvstore.core.errors import KVError
 from kvstore.core.key import ChunkKey, Kind, content_key
 from kvstore.planners.cost import CostModel
 from kvstore.planners.samples import CostSample, DecodeSample, PrefillSample, ReadSample, SpliceSample
+from kvworker.answer.load import DeviceSource
+from kvworker.answer.prompt import DECODED, DEVICE
 from kvworker.chunk import PassageKV
-from kvworker.engine import Engine, Segment
-from kvworker.load import DeviceSource
-from kvworker.pipeline import Pipeline, decode_part
-from kvworker.prompt import DECODED, DEVICE
-from kvworker.sampling import Sampling
+from kvworker.codec.pipeline import Pipeline, decode_part
+from kvworker.engine.engine import Engine, Segment
+from kvworker.engine.sampling import Sampling
 
 _SEED = 12345
 _REPEATS = 3

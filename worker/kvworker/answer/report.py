@@ -6,11 +6,11 @@ from kvclient.records import Passage as PassageRecord
 from kvclient.records import PassageReport, Report
 from kvstore.core.stages import PipelineSpec
 from kvstore.planners.plan import Compute, Load
-from kvworker.course import Course
-from kvworker.load import StoredSource
-from kvworker.passages import Passage
-from kvworker.pipeline import declared_quality
-from kvworker.prompt import DEVICE
+from kvworker.answer.course import Course
+from kvworker.answer.load import StoredSource
+from kvworker.answer.prompt import DEVICE
+from kvworker.codec.pipeline import declared_quality
+from kvworker.ingest.passages import Passage
 
 
 def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:

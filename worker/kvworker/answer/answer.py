@@ -16,21 +16,21 @@ from kvstore.core.errors import CapacityError, KVError
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
 from kvstore.planners.samples import CostSample, PrefillSample, ReadSample
-from kvworker.catalog import Catalog
-from kvworker.costs import CostBook
-from kvworker.course import Course, Timing
-from kvworker.device_tier import DeviceTier
-from kvworker.engine import ChunkSource, Engine, LoadFailed
-from kvworker.load import TIMEOUT, DeviceSource, Loader, StoredSource
-from kvworker.passages import Passage
-from kvworker.pipeline import Pipeline
-from kvworker.policy import parse_policy
-from kvworker.prompt import DEVICE, Prompt, offers
-from kvworker.report import make_report
-from kvworker.restore import Restorer
-from kvworker.sampling import Sampling
+from kvworker.answer.costs import CostBook
+from kvworker.answer.course import Course, Timing
+from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.load import TIMEOUT, DeviceSource, Loader, StoredSource
+from kvworker.answer.policy import parse_policy
+from kvworker.answer.prompt import DEVICE, Prompt, offers
+from kvworker.answer.report import make_report
+from kvworker.answer.text_stream import TextStream
+from kvworker.codec.pipeline import Pipeline
+from kvworker.engine.engine import ChunkSource, Engine, LoadFailed
+from kvworker.engine.sampling import Sampling
+from kvworker.ingest.catalog import Catalog
+from kvworker.ingest.passages import Passage
+from kvworker.ingest.restore import Restorer
 from kvworker.settings import WorkerSettings
-from kvworker.text_stream import TextStream
 
 _LEASE_SLACK_S = 5.0
 _SHORTEST_WAIT_S = 0.25

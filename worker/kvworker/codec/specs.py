@@ -6,7 +6,7 @@ from kvstore.codecs import Stage
 from kvstore.core.discovery import known_names
 from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.core.stages import Param
-from kvworker.pipeline import QUANTIZERS, Pipeline, find_stage_class
+from kvworker.codec.pipeline import QUANTIZERS, Pipeline, find_stage_class
 
 PRESETS = {
     "raw": "raw",

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from kvstore.core.discovery import find, known_names
 from kvstore.core.errors import InvalidInputError, UnsupportedError
-from kvworker.engine import Segment, always_computed
+from kvworker.engine.engine import Segment, always_computed
 
 _PACKAGE = "kvworker.methods.recompute"
 Param = int | float | str

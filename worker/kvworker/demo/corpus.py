@@ -55,7 +55,7 @@ def read_examples(directory: Path) -> Examples:
 
 def shipped_examples() -> Path:
     """Return the folder of examples of a source checkout."""
-    return Path(__file__).resolve().parents[2] / "examples"
+    return Path(__file__).resolve().parents[3] / "examples"
 
 
 def _check_places(documents: Mapping[str, list[str]], questions: Sequence[Example]) -> None:

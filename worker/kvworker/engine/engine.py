@@ -15,7 +15,7 @@ import torch
 from kvstore.core.errors import InvalidInputError, TierUnavailableError
 from kvstore.core.identity import ModelIdentity
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.sampling import Sampler, Sampling
+from kvworker.engine.sampling import Sampler, Sampling
 
 
 class LoadFailed(TierUnavailableError):  # noqa: N818 (an outcome that callers plan for: they compute the passage instead)

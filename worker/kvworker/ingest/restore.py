@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import KVError
-from kvworker.ingest import Ingestor
-from kvworker.passages import Passage
+from kvworker.ingest.ingest import Ingestor
+from kvworker.ingest.passages import Passage
 
 _log = logging.getLogger(__name__)
 

@@ -80,19 +80,19 @@ def flags_of(args: argparse.Namespace, keys: Mapping[str, str]) -> dict[str, obj
 
 
 def _up(args: argparse.Namespace) -> int:
-    from kvworker.serving import up
+    from kvworker.serve.processes import up
 
     return up(args.config, flags_of(args, {**_MODEL_KEYS, **_SERVER_KEYS, **_STORE_KEYS}), args.print_config)
 
 
 def _worker(args: argparse.Namespace) -> int:
-    from kvworker.serving import worker
+    from kvworker.serve.processes import worker
 
     return worker(args.config, flags_of(args, {**_MODEL_KEYS, **_SERVER_KEYS, "store": "store.address"}), args.print_config)
 
 
 def _demo(args: argparse.Namespace) -> int:
-    from kvworker.demo_command import run
+    from kvworker.demo.command import run
 
     return run(args.examples, flags_of(args, {**_MODEL_KEYS, **_STORE_KEYS}), args.json)
 

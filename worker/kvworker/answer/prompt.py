@@ -10,10 +10,10 @@ from itertools import accumulate
 
 from kvstore.core.api import Hit, Status
 from kvstore.planners.plan import Hits, Offer, PassageAsk, Request
+from kvworker.answer.policy import RecomputePolicy
 from kvworker.chunk import KVChunk
-from kvworker.engine import ChunkSource, Segment
-from kvworker.passages import Passage
-from kvworker.policy import RecomputePolicy
+from kvworker.engine.engine import ChunkSource, Segment
+from kvworker.ingest.passages import Passage
 
 DEVICE = "device"
 DECODED = "decoded"

@@ -9,10 +9,10 @@ from kvclient.cli.progress import progress
 from kvstore.core.units import format_nbytes
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import load
-from kvworker.config import ENV_PREFIX, Flags, UpConfig
-from kvworker.corpus import Examples, read_examples, shipped_examples
-from kvworker.demo import Comparison, compare, ingest, totals
-from kvworker.local import Local
+from kvworker.demo.corpus import Examples, read_examples, shipped_examples
+from kvworker.demo.demo import Comparison, compare, ingest, totals
+from kvworker.serve.config import ENV_PREFIX, Flags, UpConfig
+from kvworker.serve.local import Local
 
 _DATA_DIR = ".larder/demo"
 

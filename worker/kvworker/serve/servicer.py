@@ -14,10 +14,10 @@ from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import CapacityError, InvalidInputError
 from kvstore.server.auth import Authenticate
-from kvworker.answer import Question
-from kvworker.report import passage_record
-from kvworker.runtime import Caller, Worker
-from kvworker.sampling import Sampling
+from kvworker.answer.answer import Question
+from kvworker.answer.report import passage_record
+from kvworker.engine.sampling import Sampling
+from kvworker.serve.runtime import Caller, Worker
 
 StoreOf = Callable[[str, str], StoreAPI]
 """From a tenant and its bearer token to the store as that tenant sees it."""

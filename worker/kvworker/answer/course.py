@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from kvstore.core.api import Hit
 from kvstore.planners.plan import Plan
-from kvworker.engine import ChunkSource
-from kvworker.policy import RecomputePolicy
-from kvworker.prompt import Prompt
+from kvworker.answer.policy import RecomputePolicy
+from kvworker.answer.prompt import Prompt
+from kvworker.engine.engine import ChunkSource
 
 
 class Timing:

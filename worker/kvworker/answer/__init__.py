@@ -1,0 +1,1 @@
+"""The path of a request: look up, plan, load, splice, repair, report."""

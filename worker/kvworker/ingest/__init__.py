@@ -1,0 +1,1 @@
+"""The path of a passage: read, cut, encode, store."""

@@ -1,0 +1,1 @@
+"""A worker as a whole, alone and on the wire."""
