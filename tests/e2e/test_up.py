@@ -15,7 +15,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from kvclient import AsyncLarder, Larder
-from kvstore.core.errors import AuthError, CapacityError, InvalidInputError, KVError, NotFoundError, UnsupportedError
+from kvstore.core.errors import AuthError, InvalidInputError, KVError, NotFoundError, UnsupportedError
 from kvworker.engine.engine_hf import HFEngine, load_engine
 from tests.e2e.processes import Process, start, stop
 from tests.engine.prompts import Tiny
@@ -119,7 +119,7 @@ def test_an_invalidated_document_is_a_miss_until_it_is_read_again(larder: Larder
         (["no name"], "", "", InvalidInputError),
         (["notes.txt#0"], "magic", "", InvalidInputError),
         (["notes.txt#0"], "", "magic", UnsupportedError),
-        (["notes.txt#0"] * 40, "", "", CapacityError),
+        (["notes.txt#0"] * 40, "", "", InvalidInputError),
     ],
 )
 def test_errors_arrive_as_what_they_are(larder: Larder, names: list[str], policy: str, planner: str, error: type[KVError]) -> None:

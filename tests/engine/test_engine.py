@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kvstore.core.errors import CapacityError, IdentityError, InvalidInputError
+from kvstore.core.errors import IdentityError, InvalidInputError
 from kvworker.answer.policy import parse_policy
 from kvworker.chunk import KVChunk
 from kvworker.engine.engine import Generation, LoadFailed, Segment
@@ -144,7 +144,7 @@ def test_a_token_outside_the_vocabulary_is_refused(llama: Tiny, token: int) -> N
 
 def test_more_tokens_than_the_context_are_refused(llama: Tiny) -> None:
     """The model has never seen such positions."""
-    with pytest.raises(CapacityError, match="513 tokens do not fit the model's context of 512"):
+    with pytest.raises(InvalidInputError, match="513 tokens do not fit the model's context of 512"):
         llama.engine.export([[7] * 513])
 
 

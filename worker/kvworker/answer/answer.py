@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from kvclient.records import Report, Token
 from kvstore.core.api import Hit, Status, StoreAPI
-from kvstore.core.errors import CapacityError, KVError
+from kvstore.core.errors import InvalidInputError, KVError
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
 from kvstore.planners.samples import CostSample, PrefillSample, ReadSample
@@ -79,7 +79,7 @@ class Answerer:
         """Yield the answer's tokens as they come, then one report; the report's passages follow the question's.
 
         Whatever the store does, the answer comes: what cannot be loaded in time is computed. Raises NotFoundError, InvalidInputError
-        or UnsupportedError for passages, policies and planners that are not known, and CapacityError for a prompt that is too long.
+        or UnsupportedError for passages, policies and planners that are not known and for a prompt that is too long.
         """
         started = time.perf_counter()
         course = self._plan(tenant, store, question)
@@ -121,12 +121,12 @@ class Answerer:
         return (*bos, *ids)
 
     def _check_room(self, prompt: Prompt, sampling: Sampling) -> None:
-        """Raise CapacityError for a prompt that leaves no room for an answer, or an answer longer than allowed."""
+        """Raise InvalidInputError for a prompt that leaves no room for an answer, or an answer longer than allowed."""
         most = self._engine.max_context_tokens
         if prompt.n_tokens >= most:
-            raise CapacityError(f"the prompt has {prompt.n_tokens} tokens, the model reads {most} with the answer; name fewer passages")
+            raise InvalidInputError(f"the prompt has {prompt.n_tokens} tokens, the model reads {most} with the answer; name fewer passages")
         if sampling.max_new_tokens > self._settings.max_new_tokens:
-            raise CapacityError(f"max_tokens {sampling.max_new_tokens} is over worker.max_new_tokens {self._settings.max_new_tokens}")
+            raise InvalidInputError(f"max_tokens {sampling.max_new_tokens} is over worker.max_new_tokens {self._settings.max_new_tokens}")
 
     def _lookup(self, tenant: str, store: StoreAPI, passages: Sequence[Passage]) -> list[Hit]:
         """Return one hit per passage; a store that fails has nothing, and rests for ten times as long as its failure took."""

@@ -149,7 +149,7 @@ class Engine(Protocol):
         """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE.
 
         Each passage sees those before it (late chunking; or consecutive chunks of a prompt's prefix); one passage is read alone. More
-        tokens than the context holds raise CapacityError.
+        tokens than the context holds raise InvalidInputError.
         """
 
     def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = ...) -> Generation:
@@ -161,6 +161,6 @@ class Engine(Protocol):
             Absolute, ascending; they hold every row of segments without a source and the last row of the prompt.
 
         A source is asked for a layer group right before the group's first layer runs, and not at all when all its rows are computed.
-        Computed rows stay in the request's own cache. Raises InvalidInputError for other rows or token ids, CapacityError beyond the
+        Computed rows stay in the request's own cache. Raises InvalidInputError for other rows or token ids and beyond the
         context, and whatever a source raises (LoadFailed), after which the engine is ready for the next call.
         """

@@ -19,7 +19,7 @@ import torch
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from kvstore.core.errors import CapacityError, InvalidInputError, KVError, UnsupportedError
+from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
 from kvstore.core.identity import ModelIdentity, RopeSpec
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.engine.attention import Sight, attend, sight_of
@@ -136,7 +136,7 @@ class HFEngine:
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         """Raise unless the ids belong to the vocabulary and fit the context."""
         if len(token_ids) > self.max_context_tokens:
-            raise CapacityError(
+            raise InvalidInputError(
                 f"{len(token_ids)} tokens do not fit the model's context of {self.max_context_tokens}; use fewer or shorter passages"
             )
         if min(token_ids) < 0 or max(token_ids) >= self._n_vocab:

@@ -12,7 +12,7 @@ from kvclient.wire import key_to_wire
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.api import StoreAPI
-from kvstore.core.errors import CapacityError, InvalidInputError
+from kvstore.core.errors import InvalidInputError
 from kvstore.server.auth import Authenticate
 from kvworker.answer.answer import Question
 from kvworker.answer.report import passage_record
@@ -54,7 +54,7 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         """Stream an answer, then its report."""
         caller = self._caller(context)
         if len(request.passage_ids) > MAX_PASSAGES:
-            raise CapacityError(f"{len(request.passage_ids)} passages; a question names at most {MAX_PASSAGES}")
+            raise InvalidInputError(f"{len(request.passage_ids)} passages; a question names at most {MAX_PASSAGES}")
         n_tokens = request.max_tokens or min(_DEFAULT_MAX_TOKENS, self._worker.settings.max_new_tokens)
         sampling = Sampling(max_new_tokens=n_tokens, temperature=request.temperature, seed=request.seed)
         question = Question(tuple(request.passage_ids), request.question, sampling, request.policy, request.planner)
