@@ -82,7 +82,7 @@ class PassageReport:
 class Report:
     """How a question was answered.
 
-    `ttft_split_s` splits the time to the first token into lookup, plan, load and prefill, in seconds. `quality` is the declared loss
+    `ttft_split_s` splits the time to the first token into lookup, plan, queue, load and prefill, in seconds. `quality` is the declared loss
     of codec and policy, or "unmeasured".
     """
 
