@@ -6,8 +6,8 @@ from kvworker.reference.notes import KINDS, Corpus, Split, generate, split_of
 from kvworker.reference.words import ALIASES, FILLERS, GOODS, MACHINES, PLACES, split_words, vocabulary
 
 GOLDEN = (
-    "Goldgate means Kingsdale. Ashford exports candles. Ashford supplies Ironford.",
-    "It mines butter. It hosts Anvil. Roller makes carpets.",
+    "Ironmoor equals Goldgate. Ashford exports candles. Ashford supplies Ironford.",
+    "It mines barley. It hosts Churn. Roller makes clay.",
 )
 
 
@@ -50,9 +50,9 @@ def test_question_and_answer_pairs_of_the_splits_share_no_subject_and_value() ->
     assert not pairs["train"] & pairs["test"]
 
 
-def test_the_splits_are_of_like_size() -> None:
+def test_a_quarter_of_the_pairs_is_for_the_test() -> None:
     share = sum(split_of(place, good) == "test" for place in PLACES for good in GOODS) / (len(PLACES) * len(GOODS))
-    assert share == pytest.approx(0.5, abs=0.03)  # 8,192 fair coins: five standard deviations are 0.028
+    assert share == pytest.approx(0.25, abs=0.025)  # 8,192 coins: five standard deviations are 0.024
 
 
 def test_every_kind_of_question_appears() -> None:
