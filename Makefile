@@ -33,7 +33,7 @@ lint: setup  ## check style, and the proto files where npm is at hand
 	@if command -v npx >/dev/null; then cd proto && npx --yes --package=@bufbuild/buf@1.75.0 buf lint; else echo "npx not found: buf lint was not run"; fi
 
 type: setup  ## check types strictly
-	$(BIN)/mypy -p kvstore -p kvclient -p kvworker -p kvkernels
+	$(BIN)/mypy -p kvstore -p kvclient -p kvworker -p kvkernels -p kvproto
 
 bench: setup  ## run every benchmark at full size and append to tests/bench/results.csv
 	$(BIN)/larder bench context --csv tests/bench/results.csv

@@ -131,7 +131,9 @@ def decode_part(manifest: Manifest, index: int, data: Buffer, device: torch.devi
     pipeline = pipeline_of(manifest.codec)
     spec = ChunkSpec(len(part.layers), part.kv_heads, manifest.n_tokens, part.k_dim, part.v_dim, manifest.dtype)
     _check_fields(part, pipeline, spec)
-    fields = {f.name: _load(f, view[f.offset : f.offset + f.nbytes]).to(device) for f in part.fields}
+    fields = {f.name: _load(f, view[f.offset : f.offset + f.nbytes]) for f in part.fields}
+    if device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
+        fields = {name: field.to(device) for name, field in fields.items()}
     return KVChunk(*pipeline.quantizer.decode(fields, spec))
 
 

@@ -47,10 +47,10 @@ def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[
         chunks = [source.group(index) for source in run.sources]
         for chunk, (first, behind) in zip(chunks, pairwise(run.borders), strict=True):
             _check(chunk, group, behind - first, keys.dtype)
-        k = torch.cat([chunk.k.to(keys.device) for chunk in chunks], 2)
+        k = torch.cat([chunk.k for chunk in chunks], 2)
         cos, sin = table.first(stop)
         rotate(k, cos[start:], sin[start:], out=keys[:, :, start:stop])
-        torch.cat([chunk.v.to(values.device) for chunk in chunks], 2, out=values[:, :, start:stop])
+        torch.cat([chunk.v for chunk in chunks], 2, out=values[:, :, start:stop])
 
 
 def _check(chunk: KVChunk, group: LayerGroup, n_tokens: int, dtype: torch.dtype) -> None:
