@@ -26,7 +26,7 @@ class ChunkSource(Protocol):
     """Where the stored KV of one segment comes from."""
 
     def group(self, index: int) -> KVChunk:
-        """Return the chunk of layer group `index` on the engine's device, waiting until it is decoded; raise LoadFailed if it can't be had."""
+        """Return the chunk of layer group `index` on the engine's device once it is decoded; raise LoadFailed if it can't be had."""
 
 
 @dataclass(frozen=True)
