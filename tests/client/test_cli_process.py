@@ -19,7 +19,13 @@ def test_ctrl_c_ends_a_stalled_question_with_130_and_without_a_traceback(server:
     server.stalls.add("Ask")
     monkeypatch.setenv("LARDER_ADDRESS", server.address)
     command = [*LARDER, "ask", "What?", "--context", "notes.txt#0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A suite that runs in the background of a shell ignores Ctrl-C, and its children would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with started as process:
         deadline = time.monotonic() + 20
         while not server.calls["Ask"] and time.monotonic() < deadline:
             time.sleep(0.02)
