@@ -89,10 +89,6 @@ class KVLayout:
         """Layers that own KV."""
         return sum(len(group.layers) for group in self.groups)
 
-    def values_per_token(self) -> int:
-        """Elements of K and V that one token occupies over all layers."""
-        return sum(len(g.layers) * g.kv_heads * (g.k_dim + g.v_dim) for g in self.groups)
-
 
 @dataclass(frozen=True)
 class ModelIdentity:
