@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kvstore.core.blob import Buffer
+from kvstore.core.landing import Landing
 from kvstore.store.record import RecordMeta
 
 
@@ -60,11 +61,11 @@ class Tier(ABC):
         """Bytes in use; never more than `info.capacity_bytes` unless that is 0."""
 
     @abstractmethod
-    def get(self, key: bytes) -> memoryview | None:
-        """Return the record, or None when it is not here.
+    def get(self, key: bytes) -> Landing | None:
+        """Begin to read the record; None when it is not here.
 
-        The view stays valid and unchanged as long as it is held, whatever happens to the record meanwhile. Raises CorruptError when
-        the tier itself sees that the copy is damaged.
+        What the landing has received stays valid and unchanged as long as a view of it is held, whatever happens to the record meanwhile.
+        This call and every later `fill` raise CorruptError when the tier itself sees that the copy is damaged or not whole any more.
         """
 
     @abstractmethod
@@ -110,7 +111,7 @@ class WrappedTier(Tier):
     def used_bytes(self) -> int:
         return self._tier.used_bytes
 
-    def get(self, key: bytes) -> memoryview | None:
+    def get(self, key: bytes) -> Landing | None:
         return self._tier.get(key)
 
     def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:

@@ -1,0 +1,135 @@
+"""Bytes on their way into one buffer, pulled by whoever needs them: the one shape in which every tier and every lane hands out a chunk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from kvstore.core.errors import ClosedError, CorruptError, DeadlineError, FormatError
+
+PIECE_NBYTES = 1 << 20
+
+
+class Landing(ABC):
+    """One buffer that fills from its front. Thread-safe; no thread of its own.
+
+    Whoever needs the first `end` bytes calls `fill(end)`, which receives until they are there. What stands behind them may still be on
+    the way, so a reader uses the first layer group while the last one travels. Bytes are not verified here: `PartReader` does that.
+
+    Parameters
+    ----------
+    buffer : memoryview
+        Writable room for all bytes; `view` is the same memory, read-only.
+    filled : int
+        Bytes that are there already.
+    """
+
+    def __init__(self, buffer: memoryview, filled: int = 0) -> None:
+        self._room = buffer
+        self.view = buffer.toreadonly()
+        self.nbytes = buffer.nbytes
+        self.deadline = float("inf")  # on time.monotonic; no receive begins behind it
+        self.filled = filled
+        self._failure: Exception | None = None
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._when_whole: list[Callable[[], None]] = []
+
+    @abstractmethod
+    def _receive(self, room: memoryview) -> int:
+        """Write the next bytes to the front of `room`, at least one and about `PIECE_NBYTES` at most, and return how many.
+
+        Raises CorruptError when no more come, TierUnavailableError, or DeadlineError past `deadline`.
+        """
+
+    def _end(self) -> None:
+        """Let go of what the bytes come from; called once, when the buffer is full, or by the first failure or `close`."""
+        return
+
+    def fill(self, end: int) -> None:
+        """Receive until the first `end` bytes are there. A failure is final: every later call that needs more raises it again."""
+        if self.filled >= end:
+            return
+        if end > self.nbytes:
+            raise FormatError(f"{end} B were asked for of {self.nbytes} B")
+        with self._lock:
+            whole = self._fill(end)
+        if whole:
+            for call in self._when_whole:
+                call()
+
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """Have `call` called once, by the thread that receives the last byte; not at all when the bytes are there already."""
+        self._when_whole.append(call)
+
+    def close(self) -> None:
+        """Receive no more; views of what is there stay valid. Safe to call again, and while another thread receives."""
+        self._is_closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._give_up(ClosedError("the chunk was closed"))
+            finally:
+                self._lock.release()
+
+    def _fill(self, end: int) -> bool:
+        """Receive with the lock held; return whether this call received the last byte."""
+        if self.filled >= end:
+            return False
+        try:
+            while self.filled < end:
+                self._check()
+                count = self._receive(self._room[self.filled :])
+                if not 0 < count <= self.nbytes - self.filled:
+                    raise CorruptError(f"{count} B came behind {self.filled} of {self.nbytes} B")
+                self.filled += count
+        except Exception as error:
+            self._give_up(error)
+            raise
+        if self.filled == self.nbytes:
+            self._give_up(ClosedError("the chunk is whole"))
+            return True
+        return False
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._is_closed:
+            raise ClosedError("the chunk was closed")
+        if time.monotonic() > self.deadline:
+            raise DeadlineError(f"the deadline passed with {self.filled} of {self.nbytes} B received")
+
+    def _give_up(self, why: Exception) -> None:
+        """Note the first reason why nothing more is received, and let go of the source."""
+        if self._failure is None:
+            self._failure = why
+            self._end()
+
+
+class Landed(Landing):
+    """Bytes that are all there."""
+
+    def __init__(self, view: memoryview) -> None:
+        super().__init__(view, view.nbytes)
+
+    def _receive(self, room: memoryview) -> int:
+        raise CorruptError(f"there are no more than {self.nbytes} B")
+
+
+class Tail(Landing):
+    """What stands behind the first `offset` bytes of another landing; shares its memory and its lock-free progress."""
+
+    def __init__(self, whole: Landing, offset: int) -> None:
+        super().__init__(whole.view[offset:], max(0, whole.filled - offset))
+        self._whole, self._offset = whole, offset
+
+    def _receive(self, room: memoryview) -> int:
+        behind = self._offset + self.filled
+        self._whole.fill(min(behind + PIECE_NBYTES, self._whole.nbytes))
+        return min(self._whole.filled - behind, PIECE_NBYTES)
+
+    def close(self) -> None:
+        """Close the whole landing too."""
+        super().close()
+        self._whole.close()
