@@ -22,4 +22,5 @@ def keep_large_blocks() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library, such as musl
         return False
-    return all([mallopt(parameter, value) == 1 for parameter, value in _SETTINGS])
+    taken = [mallopt(parameter, value) for parameter, value in _SETTINGS]
+    return all(result == 1 for result in taken)

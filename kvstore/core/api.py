@@ -155,7 +155,11 @@ class StoreAPI(Protocol):
         ...
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
-        """Open a chunk; None is a miss. A chunk that fails verification is a miss, quarantined and counted."""
+        """Open a chunk; None is a miss. Every byte is verified before it is handed out; a damaged copy is quarantined and counted."""
+        ...
+
+    def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
+        """Open several chunks in one round trip, in the order of the keys; None is a miss. Read them in that order, or all at once."""
         ...
 
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:

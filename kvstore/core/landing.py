@@ -37,6 +37,11 @@ class Landing(ABC):
         self._lock = threading.Lock()
         self._when_whole: list[Callable[[], None]] = []
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether nothing more will be received though not all is there."""
+        return self._failure is not None and self.filled < self.nbytes
+
     @abstractmethod
     def _receive(self, room: memoryview) -> int:
         """Write the next bytes to the front of `room`, at least one and about `PIECE_NBYTES` at most, and return how many.
@@ -61,8 +66,17 @@ class Landing(ABC):
                 call()
 
     def when_whole(self, call: Callable[[], None]) -> None:
-        """Have `call` called once, by the thread that receives the last byte; not at all when the bytes are there already."""
-        self._when_whole.append(call)
+        """Have `call` called once, by the thread that receives the last byte, or now when the bytes are there already."""
+        with self._lock:
+            is_whole = self.filled == self.nbytes
+            if not is_whole:
+                self._when_whole.append(call)
+        if is_whole:
+            call()
+
+    def tail(self, skipped: int) -> Landing:
+        """Return what stands behind the first `skipped` bytes; closing it closes this landing."""
+        return Tail(self, skipped)
 
     def close(self) -> None:
         """Receive no more; views of what is there stay valid. Safe to call again, and while another thread receives."""
@@ -113,8 +127,25 @@ class Landed(Landing):
     def __init__(self, view: memoryview) -> None:
         super().__init__(view, view.nbytes)
 
+    def tail(self, skipped: int) -> Landed:
+        """Return what stands behind the first `skipped` bytes."""
+        return Landed(self.view[skipped:])
+
     def _receive(self, room: memoryview) -> int:
         raise CorruptError(f"there are no more than {self.nbytes} B")
+
+
+class Copied(Landing):
+    """Bytes of another buffer, copied a piece at a time, so that whoever digests them finds them in the processor's cache."""
+
+    def __init__(self, source: memoryview, buffer: memoryview, filled: int = 0) -> None:
+        super().__init__(buffer, filled)
+        self._source = source
+
+    def _receive(self, room: memoryview) -> int:
+        count = min(PIECE_NBYTES // 2, room.nbytes)
+        room[:count] = self._source[self.filled : self.filled + count]
+        return count
 
 
 class Tail(Landing):

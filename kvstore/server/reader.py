@@ -1,42 +1,76 @@
-"""A verified record as a chunk being read."""
+"""A stored chunk being read in the store's own process; a damaged copy is taken out of use and the next one read instead."""
 
 from __future__ import annotations
 
-from kvstore.core.errors import ClosedError
+from typing import TYPE_CHECKING
+
+from kvstore.core.api import Hit
+from kvstore.core.errors import CorruptError, FormatError, IdentityError, KVError
+from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
-from kvstore.store.record import Record
+from kvstore.core.reading import PartReader
+from kvstore.store.results import Opened
+
+if TYPE_CHECKING:
+    from kvstore.server.service import BoundStore
+
+_DAMAGE = (CorruptError, FormatError, IdentityError)
+_MAX_COPIES = 8  # of one chunk that are tried
 
 
-class RecordReader:
-    """Hands out views of a record whose every byte was verified when it was read; copies nothing. Implements `BlobReader`."""
+class StoredReader:
+    """Implements `BlobReader`; copies nothing, and verifies every byte before it is handed out."""
 
-    def __init__(self, record: Record) -> None:
-        self._header = record.header
-        self._blob: memoryview | None = record.blob
-        self.tier = record.tier
+    def __init__(self, store: BoundStore, opened: Opened, timeout_s: float | None) -> None:
+        """Verify header and manifest; raises CorruptError, FormatError or IdentityError."""
+        self._store, self._opened, self._timeout_s = store, opened, timeout_s
+        self._reader = PartReader(opened.landing, opened.meta.chunk, opened.tier)
+
+    @classmethod
+    def open(cls, store: BoundStore, key: ChunkKey, timeout_s: float | None) -> StoredReader | None:
+        """Open the first copy whose header is sound; None is a miss."""
+        for _ in range(_MAX_COPIES):
+            opened = store.read(key, timeout_s)
+            if isinstance(opened, Hit):
+                return None
+            try:
+                return cls(store, opened, timeout_s)
+            except _DAMAGE as error:
+                store.quarantine(opened, error)
+        return None
 
     @property
     def manifest(self) -> Manifest:
         """The verified manifest."""
-        return self._header.manifest
+        return self._reader.manifest
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole blob."""
-        return self._header.nbytes
+        return self._reader.nbytes
 
     @property
-    def blob(self) -> memoryview:
-        """The whole blob."""
-        if self._blob is None:
-            raise ClosedError("the chunk was closed")
-        return self._blob
+    def tier(self) -> str:
+        """The tier that the bytes come from."""
+        return self._reader.tier
 
     def part(self, index: int) -> memoryview:
-        """Return part `index`; a view that was handed out stays valid after `close`."""
-        spec = self.manifest.parts[index]
-        return self.blob[spec.offset : spec.offset + spec.nbytes]
+        """Return part `index`, of another copy where this one is damaged; a view that was handed out stays valid after `close`."""
+        for _ in range(_MAX_COPIES):
+            try:
+                return self._reader.part(index)
+            except _DAMAGE as error:
+                self._use_next_copy(error)
+        raise CorruptError(f"every copy of chunk {self._opened.meta.chunk} is damaged")
 
     def close(self) -> None:
         """Let go of the record. Safe to call again."""
-        self._blob = None
+        self._reader.close()
+
+    def _use_next_copy(self, why: KVError) -> None:
+        """Quarantine this copy and open the next; raises `why` when there is none of the same chunk."""
+        self._store.quarantine(self._opened, why)
+        found = StoredReader.open(self._store, self._opened.meta.chunk, self._timeout_s)
+        if found is None or found.manifest != self.manifest:
+            raise why
+        self._opened, self._reader = found._opened, found._reader

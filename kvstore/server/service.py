@@ -8,16 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kvclient.wire import check_seconds
-from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
-from kvstore.core.blob import Buffer, key_of, parse_header
+from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
+from kvstore.core.blob import Buffer, parse_header
 from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVError
 from kvstore.core.key import ChunkKey, storage_key, tenant_secret
+from kvstore.core.manifest import Manifest
 from kvstore.core.units import format_nbytes
-from kvstore.server.reader import RecordReader
+from kvstore.server.reader import StoredReader
 from kvstore.server.recent import RecentKeys
 from kvstore.store.epochs import Epochs
 from kvstore.store.record import MAX_SOURCE_CHARS, RecordMeta
-from kvstore.store.results import Found, Miss
+from kvstore.store.results import Draft, Found, Miss, Opened
 from kvstore.store.tiered import TieredStore
 
 logger = logging.getLogger(__name__)
@@ -57,13 +58,17 @@ class StoreService:
         self.max_blob_bytes = max_blob_bytes
         self.stale = RecentKeys(_REMEMBERED)
         self._master_secret = master_secret
+        self._bound: dict[str, BoundStore] = {}
         self._is_closed = False
 
     def bind(self, tenant: str) -> BoundStore:
         """Return the store of one tenant; the caller has authenticated it. Raises ClosedError once the service is closed."""
         if self._is_closed:
             raise ClosedError("the store is closed")
-        return BoundStore(self, tenant, tenant_secret(self._master_secret, tenant))
+        bound = self._bound.get(tenant)
+        if bound is None:
+            bound = self._bound.setdefault(tenant, BoundStore(self, tenant, tenant_secret(self._master_secret, tenant)))
+        return bound
 
     def check_size(self, nbytes: int) -> None:
         """Raise InvalidInputError for a chunk that is larger than any put accepts."""
@@ -85,6 +90,7 @@ class BoundStore:
         self._epochs = service.epochs
         self._tenant = tenant
         self._secret = secret
+        self._places: dict[ChunkKey, tuple[tuple[int, int], bytes]] = {}
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
         """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds."""
@@ -94,41 +100,66 @@ class BoundStore:
             found = self._store.lookup(places, lease_s)
             return [self._hit(key, place, f) for key, place, f in zip(keys, places, found, strict=True)]
 
-    def get(self, key: ChunkKey, timeout_s: float | None = None) -> RecordReader | None:
-        """Open a chunk; every byte of it is verified. None is a miss."""
-        found = self.read(key, timeout_s)
-        return None if isinstance(found, Hit) else found
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> StoredReader | None:
+        """Open a chunk; every byte of it is verified before it is handed out. None is a miss."""
+        with _typed_errors("get"):
+            return StoredReader.open(self, key, timeout_s)
 
-    def read(self, key: ChunkKey, timeout_s: float | None = None) -> RecordReader | Hit:
-        """Open a chunk as `get` does, and return an ABSENT hit with its reason for a miss."""
+    def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
+        """Open several chunks; see `get`."""
+        return [self.get(key, timeout_s) for key in keys]
+
+    def read(self, key: ChunkKey, timeout_s: float | None = None) -> Opened | Hit:
+        """Open a chunk whose bytes whoever reads them verifies; an ABSENT hit tells the reason of a miss."""
         with _typed_errors("get"):
             place = self._place(key)
-            record = self._store.get(place, timeout_s)
-            if isinstance(record, Miss):
-                return self._hit(key, place, Found(Status.ABSENT, reason=record.reason))
-            if key_of(record.header.manifest) != key:
+            opened = self._store.get(place, timeout_s)
+            if isinstance(opened, Miss):
+                return self._hit(key, place, Found(Status.ABSENT, reason=opened.reason))
+            if opened.meta.chunk != key:
                 self._store.counters.add("quarantined")
-                logger.error("a record held chunk %s where %s belongs; it was removed", record.meta.chunk, key)
+                logger.error("a record held chunk %s where %s belongs; it was removed", opened.meta.chunk, key)
                 self._store.delete(place)
                 return Hit(key, Status.ABSENT, reason="corrupt")
-            if not self._is_current(record.meta):
+            if not self._is_current(opened.meta):
+                opened.landing.close()
                 self._forget(place)
                 return Hit(key, Status.ABSENT, reason="epoch")
-            return RecordReader(record)
+            return opened
+
+    def scrub(self, keys: Sequence[ChunkKey]) -> int:
+        """Verify every stored copy of chunks that a reader found to be damaged, quarantine the damaged ones, and return how many were."""
+        with _typed_errors("scrub"):
+            return sum(self._store.scrub(self._place(key)) for key in keys)
+
+    def quarantine(self, opened: Opened, why: KVError) -> None:
+        """Take the copy that `opened` comes from out of sight."""
+        opened.landing.close()
+        self._store.quarantine(opened.storage_key, opened.tier, why)
 
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
-        """Verify and publish a whole blob; the first writer wins."""
+        """Verify and publish a whole blob; the first writer wins. Copies it once."""
         with _typed_errors("put"):
             self._service.check_size(len(blob))
-            manifest = parse_header(blob).manifest
-            if manifest.n_tokens > MAX_TOKENS:
-                raise FormatError(f"a chunk of {manifest.n_tokens} tokens; at most {MAX_TOKENS} are possible")
-            epoch = self._epochs.current("source", self._tenant, note.source)
-            meta = RecordMeta.of(manifest, note.source, epoch, note.recompute_s)
-            place = self._place(meta.chunk)
-            self._drop_stale(place, self._store.lookup([place])[0].meta)
-            stored = self._store.put(place, meta, blob, note.durable)
+            meta = self._describe(parse_header(blob).manifest, note)
+            stored = self._store.put(self._fresh_place(meta), meta, blob, note.durable)
             return PutReceipt(meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
+
+    def begin_put(self, header: Buffer, note: PutNote) -> Draft:
+        """Return memory for the blob that begins with `header`, which is in it already; fill it, verify it and `commit_put` it."""
+        with _typed_errors("put"):
+            parsed = parse_header(header)
+            self._service.check_size(parsed.nbytes)
+            meta = self._describe(parsed.manifest, note)
+            draft = self._store.begin(self._fresh_place(meta), meta, parsed.nbytes)
+            draft.blob[: len(header)] = header
+            return draft
+
+    def commit_put(self, draft: Draft, durable: bool) -> PutReceipt:
+        """Publish a draft whose blob was verified; the first writer wins."""
+        with _typed_errors("put"):
+            stored = self._store.commit(draft, durable)
+            return PutReceipt(draft.meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks from every tier; return how many were there."""
@@ -177,9 +208,28 @@ class BoundStore:
         """Close the service: embedded, the store belongs to whoever bound it."""
         self._service.close()
 
+    def _describe(self, manifest: Manifest, note: PutNote) -> RecordMeta:
+        """Return the meta of a chunk that is put now."""
+        if manifest.n_tokens > MAX_TOKENS:
+            raise FormatError(f"a chunk of {manifest.n_tokens} tokens; at most {MAX_TOKENS} are possible")
+        epoch = self._epochs.current("source", self._tenant, note.source)
+        return RecordMeta.of(manifest, note.source, epoch, note.recompute_s)
+
+    def _fresh_place(self, meta: RecordMeta) -> bytes:
+        """Return the storage key of a chunk that is put now, cleared of one that was invalidated."""
+        place = self._place(meta.chunk)
+        self._drop_stale(place, self._store.lookup([place])[0].meta)
+        return place
+
     def _place(self, key: ChunkKey) -> bytes:
         """Return the storage key of a chunk of this tenant in its current epochs."""
-        return storage_key(self._secret, *self._scope_epochs(key), key)
+        epochs = self._scope_epochs(key)
+        known = self._places.get(key)
+        if known is None or known[0] != epochs:
+            if len(self._places) >= _REMEMBERED:
+                self._places.clear()
+            known = self._places[key] = (epochs, storage_key(self._secret, *epochs, key))
+        return known[1]
 
     def _scope_epochs(self, key: ChunkKey) -> tuple[int, int]:
         """Return the epochs of the tenant and of the chunk's model."""

@@ -1,11 +1,11 @@
-"""Calls that may hang, bounded in number and in time; and calls that many want at once, made once."""
+"""Calls that may hang, bounded in number and in time."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from kvstore.core.errors import DeadlineError, TierUnavailableError
 
@@ -46,33 +46,3 @@ class BoundedCalls:
     def close(self) -> None:
         """Make no more calls; does not wait for those under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-class SingleFlight(Generic[T]):
-    """Makes one call for all who want the same key at the same time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._flights: dict[bytes, Future[T]] = {}
-
-    def call(self, key: bytes, function: Callable[[], T], timeout_s: float) -> T:
-        """Return the function's result, or that of whoever calls it for the key right now; waiting longer raises DeadlineError."""
-        with self._lock:
-            flight = self._flights.get(key)
-            is_first = flight is None
-            if flight is None:
-                flight = self._flights[key] = Future()
-        if not is_first:
-            try:
-                return flight.result(max(timeout_s, 0.0))
-            except TimeoutError as error:
-                raise DeadlineError(f"another read of the same record took longer than {timeout_s:.3f} s") from error
-        try:
-            flight.set_result(function())
-        except BaseException as error:
-            flight.set_exception(error)
-            raise
-        finally:
-            with self._lock:
-                del self._flights[key]
-        return flight.result()

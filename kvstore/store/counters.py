@@ -12,10 +12,12 @@ class Counters:
         self._lock = threading.Lock()
         self._sums: dict[str, float] = {}
 
-    def add(self, name: str, amount: float = 1) -> None:
-        """Add to one counter."""
+    def add(self, name: str, amount: float = 1, reason: str = "") -> None:
+        """Add to one counter, and with a reason to `name.reason` too."""
         with self._lock:
             self._sums[name] = self._sums.get(name, 0) + amount
+            if reason:
+                self._sums[f"{name}.{reason}"] = self._sums.get(f"{name}.{reason}", 0) + amount
 
     def __getitem__(self, name: str) -> float:
         with self._lock:

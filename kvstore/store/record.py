@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from kvstore.core import canonical
-from kvstore.core.blob import Buffer, Header, align, key_of, verify_blob, xxh3
+from kvstore.core.blob import Buffer, align, key_of, verify_blob, xxh3
 from kvstore.core.errors import CorruptError, FormatError, IdentityError
 from kvstore.core.key import ChunkKey, check_digest
+from kvstore.core.landing import Landed, Landing
 from kvstore.core.manifest import Manifest
 
 MAGIC = b"KVRECORD"
@@ -104,25 +105,12 @@ class RecordHead:
     nbytes: int
 
 
-@dataclass(frozen=True)
-class Record:
-    """A record whose every byte was verified: `data` is all of it, `blob` a view of its chunk, `tier` where it came from."""
-
-    storage_key: bytes
-    meta: RecordMeta
-    header: Header
-    blob: memoryview
-    data: memoryview
-    tier: str = ""
-
-
-def record_pieces(storage_key: bytes, meta: RecordMeta, blob: Buffer) -> list[Buffer]:
-    """Return the record as two pieces, its padded head and a view of the blob; copies nothing of the blob."""
+def record_head(storage_key: bytes, meta: RecordMeta, blob_nbytes: int) -> bytes:
+    """Return what stands before the blob of a record, padded."""
     text = meta.to_bytes()
-    view = memoryview(blob).cast("B")
     start = align(HEAD_NBYTES + len(text))
-    head = _HEAD.pack(MAGIC, VERSION, len(text), start + view.nbytes, 0, check_digest(storage_key, "storage key"))
-    return [(head + xxh3(head, text) + text).ljust(start, b"\0"), view]
+    head = _HEAD.pack(MAGIC, VERSION, len(text), start + blob_nbytes, 0, check_digest(storage_key, "storage key"))
+    return (head + xxh3(head, text) + text).ljust(start, b"\0")
 
 
 def meta_end(head: Buffer) -> int:
@@ -153,27 +141,34 @@ def parse_head(data: Buffer) -> RecordHead:
     return RecordHead(storage_key, meta, align(end), nbytes)
 
 
-def parse_record(storage_key: bytes, data: Buffer) -> Record:
+def parse_record(storage_key: bytes, data: Buffer) -> RecordHead:
     """Verify every byte of a record that was stored under `storage_key`.
 
-    Raises CorruptError when any bit differs from what was stored, and IdentityError when it is the record of another storage key or
-    describes another chunk than it holds.
+    Raises CorruptError or FormatError when any bit differs from what was stored, and IdentityError when it is the record of another
+    storage key or describes another chunk than it holds.
     """
     view = memoryview(data).cast("B")
-    try:
-        head = parse_head(view)
-        if head.nbytes != view.nbytes:
-            raise CorruptError(f"the record should have {head.nbytes} B, got {view.nbytes} B")
-        if any(view[HEAD_NBYTES + _HEAD.unpack_from(view)[2] : head.blob_offset]):
-            raise CorruptError("the padding behind the record's meta is not zero")
-        blob = view[head.blob_offset :]
-        header = verify_blob(blob)
-    except FormatError as error:
-        raise CorruptError(f"the stored record does not parse: {error}") from error
+    head = land_head(Landed(view), storage_key)
+    check_describes(head.meta, verify_blob(view[head.blob_offset :]).manifest)
+    return head
+
+
+def land_head(landing: Landing, storage_key: bytes) -> RecordHead:
+    """Receive and verify what stands before a record's blob.
+
+    Raises CorruptError or FormatError when any bit of it differs, and IdentityError when it is the record of another storage key.
+    """
+    landing.fill(min(HEAD_NBYTES, landing.nbytes))
+    end = meta_end(landing.view[:HEAD_NBYTES])
+    landing.fill(min(align(end), landing.nbytes))
+    head = parse_head(landing.view[:end])
+    if head.nbytes != landing.nbytes:
+        raise CorruptError(f"the record should have {head.nbytes} B, got {landing.nbytes} B")
+    if any(landing.view[end : head.blob_offset]):
+        raise CorruptError("the padding behind the record's meta is not zero")
     if head.storage_key != storage_key:
         raise IdentityError(f"the record belongs to storage key {head.storage_key.hex()[:16]}, not {storage_key.hex()[:16]}")
-    check_describes(head.meta, header.manifest)
-    return Record(storage_key, head.meta, header, blob, view)
+    return head
 
 
 def check_describes(meta: RecordMeta, manifest: Manifest) -> None:
@@ -181,8 +176,3 @@ def check_describes(meta: RecordMeta, manifest: Manifest) -> None:
     told = RecordMeta.of(manifest, meta.source, meta.source_epoch, meta.recompute_s)
     if told != meta:
         raise IdentityError(f"the record's meta tells of chunk {meta.chunk}, its blob is {told.chunk}, or kind, tokens or codec differ")
-
-
-def from_tier(record: Record, tier: str) -> Record:
-    """Return the record with the name of the tier that it came from."""
-    return replace(record, tier=tier)

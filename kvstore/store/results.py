@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from kvstore.core.api import Status
 from kvstore.core.errors import ConfigError
+from kvstore.core.landing import Landing
 from kvstore.store.record import RecordMeta
+from kvstore.store.tier import Room
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,32 @@ class Found:
     nbytes: int = 0
     reason: str = ""
     meta: RecordMeta | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A record being read: its blob lands in `landing`, not verified yet; `tier` is where it comes from."""
+
+    storage_key: bytes
+    meta: RecordMeta
+    landing: Landing
+    tier: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A record being written: `view` is all of it, head included; `room` is the block of the memory tier that it lies in, if it does."""
+
+    storage_key: bytes
+    meta: RecordMeta
+    view: memoryview
+    room: Room | None
+    blob_nbytes: int
+
+    @property
+    def blob(self) -> memoryview:
+        """The memory of the blob."""
+        return self.view[self.view.nbytes - self.blob_nbytes :]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import CapacityError
+from kvstore.core.landing import Landing
 from kvstore.store.evict.policy import Item, Policy
-from kvstore.store.tier import Tier
+from kvstore.store.tier import Room, Tier
+
+T = TypeVar("T")
 
 MAX_ROUNDS = 16  # of eviction for one put: free space may lie in pieces, and readers may still hold what was evicted
 
@@ -41,30 +45,23 @@ class Shelf:
 
     def put(self, item: Item, pieces: Sequence[Buffer]) -> None:
         """Store a record, evicting others as needed; raises CapacityError when leases or readers keep too much."""
-        if self._policy is None:
-            self.tier.put(item.key, pieces)
-            return
-        with self._moves(item.key):
-            if item.key in self._policy:
-                return
-            with self._changed:
-                self._policy.on_miss(item.key)
-            try:
-                self._put(item, pieces)
-            except BaseException:
-                with self._changed:
-                    self._policy.on_remove(item.key)
-                raise
-            with self._changed:
-                self._policy.on_insert(item)
+        self._admit(item, lambda: self._with_room(item.nbytes, lambda: self.tier.put(item.key, pieces)))
 
-    def get(self, key: bytes) -> memoryview | None:
-        """Read a record and tell the policy."""
-        data = self.tier.get(key)
-        with self._changed:
-            if self._policy is not None and data is not None:
+    def get(self, key: bytes) -> Landing | None:
+        """Begin to read a record and tell the policy."""
+        found = self.tier.get(key)
+        if self._policy is not None and found is not None:
+            with self._changed:
                 self._policy.on_hit(key)
-        return data
+        return found
+
+    def reserve(self, nbytes: int) -> Room:
+        """Return room to write a record into, evicting others as needed; raises CapacityError when leases or readers keep too much."""
+        return self._with_room(nbytes, lambda: self.tier.reserve(nbytes))
+
+    def publish(self, item: Item, room: Room) -> None:
+        """Make a filled room the record of its key."""
+        self._admit(item, lambda: self.tier.publish(item.key, room))
 
     def delete(self, key: bytes) -> bool:
         """Remove a record."""
@@ -91,15 +88,34 @@ class Shelf:
                     self._policy.on_remove(key)
             return take(key)
 
-    def _put(self, item: Item, pieces: Sequence[Buffer]) -> None:
+    def _admit(self, item: Item, store: Callable[[], None]) -> None:
+        """Store a record that the policy does not know, and tell it."""
+        if self._policy is None:
+            store()
+            return
+        with self._moves(item.key):
+            if item.key in self._policy:
+                return
+            with self._changed:
+                self._policy.on_miss(item.key)
+            try:
+                store()
+            except BaseException:
+                with self._changed:
+                    self._policy.on_remove(item.key)
+                raise
+            with self._changed:
+                self._policy.on_insert(item)
+
+    def _with_room(self, nbytes: int, store: Callable[[], T]) -> T:
         """Try to store, then make room and try again."""
         for _ in range(MAX_ROUNDS):
             try:
-                return self.tier.put(item.key, pieces)
+                return store()
             except CapacityError:
-                if not self._make_room(item.nbytes):
+                if self._policy is None or not self._make_room(nbytes):
                     raise
-        return self.tier.put(item.key, pieces)
+        return store()
 
     def _make_room(self, nbytes: int) -> bool:
         """Evict enough for `nbytes`, or about as much when enough is free but not in one piece; return whether anything went."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from kvstore.core.blob import Buffer
+from kvstore.core.errors import CapacityError, UnsupportedError
 from kvstore.core.landing import Landing
 from kvstore.store.record import RecordMeta
 
@@ -25,12 +26,15 @@ class TierInfo:
         A record whose `put` returned survives a crash of the machine.
     is_remote : bool
         Calls cross a network: they are made under a deadline, and other servers may add and remove records.
+    is_verified : bool
+        It is memory of this process, which holds what was verified on its way in.
     """
 
     name: str
     capacity_bytes: int
     is_durable: bool = False
     is_remote: bool = False
+    is_verified: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,17 @@ class Listed:
     key: bytes
     nbytes: int
     meta: RecordMeta | None = None
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory of a tier that a record is written into before anybody sees it; dropping it gives the memory back.
+
+    `view` is writable and as long as the record; `offset` is where the tier keeps it.
+    """
+
+    view: memoryview
+    offset: int
 
 
 class Tier(ABC):
@@ -75,6 +90,14 @@ class Tier(ABC):
         The record becomes visible all at once or not at all. A key that is here already keeps its record. Raises CapacityError when it
         does not fit now.
         """
+
+    def reserve(self, nbytes: int) -> Room:
+        """Return room for a record that is written in place and then published; raises CapacityError where there is none."""
+        raise CapacityError(f"tier {self.info.name} has no memory to write into")
+
+    def publish(self, key: bytes, room: Room) -> None:
+        """Make a filled room of this tier the record of `key`; a key that is here already keeps its record."""
+        raise UnsupportedError(f"tier {self.info.name} reserves no room")
 
     @abstractmethod
     def delete(self, key: bytes) -> bool:
@@ -116,6 +139,12 @@ class WrappedTier(Tier):
 
     def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
         self._tier.put(key, pieces)
+
+    def reserve(self, nbytes: int) -> Room:
+        return self._tier.reserve(nbytes)
+
+    def publish(self, key: bytes, room: Room) -> None:
+        self._tier.publish(key, room)
 
     def delete(self, key: bytes) -> bool:
         return self._tier.delete(key)

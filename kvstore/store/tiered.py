@@ -16,20 +16,24 @@ from kvstore.core.errors import (
     ConfigError,
     CorruptError,
     DeadlineError,
+    FormatError,
     IdentityError,
     KVError,
     TierUnavailableError,
 )
+from kvstore.core.landing import Copied
+from kvstore.core.pool import BufferPool
+from kvstore.core.reading import land_all
 from kvstore.store import decide
-from kvstore.store.calls import BoundedCalls, SingleFlight
 from kvstore.store.counted import CountedTier
 from kvstore.store.counters import Counters
 from kvstore.store.evict.policy import Item, make_policy
-from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index, Slot
-from kvstore.store.record import Record, RecordMeta, check_describes, from_tier, parse_record, record_pieces
-from kvstore.store.results import Found, Miss, Stored, StoredEntry, StoreSettings
+from kvstore.store.index import CORRUPT, DELETED, Index, Slot
+from kvstore.store.reads import Reads
+from kvstore.store.record import RecordMeta, check_describes, parse_head, parse_record, record_head
+from kvstore.store.results import Draft, Found, Miss, Opened, Stored, StoredEntry, StoreSettings
 from kvstore.store.shelf import Shelf
-from kvstore.store.tier import Tier
+from kvstore.store.tier import Room, Tier
 from kvstore.store.write_queue import Job, WriteQueue
 
 T = TypeVar("T")
@@ -46,10 +50,12 @@ class TieredStore:
     not evicted survives an orderly stop. With `durable` the put returns after a durable tier has the record. The first writer of a key
     wins; a second one waits for it.
 
-    A get verifies the whole record in whichever tier it finds it. A damaged copy is quarantined, counted, and the next tier is asked.
-    A tier that is down or slow is passed over within the timeout. A record found in a slow tier is copied up behind the answer.
+    A get opens a record in the fastest tier that has it; whoever reads it verifies what arrives, and names the tier to `quarantine` when
+    it is damaged, so that the next tier is asked. A tier that is down or slow is passed over within the timeout. A record found in a slow
+    tier is verified and copied up behind the answer.
 
-    Copies of a blob: put one (into memory), and one per slower tier as that tier says; get none from memory, one from disk, two from Redis.
+    Copies of a blob: put one (into memory), none where it was written into a draft, and one per slower tier as that tier says; get none
+    from memory, one from disk and from Redis.
 
     Counters: `hits`, `misses`, `misses.<reason>`, `puts`, `put_duplicates`, `quarantined`, `evicted`, `deleted`, `delete_failed`,
     `promoted`, `write_behind`, `write_behind_dropped`, `write_behind_failed`, and those of `CountedTier` for each tier.
@@ -74,8 +80,8 @@ class TieredStore:
         local = frozenset(position for position, info in enumerate(self._infos) if not info.is_remote)
         self._index = Index(local, self.settings.remembered_misses, clock)
         self._shelves = [self._make_shelf(position, tier) for position, tier in enumerate(tiers)]
-        self._calls = BoundedCalls(self.settings.remote_threads)
-        self._flights: SingleFlight[Record | Miss] = SingleFlight()
+        self._reads = Reads(self._shelves, self._index, self.counters, self.settings, self._promote)
+        self._pool = BufferPool(self.settings.write_queue_bytes)
         self._is_closed = False
         self._adopt(sorted(local))
         self._queues = [
@@ -98,33 +104,49 @@ class TieredStore:
             for key, glimpse in zip(storage_keys, glimpses, strict=True)
         }
         asked = [key for key, found in known.items() if found.status is Status.ABSENT and found.reason != DELETED]
-        known |= self._find_remote(asked, self._deadline(timeout_s))
+        known |= self._reads.find_remote(asked, self._reads.deadline(timeout_s))
         return [known[key] for key in storage_keys]
 
-    def get(self, storage_key: bytes, timeout_s: float | None = None) -> Record | Miss:
-        """Return the verified record, or why there is none.
+    def get(self, storage_key: bytes, timeout_s: float | None = None) -> Opened | Miss:
+        """Open the record in the fastest tier that has it, or say why there is none; what it holds is verified by whoever reads it.
 
-        Waits for remote tiers, and for another thread that reads the same record, at most `timeout_s` (default: the store's setting).
+        Waits for remote tiers at most `timeout_s` (default: the store's setting), in this call and in the reading of what it returns.
         """
         self._check_open()
-        deadline = self._deadline(timeout_s)
         seen: list[str] = []
-        outcome: Record | Miss | None = None
-        if 0 in self._index.look(storage_key).tiers:
-            outcome = self._read(storage_key, 0, deadline, seen)
-        if outcome is None:
-            search = partial(self._search, storage_key, deadline, seen)
-            try:
-                outcome = self._flights.call(storage_key, search, deadline - time.monotonic())
-            except DeadlineError:
-                outcome = Miss("timeout")
-        if isinstance(outcome, Record):
+        opened = self._reads.open(storage_key, 0, float("inf"), seen) if self._has_in_memory(storage_key) else None
+        outcome = opened or self._reads.search(storage_key, self._reads.deadline(timeout_s), seen)
+        if isinstance(outcome, Opened):
             self._index.touch(storage_key)
             self.counters.add("hits")
         else:
-            self.counters.add("misses")
-            self.counters.add(f"misses.{outcome.reason}")
+            self.counters.add("misses", reason=outcome.reason)
         return outcome
+
+    def quarantine(self, storage_key: bytes, tier: str, why: KVError) -> None:
+        """Take a copy that a reader found to be damaged out of sight and count it."""
+        position = next((position for position, info in enumerate(self._infos) if info.name == tier), None)
+        if position is not None:
+            self._reads.quarantine(storage_key, position, why)
+
+    def scrub(self, storage_key: bytes) -> bool:
+        """Verify every copy of a record that a reader elsewhere found to be damaged and quarantine those that are; tell if one was."""
+        self._check_open()
+        known = self._index.look(storage_key)
+        found = False
+        for position in decide.search_order(self._infos, known.tiers):
+            deadline, seen = self._reads.deadline(None), list[str]()
+            opened = self._reads.open(storage_key, position, deadline, seen, share=False)
+            try:
+                if opened is not None:
+                    land_all(opened.landing)
+            except (CorruptError, FormatError) as error:
+                self._reads.quarantine(storage_key, position, error)
+                found = True
+            except (DeadlineError, TierUnavailableError, ClosedError):
+                continue
+            found |= CORRUPT in seen
+        return found
 
     def put(self, storage_key: bytes, meta: RecordMeta, blob: Buffer, durable: bool = False) -> Stored:
         """Verify the blob and publish it.
@@ -132,20 +154,41 @@ class TieredStore:
         Raises FormatError, CorruptError, IdentityError (`meta` is of another chunk) or CapacityError and stores nothing; with `durable`,
         also TierUnavailableError, and UnsupportedError when no tier is durable.
         """
-        self._check_open()
         view = memoryview(blob).cast("B")
-        if view.nbytes > self.settings.max_blob_nbytes:
-            raise CapacityError(f"a blob of {view.nbytes} B is over the limit of {self.settings.max_blob_nbytes} B; raise max_blob_nbytes")
-        check_describes(meta, verify_blob(view).manifest)
-        pieces = record_pieces(storage_key, meta, view)
-        fresh = Slot(meta, view.nbytes, sum(len(piece) for piece in pieces))
-        with self._index.writing(storage_key):
-            known = self._index.look(storage_key)
-            self._place(storage_key, self._index.slot(storage_key) or fresh, pieces, known.tiers, durable)
-            tiers = self._index.look(storage_key).tiers or known.tiers
+        if self._index.slot(storage_key) is not None:
+            verify_blob(view)
+            return self.commit(Draft(storage_key, meta, view, None, view.nbytes), durable)
+        draft = self.begin(storage_key, meta, view.nbytes)
+        check_describes(meta, land_all(Copied(view, draft.blob)).manifest)
+        return self.commit(draft, durable)
+
+    def begin(self, storage_key: bytes, meta: RecordMeta, blob_nbytes: int) -> Draft:
+        """Return memory for a blob that is written in place, verified by the caller and committed; dropping it stores nothing.
+
+        It is a block of the memory tier where one can be had, so that committing copies nothing. Raises CapacityError.
+        """
+        self._check_open()
+        if blob_nbytes > self.settings.max_blob_nbytes:
+            raise CapacityError(f"a blob of {blob_nbytes} B is over the limit of {self.settings.max_blob_nbytes} B; raise max_blob_nbytes")
+        head = record_head(storage_key, meta, blob_nbytes)
+        decide.place_put(self._infos, len(head) + blob_nbytes)
+        room = self._reserve(len(head) + blob_nbytes)
+        view = room.view if room else self._pool.take(len(head) + blob_nbytes)
+        view[: len(head)] = head
+        return Draft(storage_key, meta, view, room, blob_nbytes)
+
+    def commit(self, draft: Draft, durable: bool = False) -> Stored:
+        """Publish a draft whose blob the caller has verified; the first writer wins. Raises as `put` does."""
+        self._check_open()
+        key = draft.storage_key
+        fresh = Slot(draft.meta, draft.blob_nbytes, draft.view.nbytes)
+        with self._index.writing(key):
+            known = self._index.look(key)
+            self._place(self._index.slot(key) or fresh, draft, known.tiers, durable)
+            tiers = self._index.look(key).tiers or known.tiers
         self.counters.add("put_duplicates" if known.tiers else "puts")
         is_durable = any(self._infos[position].is_durable for position in tiers)
-        return Stored(not known.tiers, self._infos[tiers[0]].name if tiers else "", view.nbytes, is_durable)
+        return Stored(not known.tiers, self._infos[tiers[0]].name if tiers else "", draft.blob_nbytes, is_durable)
 
     def delete(self, storage_key: bytes) -> bool:
         """Remove a record from every tier; return whether it was in one.
@@ -159,7 +202,7 @@ class TieredStore:
             queue.cancel(storage_key, self.settings.remote_timeout_s)
         for position in range(len(self._shelves)):
             try:
-                was_here |= self._call(position, partial(self._shelves[position].delete, storage_key), self._deadline(None))
+                was_here |= self._reads.call(position, partial(self._shelves[position].delete, storage_key), self._reads.deadline(None))
             except KVError as error:
                 self.counters.add("delete_failed")
                 _log.warning("a deleted record may still be in tier %s: %s", self._infos[position].name, error)
@@ -197,22 +240,13 @@ class TieredStore:
             _log.warning("the store was closed before everything was written to slower tiers; raise the timeout")
         for queue in self._queues:
             queue.close(self.settings.remote_timeout_s)
-        self._calls.close()
+        self._reads.close()
         for shelf in self._shelves:
             shelf.tier.close()
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise ClosedError("the store is closed")
-
-    def _deadline(self, timeout_s: float | None) -> float:
-        return time.monotonic() + (self.settings.remote_timeout_s if timeout_s is None else timeout_s)
-
-    def _call(self, position: int, function: Callable[[], T], deadline: float) -> T:
-        """Call a tier: a local one right here, a remote one on another thread for as long as the deadline allows."""
-        if self._infos[position].is_remote:
-            return self._calls.call(function, deadline - time.monotonic())
-        return function()
 
     def _make_shelf(self, position: int, tier: Tier) -> Shelf:
         policy = make_policy(self.settings.eviction, tier.info.capacity_bytes) if tier.info.capacity_bytes else None
@@ -235,25 +269,42 @@ class TieredStore:
                     self._index.add(listed.key, slot, position)
             shelf.trim()
 
-    def _place(self, key: bytes, slot: Slot, pieces: Sequence[Buffer], held: Sequence[int], durable: bool) -> None:
+    def _has_in_memory(self, key: bytes) -> bool:
+        return self._infos[0].is_verified and 0 in self._index.look(key).tiers
+
+    def _reserve(self, nbytes: int) -> Room | None:
+        """Return room in the memory tier, or None."""
+        if not self._infos[0].is_verified or not decide.fits(self._infos[0], nbytes):
+            return None
+        try:
+            return self._shelves[0].reserve(nbytes)
+        except CapacityError:
+            return None
+
+    def _place(self, slot: Slot, draft: Draft, held: Sequence[int], durable: bool) -> None:
         """Write a new record where it has to be now, and queue it for the other tiers; or make an old one durable."""
+        key = draft.storage_key
         placement = decide.place_put(self._infos, slot.nbytes, held, durable)
         if not held:
             self._index.admit(key)
         if placement.must is not None:
-            self._write(key, slot, pieces, placement.must)
-        placed = self._write_first(key, slot, pieces, placement) if placement.may else None
+            self._write(key, slot, self._data(draft, held), placement.must)
+        placed = self._write_first(key, slot, draft, placement) if placement.may else None
         later = [position for position in placement.later if position != placed]
-        data = self._tiers[placed].get(key) if later and placed is not None else None
+        data = self._local_copy(key) if later and placed is not None else None
         for position in later if data is not None else ():
             self._write_later(position, Job(key, slot, data or b""))
 
-    def _write_first(self, key: bytes, slot: Slot, pieces: Sequence[Buffer], placement: decide.Placement) -> int | None:
+    def _data(self, draft: Draft, held: Sequence[int]) -> Buffer:
+        """Return the whole record: the draft's, or that of the first writer when it was stored before."""
+        return (self._local_copy(draft.storage_key) if held else None) or draft.view
+
+    def _write_first(self, key: bytes, slot: Slot, draft: Draft, placement: decide.Placement) -> int | None:
         """Write to the first tier that takes the record; raises its error when none does and no other tier has it."""
         failure: KVError | None = None
         for position in placement.may:
             try:
-                self._write(key, slot, pieces, position)
+                self._write(key, slot, draft.view, position, draft.room if position == 0 else None)
                 return position
             except _FAILURES as error:
                 failure = error
@@ -261,9 +312,12 @@ class TieredStore:
             raise failure
         return placement.must
 
-    def _write(self, key: bytes, slot: Slot, pieces: Sequence[Buffer], position: int) -> None:
+    def _write(self, key: bytes, slot: Slot, data: Buffer, position: int, room: Room | None = None) -> None:
         """Store a record in one tier and note it; a record that was deleted meanwhile is taken back."""
-        self._shelves[position].put(_item(key, slot), pieces)
+        if room is not None:
+            self._shelves[position].publish(_item(key, slot), room)
+        else:
+            self._shelves[position].put(_item(key, slot), [data])
         if not self._index.add(key, slot, position):
             self._shelves[position].delete(key)
 
@@ -282,8 +336,12 @@ class TieredStore:
         """Write a queued record; a failure is counted, and a local tier gets the record when the store drains."""
         name = self._infos[position].name
         try:
-            self._write(job.key, job.slot, [job.data], position)
+            if job.found_at is not None:
+                parse_record(job.key, job.data)
+            self._write(job.key, job.slot, job.data, position)
             self.counters.add("write_behind")
+        except (CorruptError, IdentityError) as error:
+            self._reads.quarantine(job.key, position if job.found_at is None else job.found_at, error)
         except KVError as error:
             self.counters.add("write_behind_failed")
             self._owe(job.key, position)
@@ -292,76 +350,31 @@ class TieredStore:
             self.counters.add("write_behind_failed")
             _log.exception("a record was not written to tier %s", name)
 
-    def _search(self, key: bytes, deadline: float, seen: list[str]) -> Record | Miss:
-        """Ask the tiers in order; copy what a slow one has up behind the answer."""
-        known = self._index.look(key)
-        if known.reason == DELETED:
-            return Miss(DELETED)
-        for position in decide.search_order(self._infos, known.tiers):
-            record = self._read(key, position, deadline, seen)
-            if record is not None:
-                self._promote(record, position)
-                return record
-        return Miss(decide.explain_miss(seen, self._index.look(key).reason or NEVER_STORED))
-
-    def _read(self, key: bytes, position: int, deadline: float, seen: list[str]) -> Record | None:
-        """Read from one tier and verify; None adds to `seen` what went wrong."""
+    def _promote(self, key: bytes, data: memoryview, position: int) -> None:
+        """Queue a record that arrived for the fastest tier that takes it, which verifies it first; a full queue is no loss."""
+        target = decide.place_promotion(self._infos, data.nbytes, position)
+        if target is None:
+            return
         try:
-            data = self._call(position, partial(self._shelves[position].get, key), deadline)
-            if data is not None:
-                return from_tier(parse_record(key, data), self._infos[position].name)
-            self._index.drop(key, position, EVICTED)
-        except (CorruptError, IdentityError) as error:
-            seen.append(CORRUPT)
-            self._quarantine(key, position, error)
-        except DeadlineError:
-            seen.append("timeout")
-        except TierUnavailableError:
-            seen.append("unavailable")
-        return None
-
-    def _quarantine(self, key: bytes, position: int, why: KVError) -> None:
-        """Take a damaged copy out of sight and count it."""
-        self.counters.add("quarantined")
-        self._index.drop(key, position, CORRUPT)
-        _log.warning("tier %s had a damaged record, now out of use: %s", self._infos[position].name, why)
-        try:
-            self._call(position, partial(self._shelves[position].quarantine, key), self._deadline(None))
-        except KVError as error:
-            _log.warning("tier %s could not take it out of sight: %s", self._infos[position].name, error)
-
-    def _promote(self, record: Record, position: int) -> None:
-        """Queue a verified record for the fastest tier that takes it; a full queue is no loss."""
-        slot = self._index.slot(record.storage_key) or Slot(record.meta, record.blob.nbytes, record.data.nbytes)
-        target = decide.place_promotion(self._infos, slot.nbytes, position)
-        if target is not None and self._queues[target].offer(Job(record.storage_key, slot, record.data)):
+            head = parse_head(data)
+        except (CorruptError, FormatError):
+            return  # whoever reads it finds out
+        slot = self._index.slot(key) or Slot(head.meta, data.nbytes - head.blob_offset, data.nbytes)
+        if self._queues[target].offer(Job(key, slot, data, position)):
             self.counters.add("promoted")
-
-    def _find_remote(self, keys: Sequence[bytes], deadline: float) -> dict[bytes, Found]:
-        """Return the keys that a remote tier has, and those of which one could not tell."""
-        news: dict[bytes, Found] = {}
-        for position, info in enumerate(self._infos):
-            missing = [key for key in keys if key not in news or news[key].status is not Status.READY]
-            if not info.is_remote or not missing:
-                continue
-            try:
-                sizes = self._call(position, partial(self._shelves[position].tier.find, missing), deadline)
-            except (DeadlineError, TierUnavailableError) as error:
-                reason = "timeout" if isinstance(error, DeadlineError) else "unavailable"
-                news |= {key: Found(Status.ABSENT, reason=reason) for key in missing}
-                continue
-            news |= {key: Found(Status.READY, info.name, size) for key, size in zip(missing, sizes, strict=True) if size is not None}
-        return news
 
     def _local_copy(self, key: bytes) -> memoryview | None:
         """Return the record from the fastest local tier that has it, without telling its policy or counters."""
         held = [position for position in self._index.look(key).tiers if not self._infos[position].is_remote]
-        return self._tiers[held[0]].get(key) if held else None
+        landing = self._tiers[held[0]].get(key) if held else None
+        if landing is not None:
+            landing.fill(landing.nbytes)
+        return landing.view if landing else None
 
     def _stats(self, position: int) -> TierStats:
         info, entries = self._infos[position], self._index.count()[position]
         try:
-            used = self._call(position, lambda: self._shelves[position].tier.used_bytes, self._deadline(None))
+            used = self._reads.call(position, lambda: self._shelves[position].tier.used_bytes, self._reads.deadline(None))
         except (DeadlineError, TierUnavailableError):
             return TierStats(info.name, 0, info.capacity_bytes, entries, is_available=False, is_durable=info.is_durable)
         return TierStats(info.name, used, info.capacity_bytes, entries, is_available=True, is_durable=info.is_durable)

@@ -13,11 +13,15 @@ from kvstore.store.index import Slot
 
 @dataclass(frozen=True)
 class Job:
-    """One record on its way to a tier; `data` is the whole record and stays unchanged until it is written."""
+    """One record on its way to a tier; `data` is the whole record and stays unchanged until it is written.
+
+    `found_at` is the tier that a record to be copied up came from, whose bytes nobody has verified yet; None for one that was put.
+    """
 
     key: bytes
     slot: Slot
     data: Buffer
+    found_at: int | None = None
 
 
 class WriteQueue:

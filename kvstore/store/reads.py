@@ -1,0 +1,124 @@
+"""Reading from tiers: one after the other, within a deadline, and a damaged copy out of sight."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from kvstore.core.api import Status
+from kvstore.core.errors import CorruptError, DeadlineError, FormatError, IdentityError, KVError, TierUnavailableError
+from kvstore.core.landing import Landing
+from kvstore.store import decide
+from kvstore.store.arriving import Arriving
+from kvstore.store.calls import BoundedCalls
+from kvstore.store.counters import Counters
+from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index
+from kvstore.store.record import land_head
+from kvstore.store.results import Found, Miss, Opened, StoreSettings
+from kvstore.store.shelf import Shelf
+from kvstore.store.tier import TierInfo
+
+T = TypeVar("T")
+Promote = Callable[[bytes, memoryview, int], None]  # storage key, whole record, where it was found
+
+_log = logging.getLogger(__name__)
+
+
+class Reads:
+    """The reading half of a `TieredStore`; `promote` is told of every record that arrived whole from a tier that is not memory."""
+
+    def __init__(self, shelves: Sequence[Shelf], index: Index, counters: Counters, settings: StoreSettings, promote: Promote) -> None:
+        self._shelves, self._index, self._counters, self._settings, self._promote = shelves, index, counters, settings, promote
+        self._infos: list[TierInfo] = [shelf.tier.info for shelf in shelves]
+        self._calls = BoundedCalls(settings.remote_threads)
+        self._arriving = Arriving()
+
+    def search(self, key: bytes, deadline: float, seen: list[str]) -> Opened | Miss:
+        """Ask the tiers in order; a slow one's record is copied up once it is whole."""
+        known = self._index.look(key)
+        if known.reason == DELETED:
+            return Miss(DELETED)
+        for position in decide.search_order(self._infos, known.tiers):
+            opened = self.open(key, position, deadline, seen)
+            if opened is not None:
+                return opened
+        return Miss(decide.explain_miss(seen, self._index.look(key).reason or NEVER_STORED))
+
+    def open(self, key: bytes, position: int, deadline: float, seen: list[str], share: bool = True) -> Opened | None:
+        """Begin to read from one tier and verify what describes the record; None adds to `seen` what went wrong."""
+        tier = self._infos[position]
+        try:
+            landing = self.call(position, partial(self._begin_read, key, position, deadline, share), deadline)
+            if landing is not None:
+                slot = self._index.slot(key) if tier.is_verified else None
+                if slot is not None:
+                    return Opened(key, slot.meta, landing.tail(slot.nbytes - slot.blob_nbytes), tier.name)
+                head = land_head(landing, key)
+                return Opened(key, head.meta, landing.tail(head.blob_offset), tier.name)
+            self._index.drop(key, position, EVICTED)
+        except (CorruptError, IdentityError, FormatError) as error:
+            seen.append(CORRUPT)
+            self.quarantine(key, position, error)
+        except DeadlineError:
+            seen.append("timeout")
+        except TierUnavailableError:
+            seen.append("unavailable")
+        return None
+
+    def _begin_read(self, key: bytes, position: int, deadline: float, share: bool) -> Landing | None:
+        """Ask a tier for a record; from one that is not memory, many readers at a time share what arrives once."""
+        if self._infos[position].is_verified:
+            return self._shelves[position].get(key)
+        if not share:
+            return self._shelves[position].get(key)
+        return self._arriving.join((key, position), lambda: self._receive(key, position, deadline))
+
+    def _receive(self, key: bytes, position: int, deadline: float) -> Landing | None:
+        """Begin to read from a tier that is not memory; what became whole is copied up."""
+        landing = self._shelves[position].get(key)
+        if landing is not None:
+            landing.deadline = deadline
+            landing.when_whole(partial(self._promote, key, landing.view, position))
+        return landing
+
+    def find_remote(self, keys: Sequence[bytes], deadline: float) -> dict[bytes, Found]:
+        """Return the keys that a remote tier has, and those of which one could not tell."""
+        news: dict[bytes, Found] = {}
+        for position, info in enumerate(self._infos):
+            missing = [key for key in keys if key not in news or news[key].status is not Status.READY]
+            if not info.is_remote or not missing:
+                continue
+            try:
+                sizes = self.call(position, partial(self._shelves[position].tier.find, missing), deadline)
+            except (DeadlineError, TierUnavailableError) as error:
+                reason = "timeout" if isinstance(error, DeadlineError) else "unavailable"
+                news |= {key: Found(Status.ABSENT, reason=reason) for key in missing}
+                continue
+            news |= {key: Found(Status.READY, info.name, size) for key, size in zip(missing, sizes, strict=True) if size is not None}
+        return news
+
+    def quarantine(self, key: bytes, position: int, why: KVError) -> None:
+        """Take a damaged copy out of sight and count it."""
+        self._counters.add("quarantined")
+        self._index.drop(key, position, CORRUPT)
+        _log.warning("tier %s had a damaged record, now out of use: %s", self._infos[position].name, why)
+        try:
+            self.call(position, partial(self._shelves[position].quarantine, key), self.deadline(None))
+        except KVError as error:
+            _log.warning("tier %s could not take it out of sight: %s", self._infos[position].name, error)
+
+    def call(self, position: int, function: Callable[[], T], deadline: float) -> T:
+        """Call a tier: a local one right here, a remote one on another thread for as long as the deadline allows."""
+        if self._infos[position].is_remote:
+            return self._calls.call(function, deadline - time.monotonic())
+        return function()
+
+    def deadline(self, timeout_s: float | None) -> float:
+        return time.monotonic() + (self._settings.remote_timeout_s if timeout_s is None else timeout_s)
+
+    def close(self) -> None:
+        """Ask remote tiers nothing more."""
+        self._calls.close()
