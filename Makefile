@@ -5,7 +5,7 @@ PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lint type bench soak clean help
+.PHONY: setup demo test lint type bench bench-peers soak clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -38,6 +38,9 @@ type: setup  ## check types strictly
 bench: setup  ## run every benchmark at full size and append to tests/bench/results.csv
 	$(BIN)/larder bench context --csv tests/bench/results.csv
 	$(BIN)/larder bench context --model random-100m --csv tests/bench/results.csv
+
+bench-peers: setup  ## measure other systems' clients beside ours, in environments of their own, into tests/bench/PEERS.md
+	$(BIN)/python -m bench.peers.compare
 
 soak: setup  ## run the long fault campaigns
 	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse --timeout 3600
