@@ -16,15 +16,21 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import CapacityError, ConfigError, CorruptError
-from kvstore.store.disk_files import io_errors, read_head, read_whole
+from kvstore.core.landing import Landing
+from kvstore.core.pool import BufferPool
+from kvstore.store.direct import MODES, accepts_direct, write_all, write_direct, writes_direct
+from kvstore.store.disk_files import io_errors, open_record, read_head
 from kvstore.store.files import DIRECTORY_MODE, lock_directory, make_directory, sync_directory, write_new
 from kvstore.store.quarantine import Quarantine
 from kvstore.store.record import parse_head
 from kvstore.store.tier import Listed, Tier, TierInfo
+
+_POOL_BYTES = 64 << 20
 
 
 class _Index(dict[bytes, Listed]):
@@ -45,8 +51,10 @@ class _Index(dict[bytes, Listed]):
 class DiskTier(Tier):
     """Keeps records in files that survive the process.
 
-    Copies: put none (the pieces are written as they are), get one (from the file into new memory). Files and directories are readable by
-    their owner only. A full or failing disk raises CapacityError or TierUnavailableError and leaves nothing behind.
+    Copies: put one into the page cache or into aligned memory; get one out of the page cache, or none past it. Memory beyond the pool's is
+    bounded by what is in flight: a record per landing and 2 MiB per put. A landing that outlives its record keeps the file's bytes on the
+    disk, uncounted, until it is whole or closed. Files and directories are readable by their owner only. A full or failing disk raises
+    CapacityError or TierUnavailableError and leaves nothing behind.
 
     Parameters
     ----------
@@ -58,11 +66,28 @@ class DiskTier(Tier):
     fsync : str
         "always": a put returns after the record is on the device, so it survives a power loss. "never": a put returns when the system has
         the bytes; they survive the process, and the tier does not call itself durable.
+    direct : str
+        Which records of 256 KiB and more go past the system's page cache. "auto": reads of what the cache doesn't hold, and writes with
+        fsync "always". "on": all, so that the cache's memory is left to others. "off": none. Where the filesystem refuses, none do.
+    pool : BufferPool or None
+        Where the memory of landings comes from; None takes a pool that keeps 64 MiB.
     """
 
-    def __init__(self, directory: Path, capacity_bytes: int, fsync: str = "always", name: str = "disk") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        capacity_bytes: int,
+        fsync: str = "always",
+        name: str = "disk",
+        *,
+        direct: str = "auto",
+        pool: BufferPool | None = None,
+    ) -> None:
         if fsync not in ("always", "never"):
             raise ConfigError(f"tier {name}: fsync must be always or never, got {fsync!r}")
+        if direct not in MODES:
+            raise ConfigError(f"tier {name}: direct must be auto, on or off, got {direct!r}")
+        self._pool = BufferPool(_POOL_BYTES) if pool is None else pool
         self._info = TierInfo(name, capacity_bytes, is_durable=fsync == "always")
         self._records, self._fresh = directory / "records", directory / "fresh"
         self._lock = threading.Lock()
@@ -76,6 +101,7 @@ class DiskTier(Tier):
             try:
                 self._quarantine = Quarantine(directory / "quarantine", capacity_bytes // 20)
                 self._recover()
+                self._direct = direct if direct != "off" and accepts_direct(self._fresh) else "off"
             except OSError:
                 os.close(self._owner)
                 raise
@@ -90,15 +116,15 @@ class DiskTier(Tier):
         with self._lock:
             return self._count_bytes()
 
-    def get(self, key: bytes) -> memoryview | None:
-        """Read the record into new memory; a file whose length changed, or that is gone, raises CorruptError."""
+    def get(self, key: bytes) -> Landing | None:
+        """Begin to read the record into memory of the pool; a file whose length changed, or that is gone, raises CorruptError."""
         with self._lock:
             listed = self._index.get(key)
         if listed is None:
             return None
         with io_errors(self._info.name):
             try:
-                return read_whole(self._path(key), listed.nbytes)
+                return open_record(self._info.name, self._path(key), listed.nbytes, self._pool, self._direct)
             except FileNotFoundError as error:
                 if key not in self._index:
                     return None  # deleted between the look into the index and the read
@@ -114,7 +140,7 @@ class DiskTier(Tier):
         fresh = self._fresh / secrets.token_hex(16)
         try:
             with io_errors(self._info.name):
-                self._write(fresh, pieces)
+                self._write(fresh, pieces, listed.nbytes)
                 self._make_shard(self._path(key).parent)
         except BaseException:
             fresh.unlink(missing_ok=True)
@@ -182,9 +208,10 @@ class DiskTier(Tier):
     def _count_bytes(self) -> int:
         return self._index.nbytes + self._writing_bytes + self._quarantine.used_bytes
 
-    def _write(self, fresh: Path, pieces: Sequence[Buffer]) -> None:
+    def _write(self, fresh: Path, pieces: Sequence[Buffer], nbytes: int) -> None:
         """Write a file that nobody looks for yet."""
-        descriptor = write_new(fresh, pieces)
+        is_direct = writes_direct(self._direct, nbytes, is_synced=self._info.is_durable)
+        descriptor = write_new(fresh, pieces, partial(write_direct, pool=self._pool) if is_direct else write_all)
         try:
             if self._info.is_durable:
                 os.fsync(descriptor)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kvstore.core.errors import CapacityError, CorruptError, KVError, TierUnavailableError
+from kvstore.core.landing import PIECE_NBYTES, Landing
+from kvstore.core.pool import BufferPool
+from kvstore.store.direct import BLOCK_NBYTES, pass_cache, reads_direct, round_up, use_cache
 from kvstore.store.record import HEAD_NBYTES, RecordHead, meta_end, parse_head
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,23 +30,50 @@ def io_errors(tier: str) -> Iterator[None]:
         raise TierUnavailableError(f"tier {tier}: {error}") from error
 
 
-def read_whole(path: Path, nbytes: int) -> memoryview:
-    """Read a file of exactly `nbytes` into new memory; another length raises CorruptError before anything is allocated."""
+class FileLanding(Landing):
+    """Reads a file from its front, a piece at a time. Copies: one through the page cache, none past it.
+
+    The open descriptor keeps the bytes readable when the file is deleted or replaced; it is closed with the last byte, by `close`, or
+    when the landing is dropped.
+    """
+
+    def __init__(self, tier: str, descriptor: int, block: memoryview, nbytes: int) -> None:
+        super().__init__(block[:nbytes])
+        self._tier = tier
+        self._descriptor = descriptor
+        self._block = block  # past the cache, the last read asks for whole blocks too
+        self._close_file = weakref.finalize(self, os.close, descriptor)
+        self._close_file.atexit = False
+
+    def _receive(self, room: memoryview) -> int:
+        if self.filled % BLOCK_NBYTES:  # a read was cut short, and only the cache can go on from there
+            use_cache(self._descriptor)
+        with io_errors(self._tier):
+            count = os.preadv(self._descriptor, [self._block[self.filled : self.filled + PIECE_NBYTES]], self.filled)
+        if not count:
+            raise CorruptError(f"tier {self._tier}: a file ends after {self.filled} B of {self.nbytes} B")
+        return count
+
+    def _end(self) -> None:
+        self._close_file()
+
+
+def open_record(tier: str, path: Path, nbytes: int, pool: BufferPool, direct: str) -> FileLanding:
+    """Begin to read a file of exactly `nbytes` into memory of the pool; another length raises CorruptError before any is taken."""
     descriptor = _open_regular(path)
     try:
         found = os.fstat(descriptor).st_size
         if found != nbytes:
             raise CorruptError(f"{path.name[:16]} has {found} B, {nbytes} B were written")
-        data = bytearray(nbytes)
-        view, at = memoryview(data), 0
-        while at < nbytes:
-            count = os.readv(descriptor, [view[at:]])
-            if not count:
-                raise CorruptError(f"{path.name[:16]} ends after {at} B of {nbytes} B")
-            at += count
-        return view
-    finally:
+        if reads_direct(direct, descriptor, nbytes):
+            pass_cache(descriptor)
+            block = pool.take(round_up(nbytes))
+        else:
+            block = pool.take(nbytes)
+    except BaseException:
         os.close(descriptor)
+        raise
+    return FileLanding(tier, descriptor, block, nbytes)
 
 
 def read_head(path: Path) -> tuple[RecordHead, int] | None:

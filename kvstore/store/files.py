@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import TierUnavailableError
+from kvstore.store.direct import write_all
 
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
@@ -31,15 +32,12 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_new(path: Path, pieces: Sequence[Buffer]) -> int:
+def write_new(path: Path, pieces: Sequence[Buffer], write: Callable[[int, Sequence[Buffer]], None] = write_all) -> int:
     """Write a file that must not exist yet and return its open descriptor; on an error the file is removed."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
-        for piece in pieces:
-            view = memoryview(piece).cast("B")
-            while view.nbytes:
-                view = view[os.write(descriptor, view) :]
-    except OSError:
+        write(descriptor, pieces)
+    except BaseException:
         os.close(descriptor)
         path.unlink(missing_ok=True)
         raise

@@ -15,6 +15,7 @@ from kvstore.store.tier import Tier
 from tests.contracts.tiers import BOUNDED, CAPACITY_BYTES, TIERS, Place
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_record, record_nbytes
+from tests.store.reading import read_whole
 
 PIECE_NBYTES = 1 << 20
 
@@ -54,7 +55,7 @@ def test_a_record_comes_back_bit_for_bit(tier: Tier, nbytes: int) -> None:
     """Piece borders are where a byte is lost or doubled."""
     key, record = make_record(1, nbytes)
     tier.put(key, [record])
-    assert tier.get(key) == record
+    assert read_whole(tier, key) == record
 
 
 @pytest.mark.parametrize("total", [PIECE_NBYTES - 1, PIECE_NBYTES, PIECE_NBYTES + 1])
@@ -62,20 +63,20 @@ def test_a_record_that_ends_at_a_piece_border_comes_back(tier: Tier, total: int)
     """The head counts too: here the whole record ends at, just before and just behind a border."""
     key, record = make_record(2, total - record_nbytes(0))
     tier.put(key, [record])
-    assert tier.get(key) == record
+    assert read_whole(tier, key) == record
 
 
 def test_the_pieces_of_a_put_are_joined(tier: Tier) -> None:
     """The head is one piece; how the rest is cut says nothing."""
     key, record = make_record(3, PIECE_NBYTES + 5)
     tier.put(key, [record[:1000], memoryview(record)[1000:1007], bytearray(record[1007:PIECE_NBYTES]), b"", record[PIECE_NBYTES:]])
-    assert tier.get(key) == record
+    assert read_whole(tier, key) == record
 
 
 def test_a_key_that_was_never_put_is_not_there(tier: Tier) -> None:
     """A miss is a result, not an error."""
     key, _ = make_record(4)
-    assert (tier.get(key), tier.find([key]), tier.delete(key), tier.quarantine(key)) == (None, [None], False, False)
+    assert (read_whole(tier, key), tier.find([key]), tier.delete(key), tier.quarantine(key)) == (None, [None], False, False)
 
 
 def test_the_first_record_of_a_key_stays(tier: Tier) -> None:
@@ -83,23 +84,23 @@ def test_the_first_record_of_a_key_stays(tier: Tier) -> None:
     key, record = make_record(5, 100)
     tier.put(key, [record])
     tier.put(key, [make_record(5, 200)[1]])
-    assert tier.get(key) == record
+    assert read_whole(tier, key) == record
 
 
 def test_a_deleted_record_is_gone_and_may_come_back(tier: Tier) -> None:
     """Delete says whether it was there."""
     key, record = make_record(6)
     tier.put(key, [record])
-    assert (tier.delete(key), tier.delete(key), tier.get(key)) == (True, False, None)
+    assert (tier.delete(key), tier.delete(key), read_whole(tier, key)) == (True, False, None)
     tier.put(key, [record])
-    assert tier.get(key) == record
+    assert read_whole(tier, key) == record
 
 
 def test_a_quarantined_record_is_out_of_sight(tier: Tier) -> None:
     """A damaged copy must not be read twice."""
     key, record = make_record(7)
     tier.put(key, [record])
-    assert (tier.quarantine(key), tier.get(key), tier.find([key])) == (True, None, [None])
+    assert (tier.quarantine(key), read_whole(tier, key), tier.find([key])) == (True, None, [None])
 
 
 def test_find_tells_lengths_in_the_order_asked(tier: Tier) -> None:
@@ -125,11 +126,48 @@ def test_a_view_stays_as_it_was_whatever_happens_to_the_record(tier: Tier) -> No
     """A reader may hold bytes long after the record was evicted and its place was taken."""
     key, record = make_record(8, 3000)
     tier.put(key, [record])
-    view = tier.get(key)
+    view = read_whole(tier, key)
     tier.delete(key)
     for seed in range(100, 120):
         tier.put(*(lambda pair: (pair[0], [pair[1]]))(make_record(seed, 3000)))
     assert view == record
+
+
+def test_the_front_of_a_record_is_there_before_the_rest(tier: Tier) -> None:
+    """A reader uses the first layer group while the last one travels; nobody receives what nobody needs."""
+    key, record = make_record(9, 5 * PIECE_NBYTES)
+    tier.put(key, [record])
+    landing = tier.get(key)
+    assert landing is not None
+    landing.fill(3000)
+    assert landing.view[:3000] == record[:3000]
+    landing.fill(2 * PIECE_NBYTES + 1)
+    assert landing.view[: 2 * PIECE_NBYTES + 1] == record[: 2 * PIECE_NBYTES + 1]
+
+
+def test_what_was_received_stays_when_the_landing_is_closed(tier: Tier) -> None:
+    """A reader that has enough stops, and uses what it has."""
+    key, record = make_record(10, 3 * PIECE_NBYTES)
+    tier.put(key, [record])
+    landing = tier.get(key)
+    assert landing is not None
+    landing.fill(PIECE_NBYTES)
+    landing.close()
+    tier.delete(key)
+    assert landing.view[:PIECE_NBYTES] == record[:PIECE_NBYTES]
+
+
+def test_two_readers_of_one_record_do_not_disturb_each_other(tier: Tier) -> None:
+    """Each landing has its own progress and its own end."""
+    key, record = make_record(11, 2 * PIECE_NBYTES)
+    tier.put(key, [record])
+    first, second = tier.get(key), tier.get(key)
+    assert first is not None
+    assert second is not None
+    first.fill(1)
+    first.close()
+    second.fill(second.nbytes)
+    assert second.view == record
 
 
 def test_used_bytes_stay_within_the_capacity(bounded: Tier) -> None:
@@ -170,7 +208,7 @@ def test_threads_that_put_get_and_delete_see_whole_records_only(tier: Tier) -> N
             elif act < 0.6:
                 tier.delete(key)
             else:
-                assert tier.get(key) in (None, record)
+                assert read_whole(tier, key) in (None, record)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))

@@ -35,6 +35,8 @@ BOUNDED: dict[str, Callable[[Place], Tier]] = {
     "memory": lambda place: MemoryTier(CAPACITY_BYTES),
     "disk": lambda place: DiskTier(place.directory, CAPACITY_BYTES),
     "disk without fsync": lambda place: DiskTier(place.directory, CAPACITY_BYTES, fsync="never"),
+    "disk past the page cache": lambda place: DiskTier(place.directory, CAPACITY_BYTES, direct="on"),
+    "disk through the page cache": lambda place: DiskTier(place.directory, CAPACITY_BYTES, direct="off"),
     "breaker": lambda place: BreakerTier(MemoryTier(CAPACITY_BYTES)),
     "counted": lambda place: CountedTier(MemoryTier(CAPACITY_BYTES), Counters()),
     "faulty": lambda place: FaultyTier(MemoryTier(CAPACITY_BYTES)),

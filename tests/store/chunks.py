@@ -8,7 +8,7 @@ from kvstore.core.blob import build_blob, parse_header
 from kvstore.core.key import Kind
 from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
 from kvstore.core.stages import PipelineSpec, StageSpec
-from kvstore.store.record import RecordMeta, record_pieces
+from kvstore.store.record import RecordMeta, record_head
 
 
 def make_chunk(seed: int, nbytes: int = 64, recompute_s: float = 1.0, source: str = "notes/a.txt") -> tuple[bytes, RecordMeta, bytes]:
@@ -26,7 +26,7 @@ def make_chunk(seed: int, nbytes: int = 64, recompute_s: float = 1.0, source: st
 def make_record(seed: int, nbytes: int = 64) -> tuple[bytes, bytes]:
     """Return a storage key and the whole record stored under it."""
     key, meta, blob = make_chunk(seed, nbytes)
-    return key, b"".join(record_pieces(key, meta, blob))
+    return key, record_head(key, meta, len(blob)) + blob
 
 
 def record_nbytes(payload_nbytes: int = 64) -> int:

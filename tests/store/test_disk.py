@@ -16,6 +16,7 @@ from kvstore.core.errors import CapacityError, ConfigError, CorruptError, TierUn
 from kvstore.store.disk import DiskTier
 from kvstore.store.quarantine import MAX_FILES
 from tests.store.chunks import make_record, record_nbytes
+from tests.store.reading import read_whole
 
 CAPACITY_BYTES = 1 << 20
 
@@ -46,7 +47,7 @@ def test_a_restart_finds_every_record(tmp_path: Path) -> None:
     tier = DiskTier(tmp_path, CAPACITY_BYTES)
     assert [item.key for item in tier.scan()] == [key for key, _ in records]
     assert tier.used_bytes == sum(len(record) for _, record in records)
-    assert [tier.get(key) for key, _ in records] == [record for _, record in records]
+    assert [read_whole(tier, key) for key, _ in records] == [record for _, record in records]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_a_restart_trusts_no_partial_or_foreign_record(tmp_path: Path, damage: C
     key, record = stored(tmp_path, 1)
     path_of(tmp_path, key).write_bytes(damage(record))
     tier = DiskTier(tmp_path, CAPACITY_BYTES)
-    assert (tier.get(key), list(tier.scan()), len(quarantined(tmp_path))) == (None, [], 1)
+    assert (read_whole(tier, key), list(tier.scan()), len(quarantined(tmp_path))) == (None, [], 1)
 
 
 def test_a_restart_refuses_a_record_under_another_name(tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_restart_follows_no_link(tmp_path: Path) -> None:
     path_of(tmp_path / "d", key).parent.mkdir(parents=True)
     path_of(tmp_path / "d", key).symlink_to(outside)
     tier = DiskTier(tmp_path / "d", CAPACITY_BYTES)
-    assert tier.get(key) is None
+    assert read_whole(tier, key) is None
     assert outside.read_bytes() == record
 
 
@@ -98,12 +99,12 @@ def test_a_file_that_changed_length_or_vanished_is_corrupt(tmp_path: Path) -> No
         tier.put(key, [record])
     path_of(tmp_path, key).write_bytes(record[:-1])
     with pytest.raises(CorruptError, match=f"has {len(record) - 1} B, {len(record)} B were written"):
-        tier.get(key)
+        read_whole(tier, key)
     path_of(tmp_path, key).unlink()
     with pytest.raises(CorruptError, match="is gone"):
-        tier.get(key)
+        read_whole(tier, key)
     assert tier.quarantine(key)
-    assert tier.get(key) is None
+    assert read_whole(tier, key) is None
 
 
 def test_the_quarantine_is_bounded_and_counts_as_used(tmp_path: Path) -> None:
@@ -173,9 +174,9 @@ def test_a_failing_disk_leaves_nothing_behind(
         broken.setattr(os, call, fail)
         with pytest.raises(error):
             tier.put(key, [record])
-    assert (tier.get(key), tier.used_bytes, list((tmp_path / "fresh").iterdir())) == (None, used, [])
+    assert (read_whole(tier, key), tier.used_bytes, list((tmp_path / "fresh").iterdir())) == (None, used, [])
     tier.put(key, [record])
-    assert tier.get(key) == record
+    assert read_whole(tier, key) == record
 
 
 def test_a_record_is_synced_before_it_has_its_name_and_its_name_before_the_put_returns(
