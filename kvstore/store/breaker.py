@@ -1,4 +1,4 @@
-"""Stop asking a tier that does not answer, so that it costs its deadline once and then nothing."""
+"""Stop asking whoever does not answer, so that it costs its deadline once and then nothing."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from typing import TypeVar
 
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import DeadlineError, TierUnavailableError
+from kvstore.core.landing import Landing
 from kvstore.store.tier import Listed, Tier, WrappedTier
+from kvstore.store.watched import Watched
 
 T = TypeVar("T")
 
 
-class BreakerTier(WrappedTier):
-    """Refuses calls for a while after failures in a row.
+class BusyError(TierUnavailableError):
+    """All connections are lent; it says nothing about the health of what they lead to."""
 
-    Closed: calls pass. After `failures` calls in a row that raised TierUnavailableError or DeadlineError it opens: calls raise
-    TierUnavailableError at once. `cool_down_s` later one call passes as a probe while the others are still refused; its outcome closes
-    the breaker or opens it for as long again.
+
+class Breaker:
+    """Remembers failures in a row. Thread-safe.
+
+    Closed: calls pass. After `failures` in a row it opens: `check` raises TierUnavailableError at once. `cool_down_s` later one call passes
+    as a probe while the others are still refused; its outcome closes the breaker or opens it for as long again.
 
     Parameters
     ----------
+    name : str
+        What does not answer, for messages.
     failures : int
         Failures in a row that open it, at least 1.
     cool_down_s : float
@@ -31,8 +38,8 @@ class BreakerTier(WrappedTier):
         Monotonic seconds.
     """
 
-    def __init__(self, tier: Tier, failures: int = 1, cool_down_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(tier)
+    def __init__(self, name: str, failures: int = 1, cool_down_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._name = name
         self._failures = failures
         self._cool_down_s = cool_down_s
         self._clock = clock
@@ -41,11 +48,53 @@ class BreakerTier(WrappedTier):
         self._refuses_until = 0.0
 
     @property
+    def is_open(self) -> bool:
+        """Whether calls are refused, but for one probe per cool-down."""
+        return self._failed_in_a_row >= self._failures
+
+    def check(self) -> None:
+        """Raise TierUnavailableError unless a call may pass; a call that passes an open breaker is the probe of this cool-down."""
+        with self._lock:
+            if not self.is_open:
+                return
+            now = self._clock()
+            if now < self._refuses_until:
+                wait_s = self._refuses_until - now
+                raise TierUnavailableError(f"{self._name}: did not answer; it is asked again in {wait_s:.1f} s")
+            self._refuses_until = now + self._cool_down_s
+
+    def fail(self) -> None:
+        """Count a call that was not answered."""
+        with self._lock:
+            self._failed_in_a_row += 1
+            self._refuses_until = self._clock() + self._cool_down_s
+
+    def succeed(self) -> None:
+        """Note a call that was answered: the count begins again."""
+        with self._lock:
+            self._failed_in_a_row = 0
+
+
+class BreakerTier(WrappedTier):
+    """Refuses calls for a while after failures in a row: a TierUnavailableError or DeadlineError of a call, or of a landing's receive.
+
+    Parameters are those of `Breaker`.
+    """
+
+    def __init__(self, tier: Tier, failures: int = 1, cool_down_s: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(tier)
+        self._breaker = Breaker(f"tier {tier.info.name}", failures, cool_down_s, clock)
+
+    @property
     def used_bytes(self) -> int:
         return self._call(lambda: self._tier.used_bytes)
 
-    def get(self, key: bytes) -> memoryview | None:
-        return self._call(lambda: self._tier.get(key))
+    def get(self, key: bytes) -> Landing | None:
+        """Begin to read; what the landing receives later counts too, and is not refused once it has begun."""
+        landing = self._call(lambda: self._tier.get(key))
+        if landing is None or landing.filled == landing.nbytes:
+            return landing
+        return Watched(landing, self._learn)
 
     def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
         self._call(lambda: self._tier.put(key, pieces))
@@ -63,29 +112,18 @@ class BreakerTier(WrappedTier):
         return self._call(lambda: self._tier.quarantine(key))
 
     def _call(self, call: Callable[[], T]) -> T:
-        """Make the call if the breaker lets it pass, and learn from its outcome; other errors than the two say nothing about health."""
-        self._check()
+        """Make the call if the breaker lets it pass, and learn from its outcome."""
+        self._breaker.check()
+        return self._learn(call)
+
+    def _learn(self, call: Callable[[], T]) -> T:
+        """Make the call and learn from its outcome; other errors than the two, and a busy tier, say nothing about health."""
         try:
             result = call()
-        except (TierUnavailableError, DeadlineError):
-            self._fail()
+        except BusyError:
             raise
-        with self._lock:
-            self._failed_in_a_row = 0
+        except (TierUnavailableError, DeadlineError):
+            self._breaker.fail()
+            raise
+        self._breaker.succeed()
         return result
-
-    def _check(self) -> None:
-        """Raise TierUnavailableError unless a call may pass; a call that passes an open breaker is the probe of this cool-down."""
-        with self._lock:
-            if self._failed_in_a_row < self._failures:
-                return
-            now = self._clock()
-            if now < self._refuses_until:
-                wait_s = self._refuses_until - now
-                raise TierUnavailableError(f"tier {self.info.name}: did not answer; it is asked again in {wait_s:.1f} s")
-            self._refuses_until = now + self._cool_down_s
-
-    def _fail(self) -> None:
-        with self._lock:
-            self._failed_in_a_row += 1
-            self._refuses_until = self._clock() + self._cool_down_s

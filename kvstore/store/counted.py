@@ -8,12 +8,17 @@ from contextlib import contextmanager
 
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import KVError
+from kvstore.core.landing import Landing
 from kvstore.store.counters import Counters
 from kvstore.store.tier import Tier, WrappedTier
+from kvstore.store.watched import Watched
 
 
 class CountedTier(WrappedTier):
-    """Adds to counters: `hits`, `misses`, `read_bytes`, `read_s`, `puts`, `written_bytes`, `write_s`, `errors`."""
+    """Adds to counters: `hits`, `misses`, `read_bytes`, `read_s`, `puts`, `written_bytes`, `write_s`, `errors`.
+
+    A hit is counted when a landing is opened; its bytes and seconds while they are received.
+    """
 
     def __init__(self, tier: Tier, counters: Counters, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(tier)
@@ -21,18 +26,26 @@ class CountedTier(WrappedTier):
         self._clock = clock
         self._prefix = f"tier.{tier.info.name}."
 
-    def get(self, key: bytes) -> memoryview | None:
+    def get(self, key: bytes) -> Landing | None:
         with self._timed("read_s"):
-            data = self._tier.get(key)
-        self._add("misses" if data is None else "hits")
-        self._add("read_bytes", data.nbytes if data else 0)
-        return data
+            landing = self._tier.get(key)
+        self._add("misses" if landing is None else "hits")
+        if landing is None:
+            return None
+        self._add("read_bytes", landing.filled)
+        return landing if landing.filled == landing.nbytes else Watched(landing, self._receive)
 
     def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
         with self._timed("write_s"):
             self._tier.put(key, pieces)
         self._add("puts")
         self._add("written_bytes", sum(len(piece) for piece in pieces))
+
+    def _receive(self, receive: Callable[[], int]) -> int:
+        with self._timed("read_s"):
+            count = receive()
+        self._add("read_bytes", count)
+        return count
 
     def _add(self, name: str, amount: float = 1) -> None:
         self._counters.add(self._prefix + name, amount)

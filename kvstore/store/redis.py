@@ -1,116 +1,58 @@
-"""Records in Redis or Valkey, in pieces of 1 MiB behind a small index record that is written last.
+"""Records in Redis or Valkey, one server or a cluster; `redis_record` says how they lie there.
 
-    larder:1:<storage key in hex>:i    the index: magic "KVPIECES", bytes per piece, pieces, bytes of the record, xxh3-128
-    larder:1:<storage key in hex>:0    the first piece, and so on
-
-The index is 40 bytes, little-endian; its digest covers the storage key and what stands before it. Redis may evict or expire any of these
-keys at any time: a record whose index or any piece is missing is not there. Two writers of one key may mix their pieces; such a record
-fails its own digests when it is read.
+Redis may evict or expire any key at any time: a record whose index or any piece is missing is not there. Two writers of one key may mix
+their pieces; such a record fails its own digests when it is read.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import ModuleType
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
-from kvstore.core.blob import Buffer, xxh3
-from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, MissingExtraError, TierUnavailableError
+from kvstore.core.blob import Buffer
+from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, KVError, TierUnavailableError
+from kvstore.core.landing import PIECE_NBYTES, Landing
+from kvstore.core.pool import BufferPool
+from kvstore.store.redis_dial import Control, Dialer, RedisSettings
+from kvstore.store.redis_exchange import Answer, Command, exchange, first_problem
+from kvstore.store.redis_landing import PiecesLanding, discard
+from kvstore.store.redis_node import Leases
+from kvstore.store.redis_record import INDEX_NBYTES, PREFIX, index_name, key_of_index, make_index, parse_index, piece_names, regroup
+from kvstore.store.redis_route import Cluster, OneServer, Route
 from kvstore.store.tier import Listed, Tier, TierInfo
 
-PREFIX = b"larder:1:"
-PIECE_NBYTES = 1 << 20
-WINDOW = 8  # pieces per pipeline: what is in flight at once
+T = TypeVar("T")
 MAX_LISTED = 10_000
-_MAGIC = b"KVPIECES"
-_INDEX = struct.Struct("<8sIIQ")
-_INDEX_NBYTES = _INDEX.size + 16
-
-
-class Pipeline(Protocol):
-    """The few commands that the tier sends; replies come with `execute`."""
-
-    def getrange(self, key: bytes, start: int, end: int) -> object: ...
-    def set(self, name: bytes, value: Buffer, *, ex: int | None = None) -> object: ...
-    def unlink(self, *names: bytes) -> object: ...
-    def execute(self) -> list[bytes | int]: ...
-
-
-class RedisClient(Protocol):
-    """What the tier needs of a client: a single server, a cluster, or a double in a test."""
-
-    def pipeline(self, transaction: bool) -> Pipeline: ...
-    def scan_iter(self, match: bytes, count: int) -> Iterator[bytes]: ...
-    def info(self, section: str) -> Mapping[str, object]: ...
-    def close(self) -> None: ...
-
-
-def connect(url: str, timeout_s: float = 0.5, cluster: str = "off") -> RedisClient:
-    """Return a client for redis://, rediss:// (TLS) or unix:// that gives every exchange `timeout_s` seconds and never tries again.
-
-    `cluster` is "off" or "on". Nothing is sent yet with a single server; a cluster is asked for its nodes and raises
-    TierUnavailableError when it does not answer.
-    """
-    redis = _import_redis()
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    kind = redis.RedisCluster if cluster == "on" else redis.Redis
-    with redis_errors("redis"):
-        client: RedisClient = kind.from_url(
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), decode_responses=False
-        )
-    return client
-
-
-def _import_redis() -> ModuleType:
-    """Import redis-py, or say how to install it."""
-    try:
-        import redis
-    except ImportError as error:
-        raise MissingExtraError("the Redis tier needs the redis package; pip install 'kv-larder[store]'") from error
-    return redis
-
-
-@contextmanager
-def redis_errors(tier: str) -> Iterator[None]:
-    """Turn what redis-py raises into our errors."""
-    from redis import exceptions
-
-    try:
-        yield
-    except exceptions.TimeoutError as error:
-        raise DeadlineError(f"tier {tier}: no answer in time ({error})") from error
-    except exceptions.OutOfMemoryError as error:
-        raise CapacityError(f"tier {tier}: Redis is full; raise its maxmemory or let it evict ({error})") from error
-    except (exceptions.RedisError, OSError) as error:
-        raise TierUnavailableError(f"tier {tier}: {error}") from error
+_BATCH_PIECES = 64  # a server that is full learns of at most so many pieces in vain
+_POOL_NBYTES = 64 << 20
 
 
 class RedisTier(Tier):
     """Keeps records in Redis, which evicts by its own policy.
 
-    Copies: put joins pieces only where they cross a border of 1 MiB; get makes two, the client library's and the record's. The length of
-    every reply is bounded by asking for a range. Wrap it in a BreakerTier, so that a server that is down costs its deadline once.
+    Copies: get and put make one, the kernel's, between socket and record; TLS one more. Connects at the first use. Wrap
+    it in a BreakerTier, so that a server that is down costs its deadline once; a cluster is not wrapped, since each of its nodes has a
+    breaker of its own, and records that are wholly on living nodes are served whatever happens to the others.
 
     Parameters
     ----------
-    connect : callable
-        Returns a client; called once, at the first use, and again after a failure to connect.
-    ttl_s : int
-        Seconds after which a record expires; 0 for never.
+    settings : RedisSettings
+        Where Redis is and how it is spoken to.
     max_record_nbytes : int
         Longest record; a longer one is refused when put and held for damaged when an index tells of one.
+    pool : BufferPool or None
+        Where the memory of records comes from that are read; None for a pool of its own that keeps 64 MiB.
     """
 
-    def __init__(self, connect: Callable[[], RedisClient], ttl_s: int = 0, max_record_nbytes: int = 1 << 30, name: str = "redis") -> None:
-        _import_redis()  # here and not within the first call, whose deadline it would eat
-        self._connect = connect
-        self._client: RedisClient | None = None
-        self._expire_s = ttl_s or None
+    def __init__(
+        self, settings: RedisSettings, max_record_nbytes: int = 1 << 30, pool: BufferPool | None = None, name: str = "redis"
+    ) -> None:
+        dialer = Dialer(settings)
+        self._settings = settings
+        self._route: Route = Cluster(dialer) if settings.cluster == "on" else OneServer(dialer)
         self._max_record_nbytes = max_record_nbytes
+        self._pool = pool or BufferPool(_POOL_NBYTES)
         self._info = TierInfo(name, 0, is_remote=True)
 
     @property
@@ -119,150 +61,161 @@ class RedisTier(Tier):
 
     @property
     def used_bytes(self) -> int:
-        """Bytes that the server uses, for everybody who stores there."""
-        with redis_errors(self._info.name):
-            return int(str(self._connected().info("memory")["used_memory"]))
+        """Bytes that the servers use that answer, for everybody who stores there."""
+        return sum(self._ask_nodes(lambda control: int(str(control.info("memory")["used_memory"]))))
 
-    def get(self, key: bytes) -> memoryview | None:
-        """Fetch index and pieces into new memory; a record with a missing piece is removed and not there."""
-        index = self._read_indexes([key])[0]
-        if not index:
-            return None
-        nbytes = self._parse_index(key, index)
-        record = memoryview(bytearray(nbytes))
-        names = _piece_names(key, nbytes)
-        for first in range(0, len(names), WINDOW):
-            for number, piece in enumerate(self._ranges(names[first : first + WINDOW], PIECE_NBYTES), first):
-                room = record[number * PIECE_NBYTES : (number + 1) * PIECE_NBYTES]
-                if not piece:
-                    self._unlink([_index_name(key), *names])
-                    return None
-                if len(piece) != room.nbytes:
-                    raise CorruptError(f"tier {self._info.name}: piece {number} has {len(piece)} B, not {room.nbytes} B")
-                room[:] = piece
-        return record
+    def get(self, key: bytes) -> Landing | None:
+        """Read the index, in one round trip with the first pieces when there is one server only, and begin to receive the pieces.
 
-    def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
-        """Send the pieces, then the index that makes them visible."""
-        nbytes = sum(len(piece) for piece in pieces)
-        if nbytes > self._max_record_nbytes:
-            raise CapacityError(f"tier {self._info.name}: a record of {nbytes} B is over the limit of {self._max_record_nbytes} B")
-        if self._read_indexes([key])[0]:
-            return
-        names = _piece_names(key, nbytes)
-        values = list(zip(names, regroup(pieces, PIECE_NBYTES), strict=True))
+        The landing raises CorruptError and removes the record when a piece is missing.
+        """
+        if self._settings.cluster == "on":
+            index = self._read_index(key)
+            return self._land(key, index, None) if index else None
+        owner = self._route.node_of(b"")
+        leases = Leases([owner])
+        leases.require()
         try:
-            for first in range(0, len(values), WINDOW):
-                self._set(values[first : first + WINDOW])
-            self._set([(_index_name(key), _make_index(key, nbytes))])
-        except CapacityError:
-            with suppress(TierUnavailableError, DeadlineError):
-                self._unlink(names)
+            leases[owner].ask(*_read(key))
+            leases[owner].ask(b"GET", piece_names(key, 1)[0])
+            index = self._bytes_of(leases[owner].reply())
+            if not index:
+                discard(leases, owner)
+                return None
+            return self._land(key, index, leases)
+        except BaseException:
+            leases.close()
             raise
 
+    def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
+        """Send the pieces, a window ahead of their replies, then the index that makes them visible. Copies nothing."""
+        nbytes = sum(memoryview(piece).nbytes for piece in pieces)
+        if nbytes > self._max_record_nbytes:
+            raise CapacityError(f"tier {self._info.name}: a record of {nbytes} B is over the limit of {self._max_record_nbytes} B")
+        if self._read_index(key):
+            return
+        commands = [self._set(name, value) for name, value in zip(piece_names(key, nbytes), regroup(pieces, PIECE_NBYTES), strict=True)]
+        for first in range(0, len(commands), _BATCH_PIECES):
+            answers = exchange(self._route, commands[first : first + _BATCH_PIECES], self._settings.window + 1)
+            if problem := first_problem(answers, f"tier {self._info.name}"):
+                self._clean_up(commands[: first + _BATCH_PIECES], problem)
+                raise problem
+        answers = exchange(self._route, [self._set(index_name(key), [memoryview(make_index(key, nbytes))])])
+        if problem := first_problem(answers, f"tier {self._info.name}"):
+            self._clean_up(commands, problem)
+            raise problem
+
     def delete(self, key: bytes) -> bool:
-        """Remove index and pieces; of a damaged index only the index, since nobody knows how many pieces there are."""
-        index = self._read_indexes([key])[0]
+        """Remove index and pieces; of a damaged index only the index, since nobody knows how many pieces there are.
+
+        The record is gone when its index is; pieces on a node of a cluster that does not answer are left to expire.
+        """
         try:
-            names = _piece_names(key, self._parse_index(key, index)) if index else []
-        except CorruptError:
-            names = []
-        return self._unlink([_index_name(key), *names]) > 0
+            index = self._read_index(key)
+        except CorruptError:  # something else stands there
+            return self._remove(key, b"")
+        return self._remove(key, index) if index else False
 
     def find(self, keys: Sequence[bytes]) -> list[int | None]:
-        """Return lengths from the indexes, in one round trip; a piece may still turn out to be missing."""
+        """Return lengths from the indexes, in one round trip; a piece may still turn out to be missing.
+
+        Keys on a node of a cluster that does not answer are not there; raises only when no node answers.
+        """
+        answers = exchange(self._route, [_read(key) for key in keys])
+        if answers and all(isinstance(answer, KVError) for answer in answers):
+            self._bytes_of(answers[0])
         found: list[int | None] = []
-        for key, index in zip(keys, self._read_indexes(keys), strict=True):
+        for key, answer in zip(keys, answers, strict=True):
             try:
-                found.append(self._parse_index(key, index) if index else None)
+                index = b"" if isinstance(answer, KVError) else self._bytes_of(answer)
+                found.append(parse_index(key, index, self._max_record_nbytes) if index else None)
             except CorruptError:
                 found.append(None)
         return found
 
     def scan(self) -> Iterator[Listed]:
-        """Iterate over at most 10,000 records; metas are not read."""
-        keys: list[bytes] = []
-        with redis_errors(self._info.name):
-            for name in self._connected().scan_iter(match=PREFIX + b"*:i", count=1000):
-                with suppress(ValueError):
-                    keys.append(bytes.fromhex(name[len(PREFIX) : -2].decode("ascii")))
-                if len(keys) == MAX_LISTED:
-                    break
+        """Iterate over at most 10,000 records of the nodes that answer; metas are not read."""
+        keys = [key for listed in self._ask_nodes(_list_keys) for key in listed][:MAX_LISTED]
         return (Listed(key, nbytes) for key, nbytes in zip(keys, self.find(keys), strict=True) if nbytes is not None)
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._route.close()
 
-    def _connected(self) -> RedisClient:
-        if self._client is None:
-            self._client = self._connect()
-        return self._client
+    def _land(self, key: bytes, index: bytes, leases: Leases | None) -> Landing:
+        """Begin to receive a record; with `leases` there is one server, and the first piece was asked for already."""
+        nbytes = parse_index(key, index, self._max_record_nbytes)
+        names = piece_names(key, nbytes)
+        owners = [self._route.node_of(name) for name in names]
+        n_asked = 0 if leases is None else 1
+        leases = leases or Leases(owners)
+        leases.require()
+        try:
+            room = self._pool.take(nbytes)
+            forget = lambda: self._forget(key, index)  # noqa: E731
+            return PiecesLanding(room, names, owners, leases, n_asked, self._route, self._settings.window, forget)
+        except BaseException:
+            leases.close()
+            raise
 
-    def _read_indexes(self, keys: Sequence[bytes]) -> list[bytes]:
-        return self._ranges([_index_name(key) for key in keys], _INDEX_NBYTES)
+    def _forget(self, key: bytes, index: bytes) -> None:
+        """Remove what is left of a record; that it could not be removed says nothing new."""
+        with suppress(TierUnavailableError, DeadlineError):
+            self._remove(key, index)
 
-    def _ranges(self, names: Sequence[bytes], nbytes: int) -> list[bytes]:
-        """Return at most `nbytes` + 1 bytes of each value, b"" where there is none: one more than should be there shows a wrong length."""
-        with redis_errors(self._info.name):
-            pipeline = self._connected().pipeline(transaction=False)
-            for name in names:
-                pipeline.getrange(name, 0, nbytes)
-            replies = pipeline.execute() if names else []
-        return [reply if isinstance(reply, bytes) else b"" for reply in replies]
+    def _remove(self, key: bytes, index: bytes) -> bool:
+        """Remove a record by its index, one command for each of its keys since a cluster keeps them on different servers."""
+        try:
+            names = piece_names(key, parse_index(key, index, self._max_record_nbytes))
+        except CorruptError:
+            names = []
+        answers = exchange(self._route, [(b"UNLINK", name) for name in (index_name(key), *names)])
+        if problem := first_problem(answers[:1], f"tier {self._info.name}"):
+            raise problem
+        return answers[0] == 1
 
-    def _set(self, values: Sequence[tuple[bytes, Buffer]]) -> None:
-        with redis_errors(self._info.name):
-            pipeline = self._connected().pipeline(transaction=False)
-            for name, value in values:
-                pipeline.set(name, value, ex=self._expire_s)
-            pipeline.execute()
+    def _clean_up(self, commands: Sequence[Command], problem: KVError) -> None:
+        """Remove the pieces of a put that failed; a single server that did not answer is not asked again."""
+        if self._settings.cluster == "on" or isinstance(problem, CapacityError):
+            exchange(self._route, [(b"UNLINK", command[1]) for command in commands])
 
-    def _unlink(self, names: Sequence[bytes]) -> int:
-        """Remove keys, one command each since a cluster keeps them on different servers; return how many were there."""
-        with redis_errors(self._info.name):
-            pipeline = self._connected().pipeline(transaction=False)
-            for name in names:
-                pipeline.unlink(name)
-            return sum(int(reply) for reply in pipeline.execute())
+    def _read_index(self, key: bytes) -> bytes:
+        return self._bytes_of(exchange(self._route, [_read(key)])[0])
 
-    def _parse_index(self, key: bytes, index: bytes) -> int:
-        """Return the record's length in bytes; raises CorruptError for an index that is damaged or impossible."""
-        if len(index) != _INDEX_NBYTES or xxh3(key, index[: _INDEX.size]) != index[_INDEX.size :]:
-            raise CorruptError(f"tier {self._info.name}: the index of record {key.hex()[:16]} does not match its digest")
-        magic, piece_nbytes, n_pieces, nbytes = _INDEX.unpack_from(index)
-        if magic != _MAGIC or piece_nbytes != PIECE_NBYTES or n_pieces != -(-nbytes // PIECE_NBYTES) or nbytes > self._max_record_nbytes:
-            raise CorruptError(f"tier {self._info.name}: the index tells of {n_pieces} pieces of {piece_nbytes} B for {nbytes} B")
-        return int(nbytes)
+    def _bytes_of(self, answer: Answer) -> bytes:
+        """Return a value, b"" where there is none; raises what the answer says otherwise."""
+        if problem := first_problem([answer], f"tier {self._info.name}"):
+            raise problem
+        return answer if isinstance(answer, bytes) else b""
 
+    def _set(self, name: bytes, value: list[memoryview]) -> Command:
+        ttl_s = self._settings.ttl_s
+        return (b"SET", name, value, b"EX", str(ttl_s).encode()) if ttl_s else (b"SET", name, value)
 
-def _index_name(key: bytes) -> bytes:
-    return PREFIX + key.hex().encode() + b":i"
-
-
-def _piece_names(key: bytes, nbytes: int) -> list[bytes]:
-    stem = PREFIX + key.hex().encode() + b":"
-    return [stem + str(number).encode() for number in range(-(-nbytes // PIECE_NBYTES))]
-
-
-def _make_index(key: bytes, nbytes: int) -> bytes:
-    index = _INDEX.pack(_MAGIC, PIECE_NBYTES, -(-nbytes // PIECE_NBYTES), nbytes)
-    return index + xxh3(key, index)
+    def _ask_nodes(self, ask: Callable[[Control], T]) -> list[T]:
+        """Return what the nodes say that answer; raises the first error when none does."""
+        said: list[T] = []
+        errors: list[KVError] = []
+        for node in self._route.nodes():
+            try:
+                said.append(node.ask_control(ask))
+            except (TierUnavailableError, DeadlineError) as error:
+                errors.append(error)
+        if errors and not said:
+            raise errors[0]
+        return said
 
 
-def regroup(pieces: Sequence[Buffer], nbytes: int) -> Iterator[Buffer]:
-    """Cut the pieces joined into consecutive pieces of `nbytes`, the last one shorter; copies only what crosses a border."""
-    waiting: list[memoryview] = []
-    room = nbytes
-    for piece in pieces:
-        view = memoryview(piece).cast("B")
-        while view.nbytes:
-            waiting.append(view[:room])
-            view = view[waiting[-1].nbytes :]
-            room -= waiting[-1].nbytes
-            if not room:
-                yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
-                waiting, room = [], nbytes
-    if waiting:
-        yield waiting[0] if len(waiting) == 1 else b"".join(waiting)
+def _read(key: bytes) -> Command:
+    """Return the command for an index: at most one byte more than it should have, which shows a wrong length."""
+    return (b"GETRANGE", index_name(key), b"0", str(INDEX_NBYTES).encode())
+
+
+def _list_keys(control: Control) -> list[bytes]:
+    """Return the storage keys of at most 10,000 indexes on one server."""
+    keys: list[bytes] = []
+    for name in control.scan_iter(match=PREFIX + b"*:i", count=1000):
+        with suppress(ValueError):
+            keys.append(key_of_index(name))
+        if len(keys) == MAX_LISTED:
+            break
+    return keys
