@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from kvstore.core.errors import ClosedError, CorruptError, DeadlineError, FormatError
+from kvstore.core.errors import ClosedError, CorruptError, DeadlineError, FormatError, KVError
 
 PIECE_NBYTES = 1 << 20
 
@@ -57,12 +57,13 @@ class Landing(ABC):
         """Receive until the first `end` bytes are there. A failure is final: every later call that needs more raises it again."""
         if self.filled >= end:
             return
-        if end > self.nbytes:
-            raise FormatError(f"{end} B were asked for of {self.nbytes} B")
+        self._check_end(end)
         with self._lock:
             whole = self._fill(end)
+        self._end_if_closed()
         if whole:
-            for call in self._when_whole:
+            calls, self._when_whole = self._when_whole, []
+            for call in calls:
                 call()
 
     def when_whole(self, call: Callable[[], None]) -> None:
@@ -71,6 +72,7 @@ class Landing(ABC):
             is_whole = self.filled == self.nbytes
             if not is_whole:
                 self._when_whole.append(call)
+        self._end_if_closed()
         if is_whole:
             call()
 
@@ -86,6 +88,11 @@ class Landing(ABC):
                 self._give_up(ClosedError("the chunk was closed"))
             finally:
                 self._lock.release()
+
+    def _end_if_closed(self) -> None:
+        """Finish a `close` that came while this thread had the lock: it did not wait. Called without the lock."""
+        if self._is_closed:
+            Landing.close(self)
 
     def _fill(self, end: int) -> bool:
         """Receive with the lock held; return whether this call received the last byte."""
@@ -106,9 +113,13 @@ class Landing(ABC):
             return True
         return False
 
+    def _check_end(self, end: int) -> None:
+        if end > self.nbytes:
+            raise FormatError(f"{end} B were asked for of {self.nbytes} B")
+
     def _check(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise _without_traceback(self._failure)
         if self._is_closed:
             raise ClosedError("the chunk was closed")
         if time.monotonic() > self.deadline:
@@ -117,8 +128,13 @@ class Landing(ABC):
     def _give_up(self, why: Exception) -> None:
         """Note the first reason why nothing more is received, and let go of the source."""
         if self._failure is None:
-            self._failure = why
+            self._failure = _without_traceback(why)
             self._end()
+
+
+def _without_traceback(error: Exception) -> Exception:
+    """Return an equal error of ours: the frames of a traceback would keep the buffer until the next garbage collection."""
+    return type(error)(*error.args) if isinstance(error, KVError) else error
 
 
 class Landed(Landing):
