@@ -158,13 +158,14 @@ def test_a_second_process_in_the_same_directory_is_refused(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, CapacityError), (errno.EIO, TierUnavailableError)])
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("nbytes", [64, 400_000], ids=["small", "past the page cache"])
 def test_a_failing_disk_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int, error: type[Exception]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nbytes: int, call: str, number: int, error: type[Exception]
 ) -> None:
     """Full or broken, at any step: a clear error, no file, no bytes counted, and the next put works."""
     tier = DiskTier(tmp_path, CAPACITY_BYTES)
     tier.put(*(lambda pair: (pair[0], [pair[1]]))(make_record(0)))
-    key, record = make_record(1)
+    key, record = make_record(1, nbytes)
     used = tier.used_bytes
 
     def fail(*_: object, **__: object) -> None:
