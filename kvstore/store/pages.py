@@ -28,18 +28,33 @@ def map_shared(nbytes: int, name: str) -> tuple[mmap.mmap, int] | None:
     """
     if not sys.platform.startswith("linux"):
         return None
-    descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = -1
     try:
+        descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, nbytes)
         pages = mmap.mmap(descriptor, nbytes)
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
     except OSError as error:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         logger.warning("memory can't be shared with other processes here: %s", error)
         return None
     _advise_huge(pages)
     return pages, descriptor
+
+
+def make_ring(nbytes: int) -> tuple[mmap.mmap, int] | None:
+    """Map memory for reading that another process writes through the descriptor returned beside it; None where that can't be had.
+
+    The file is sealed against shrinking, so that reading it never faults.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    descriptor = os.memfd_create("larder-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, nbytes)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return mmap.mmap(descriptor, nbytes, prot=mmap.PROT_READ), descriptor
 
 
 def touch(pages: mmap.mmap) -> bool:

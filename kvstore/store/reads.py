@@ -5,24 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
 from kvstore.core.api import Status
 from kvstore.core.errors import CorruptError, DeadlineError, FormatError, IdentityError, KVError, TierUnavailableError
 from kvstore.core.landing import Landing
+from kvstore.core.reading import land_all
 from kvstore.store import decide
 from kvstore.store.arriving import Arriving
 from kvstore.store.calls import BoundedCalls
 from kvstore.store.counters import Counters
 from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index
-from kvstore.store.record import land_head
+from kvstore.store.record import check_describes, land_head
 from kvstore.store.results import Found, Miss, Opened, StoreSettings
 from kvstore.store.shelf import Shelf
 from kvstore.store.tier import TierInfo
 
 T = TypeVar("T")
 Promote = Callable[[bytes, memoryview, int], None]  # storage key, whole record, where it was found
+
+DAMAGE = (CorruptError, FormatError, IdentityError)  # what a copy that is not what was stored raises
 
 _log = logging.getLogger(__name__)
 
@@ -47,19 +51,14 @@ class Reads:
                 return opened
         return Miss(decide.explain_miss(seen, self._index.look(key).reason or NEVER_STORED))
 
-    def open(self, key: bytes, position: int, deadline: float, seen: list[str], share: bool = True) -> Opened | None:
+    def open(self, key: bytes, position: int, deadline: float, seen: list[str]) -> Opened | None:
         """Begin to read from one tier and verify what describes the record; None adds to `seen` what went wrong."""
-        tier = self._infos[position]
         try:
-            landing = self.call(position, partial(self._begin_read, key, position, deadline, share), deadline)
+            landing = self._begin_read(key, position, deadline)
             if landing is not None:
-                slot = self._index.slot(key) if tier.is_verified else None
-                if slot is not None:
-                    return Opened(key, slot.meta, landing.tail(slot.nbytes - slot.blob_nbytes), tier.name)
-                head = land_head(landing, key)
-                return Opened(key, head.meta, landing.tail(head.blob_offset), tier.name)
+                return self._describe(key, position, landing)
             self._index.drop(key, position, EVICTED)
-        except (CorruptError, IdentityError, FormatError) as error:
+        except DAMAGE as error:
             seen.append(CORRUPT)
             self.quarantine(key, position, error)
         except DeadlineError:
@@ -68,21 +67,52 @@ class Reads:
             seen.append("unavailable")
         return None
 
-    def _begin_read(self, key: bytes, position: int, deadline: float, share: bool) -> Landing | None:
+    def scrub(self, key: bytes) -> bool:
+        """Verify every copy of a record and quarantine those that are damaged; tell whether one was."""
+        held = self._index.look(key).tiers
+        return sum(self._scrub_copy(key, position) for position in decide.search_order(self._infos, held)) > 0
+
+    def _scrub_copy(self, key: bytes, position: int) -> bool:
+        """Verify one copy by a read that is not shared; a tier that does not answer has no damage that we know of."""
+        try:
+            landing = self.call(position, partial(self._shelves[position].get, key), self.deadline(None))
+            if landing is not None:
+                with closing(landing):
+                    opened = self._describe(key, position, landing)
+                    check_describes(opened.meta, land_all(opened.landing).manifest)
+        except DAMAGE as error:
+            self.quarantine(key, position, error)
+            return True
+        except (DeadlineError, TierUnavailableError) as error:
+            _log.warning("tier %s could not be scrubbed: %s", self._infos[position].name, error)
+        return False
+
+    def _begin_read(self, key: bytes, position: int, deadline: float) -> Landing | None:
         """Ask a tier for a record; from one that is not memory, many readers at a time share what arrives once."""
         if self._infos[position].is_verified:
             return self._shelves[position].get(key)
-        if not share:
-            return self._shelves[position].get(key)
-        return self._arriving.join((key, position), lambda: self._receive(key, position, deadline))
+        ends = deadline if self._infos[position].is_remote else float("inf")
+        return self._arriving.join((key, position), lambda: self.call(position, partial(self._receive, key, position), ends), ends)
 
-    def _receive(self, key: bytes, position: int, deadline: float) -> Landing | None:
+    def _receive(self, key: bytes, position: int) -> Landing | None:
         """Begin to read from a tier that is not memory; what became whole is copied up."""
         landing = self._shelves[position].get(key)
         if landing is not None:
-            landing.deadline = deadline
             landing.when_whole(partial(self._promote, key, landing.view, position))
         return landing
+
+    def _describe(self, key: bytes, position: int, landing: Landing) -> Opened:
+        """Say what a landing brings, by its head; memory's is not read, since the index knows it. Raises what a damaged head does."""
+        tier = self._infos[position]
+        slot = self._index.slot(key) if tier.is_verified else None
+        if slot is not None and slot.nbytes == landing.nbytes:  # else it is the record of a writer that the index did not see first
+            return Opened(key, slot.meta, landing.tail(slot.nbytes - slot.blob_nbytes), tier.name)
+        try:
+            head = land_head(landing, key)
+        except BaseException:
+            landing.close()
+            raise
+        return Opened(key, head.meta, landing.tail(head.blob_offset), tier.name)
 
     def find_remote(self, keys: Sequence[bytes], deadline: float) -> dict[bytes, Found]:
         """Return the keys that a remote tier has, and those of which one could not tell."""
@@ -101,14 +131,17 @@ class Reads:
         return news
 
     def quarantine(self, key: bytes, position: int, why: KVError) -> None:
-        """Take a damaged copy out of sight and count it."""
-        self._counters.add("quarantined")
+        """Take a damaged copy out of sight and count it; several who read it may find out, and only the first one does."""
+        name, was_here = self._infos[position].name, True
         self._index.drop(key, position, CORRUPT)
-        _log.warning("tier %s had a damaged record, now out of use: %s", self._infos[position].name, why)
+        self._arriving.forget((key, position))
         try:
-            self.call(position, partial(self._shelves[position].quarantine, key), self.deadline(None))
+            was_here = self.call(position, partial(self._shelves[position].quarantine, key), self.deadline(None))
         except KVError as error:
-            _log.warning("tier %s could not take it out of sight: %s", self._infos[position].name, error)
+            _log.warning("tier %s could not take a damaged record out of sight: %s", name, error)
+        if was_here:
+            self._counters.add("quarantined")
+            _log.warning("tier %s had a damaged record, now out of use: %s", name, why)
 
     def call(self, position: int, function: Callable[[], T], deadline: float) -> T:
         """Call a tier: a local one right here, a remote one on another thread for as long as the deadline allows."""

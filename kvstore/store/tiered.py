@@ -17,7 +17,6 @@ from kvstore.core.errors import (
     CorruptError,
     DeadlineError,
     FormatError,
-    IdentityError,
     KVError,
     TierUnavailableError,
 )
@@ -28,8 +27,8 @@ from kvstore.store import decide
 from kvstore.store.counted import CountedTier
 from kvstore.store.counters import Counters
 from kvstore.store.evict.policy import Item, make_policy
-from kvstore.store.index import CORRUPT, DELETED, Index, Slot
-from kvstore.store.reads import Reads
+from kvstore.store.index import DELETED, Index, Slot
+from kvstore.store.reads import DAMAGE, Reads
 from kvstore.store.record import RecordMeta, check_describes, parse_head, parse_record, record_head
 from kvstore.store.results import Draft, Found, Miss, Opened, Stored, StoredEntry, StoreSettings
 from kvstore.store.shelf import Shelf
@@ -132,21 +131,7 @@ class TieredStore:
     def scrub(self, storage_key: bytes) -> bool:
         """Verify every copy of a record that a reader elsewhere found to be damaged and quarantine those that are; tell if one was."""
         self._check_open()
-        known = self._index.look(storage_key)
-        found = False
-        for position in decide.search_order(self._infos, known.tiers):
-            deadline, seen = self._reads.deadline(None), list[str]()
-            opened = self._reads.open(storage_key, position, deadline, seen, share=False)
-            try:
-                if opened is not None:
-                    land_all(opened.landing)
-            except (CorruptError, FormatError) as error:
-                self._reads.quarantine(storage_key, position, error)
-                found = True
-            except (DeadlineError, TierUnavailableError, ClosedError):
-                continue
-            found |= CORRUPT in seen
-        return found
+        return self._reads.scrub(storage_key)
 
     def put(self, storage_key: bytes, meta: RecordMeta, blob: Buffer, durable: bool = False) -> Stored:
         """Verify the blob and publish it.
@@ -155,9 +140,12 @@ class TieredStore:
         also TierUnavailableError, and UnsupportedError when no tier is durable.
         """
         view = memoryview(blob).cast("B")
+        self._check_call(view.nbytes)
         if self._index.slot(storage_key) is not None:
-            verify_blob(view)
-            return self.commit(Draft(storage_key, meta, view, None, view.nbytes), durable)
+            check_describes(meta, verify_blob(view).manifest)
+            with self._index.writing(storage_key):
+                if kept := self._keep_first(storage_key, durable):
+                    return kept
         draft = self.begin(storage_key, meta, view.nbytes)
         check_describes(meta, land_all(Copied(view, draft.blob)).manifest)
         return self.commit(draft, durable)
@@ -167,9 +155,7 @@ class TieredStore:
 
         It is a block of the memory tier where one can be had, so that committing copies nothing. Raises CapacityError.
         """
-        self._check_open()
-        if blob_nbytes > self.settings.max_blob_nbytes:
-            raise CapacityError(f"a blob of {blob_nbytes} B is over the limit of {self.settings.max_blob_nbytes} B; raise max_blob_nbytes")
+        self._check_call(blob_nbytes)
         head = record_head(storage_key, meta, blob_nbytes)
         decide.place_put(self._infos, len(head) + blob_nbytes)
         room = self._reserve(len(head) + blob_nbytes)
@@ -180,15 +166,8 @@ class TieredStore:
     def commit(self, draft: Draft, durable: bool = False) -> Stored:
         """Publish a draft whose blob the caller has verified; the first writer wins. Raises as `put` does."""
         self._check_open()
-        key = draft.storage_key
-        fresh = Slot(draft.meta, draft.blob_nbytes, draft.view.nbytes)
-        with self._index.writing(key):
-            known = self._index.look(key)
-            self._place(self._index.slot(key) or fresh, draft, known.tiers, durable)
-            tiers = self._index.look(key).tiers or known.tiers
-        self.counters.add("put_duplicates" if known.tiers else "puts")
-        is_durable = any(self._infos[position].is_durable for position in tiers)
-        return Stored(not known.tiers, self._infos[tiers[0]].name if tiers else "", draft.blob_nbytes, is_durable)
+        with self._index.writing(draft.storage_key):
+            return self._keep_first(draft.storage_key, durable) or self._place(draft, durable)
 
     def delete(self, storage_key: bytes) -> bool:
         """Remove a record from every tier; return whether it was in one.
@@ -225,10 +204,9 @@ class TieredStore:
         for key, position in self._index.owed():
             if time.monotonic() > deadline:
                 return False
-            slot = self._index.slot(key)
-            data = slot and self._local_copy(key)
-            if slot and data:
-                self._write_job(position, Job(key, slot, data))
+            slot, copy = self._index.slot(key), self._local_copy(key)
+            if slot and copy:
+                self._write_job(position, Job(key, slot, *copy))
         return all(idle) and not self._index.owed()
 
     def close(self, timeout_s: float = 30.0) -> None:
@@ -247,6 +225,11 @@ class TieredStore:
     def _check_open(self) -> None:
         if self._is_closed:
             raise ClosedError("the store is closed")
+
+    def _check_call(self, blob_nbytes: int) -> None:
+        self._check_open()
+        if blob_nbytes > self.settings.max_blob_nbytes:
+            raise CapacityError(f"a blob of {blob_nbytes} B is over the limit of {self.settings.max_blob_nbytes} B; raise max_blob_nbytes")
 
     def _make_shelf(self, position: int, tier: Tier) -> Shelf:
         policy = make_policy(self.settings.eviction, tier.info.capacity_bytes) if tier.info.capacity_bytes else None
@@ -281,23 +264,38 @@ class TieredStore:
         except CapacityError:
             return None
 
-    def _place(self, slot: Slot, draft: Draft, held: Sequence[int], durable: bool) -> None:
-        """Write a new record where it has to be now, and queue it for the other tiers; or make an old one durable."""
-        key = draft.storage_key
-        placement = decide.place_put(self._infos, slot.nbytes, held, durable)
-        if not held:
-            self._index.admit(key)
-        if placement.must is not None:
-            self._write(key, slot, self._data(draft, held), placement.must)
-        placed = self._write_first(key, slot, draft, placement) if placement.may else None
-        later = [position for position in placement.later if position != placed]
-        data = self._local_copy(key) if later and placed is not None else None
-        for position in later if data is not None else ():
-            self._write_later(position, Job(key, slot, data or b""))
+    def _keep_first(self, key: bytes, durable: bool) -> Stored | None:
+        """Answer a second put of a record, which is made durable if it has to be; None when there is no sound one to keep."""
+        slot, held = self._index.slot(key), self._index.look(key).tiers
+        if slot is None or not held:
+            return None
+        must = decide.place_put(self._infos, slot.nbytes, held, durable).must
+        if must is not None:
+            copy = self._local_copy(key)
+            if copy is None or not self._is_sound(key, *copy):
+                return None
+            self._write(key, slot, copy[0], must)
+        self.counters.add("put_duplicates")
+        return self._receipt(key, slot, stored=False)
 
-    def _data(self, draft: Draft, held: Sequence[int]) -> Buffer:
-        """Return the whole record: the draft's, or that of the first writer when it was stored before."""
-        return (self._local_copy(draft.storage_key) if held else None) or draft.view
+    def _place(self, draft: Draft, durable: bool) -> Stored:
+        """Write a new record where it has to be now, and queue it for the other tiers."""
+        key, slot = draft.storage_key, Slot(draft.meta, draft.blob_nbytes, draft.view.nbytes)
+        placement = decide.place_put(self._infos, slot.nbytes, (), durable)
+        self._index.admit(key)
+        if placement.must is not None:
+            self._write(key, slot, draft.view, placement.must)
+        placed = self._write_first(key, slot, draft, placement)
+        for position in placement.later:
+            if position != placed:
+                self._write_later(position, Job(key, slot, draft.view.toreadonly()))
+        self.counters.add("puts")
+        return self._receipt(key, slot, stored=True)
+
+    def _receipt(self, key: bytes, slot: Slot, stored: bool) -> Stored:
+        tiers = self._index.look(key).tiers
+        is_durable = any(self._infos[position].is_durable for position in tiers)
+        return Stored(stored, self._infos[tiers[0]].name if tiers else "", slot.blob_nbytes, is_durable)
 
     def _write_first(self, key: bytes, slot: Slot, draft: Draft, placement: decide.Placement) -> int | None:
         """Write to the first tier that takes the record; raises its error when none does and no other tier has it."""
@@ -333,22 +331,30 @@ class TieredStore:
             self._index.owe(key, position)
 
     def _write_job(self, position: int, job: Job) -> None:
-        """Write a queued record; a failure is counted, and a local tier gets the record when the store drains."""
+        """Write a queued record; a failure is counted, and a local tier gets what was put when the store drains."""
         name = self._infos[position].name
         try:
-            if job.found_at is not None:
-                parse_record(job.key, job.data)
+            if job.found_at is not None and not self._is_sound(job.key, job.data, job.found_at):
+                return
             self._write(job.key, job.slot, job.data, position)
             self.counters.add("write_behind")
-        except (CorruptError, IdentityError) as error:
-            self._reads.quarantine(job.key, position if job.found_at is None else job.found_at, error)
         except KVError as error:
             self.counters.add("write_behind_failed")
-            self._owe(job.key, position)
+            if job.found_at is None:
+                self._owe(job.key, position)
             _log.warning("a record was not written to tier %s: %s", name, error)
         except Exception:  # a defect of ours must not end the thread that writes everybody's records
             self.counters.add("write_behind_failed")
             _log.exception("a record was not written to tier %s", name)
+
+    def _is_sound(self, key: bytes, data: Buffer, found_at: int) -> bool:
+        """Verify a record that is about to be copied; a damaged one goes out of sight where it was found."""
+        try:
+            parse_record(key, data)
+        except DAMAGE as error:
+            self._reads.quarantine(key, found_at, error)
+            return False
+        return True
 
     def _promote(self, key: bytes, data: memoryview, position: int) -> None:
         """Queue a record that arrived for the fastest tier that takes it, which verifies it first; a full queue is no loss."""
@@ -359,17 +365,21 @@ class TieredStore:
             head = parse_head(data)
         except (CorruptError, FormatError):
             return  # whoever reads it finds out
-        slot = self._index.slot(key) or Slot(head.meta, data.nbytes - head.blob_offset, data.nbytes)
+        slot = Slot(head.meta, data.nbytes - head.blob_offset, data.nbytes)
         if self._queues[target].offer(Job(key, slot, data, position)):
             self.counters.add("promoted")
 
-    def _local_copy(self, key: bytes) -> memoryview | None:
-        """Return the record from the fastest local tier that has it, without telling its policy or counters."""
-        held = [position for position in self._index.look(key).tiers if not self._infos[position].is_remote]
-        landing = self._tiers[held[0]].get(key) if held else None
-        if landing is not None:
-            landing.fill(landing.nbytes)
-        return landing.view if landing else None
+    def _local_copy(self, key: bytes) -> tuple[memoryview, int] | None:
+        """Return the record from the fastest local tier that can give it, and that tier, without telling its policy or counters."""
+        for position in self._index.look(key).tiers:
+            try:
+                landing = None if self._infos[position].is_remote else self._tiers[position].get(key)
+                if landing is not None:
+                    landing.fill(landing.nbytes)
+                    return landing.view, position
+            except KVError as error:
+                _log.warning("tier %s has a record that it can't give: %s", self._infos[position].name, error)
+        return None
 
     def _stats(self, position: int) -> TierStats:
         info, entries = self._infos[position], self._index.count()[position]
