@@ -1,14 +1,13 @@
-"""Calls under a deadline, calls made once for many, and the queue that writes behind."""
+"""Calls under a deadline, and the queue that writes behind."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from kvstore.core.errors import DeadlineError, TierUnavailableError
-from kvstore.store.calls import BoundedCalls, SingleFlight
+from kvstore.store.calls import BoundedCalls
 from kvstore.store.index import Slot
 from kvstore.store.write_queue import Job, WriteQueue
 from tests.store.chunks import make_chunk
@@ -41,27 +40,6 @@ def test_an_error_of_the_call_reaches_its_caller() -> None:
     with pytest.raises(KeyError):
         calls.call(lambda: {}["x"], 5.0)
     calls.close()
-
-
-def test_a_failed_flight_fails_everybody_and_the_next_one_starts_anew() -> None:
-    """An error must not be remembered."""
-    flights: SingleFlight[int] = SingleFlight()
-    gate, calls = threading.Event(), []
-
-    def fail() -> int:
-        calls.append(1)
-        gate.wait()
-        raise TierUnavailableError("down")
-
-    with ThreadPoolExecutor(4) as threads:
-        flying = [threads.submit(flights.call, b"k", fail, 5.0) for _ in range(4)]
-        while not calls:
-            gate.wait(0.001)
-        with pytest.raises(DeadlineError, match="another read"):
-            flights.call(b"k", fail, 0.02)
-        gate.set()
-        assert all(isinstance(flight.exception(), TierUnavailableError) for flight in flying)
-    assert flights.call(b"k", lambda: 7, 5.0) == 7
 
 
 def test_a_queue_is_bounded_in_bytes_the_job_under_way_included() -> None:

@@ -17,10 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from kvstore.core.errors import CapacityError
 from kvstore.store.disk import DiskTier
 from kvstore.store.memory import MemoryTier
-from kvstore.store.record import Record
-from kvstore.store.results import StoreSettings
+from kvstore.store.results import Opened, StoreSettings
 from kvstore.store.tiered import TieredStore
 from tests.store.chunks import make_chunk
+from tests.store.stores import blob_of
 from tests.store.test_breaker import Clock
 
 MEMORY_BYTES, DISK_BYTES = 6_000, 12_000
@@ -68,8 +68,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(seed=seeds)
     def get(self, seed: int) -> None:
         outcome = self.store.get(CHUNKS[seed][0])
-        if isinstance(outcome, Record):
-            assert outcome.blob == CHUNKS[seed][2]
+        if isinstance(outcome, Opened):
+            assert blob_of(outcome) == CHUNKS[seed][2]
             assert seed not in self.deleted
         else:
             assert outcome.reason in ("never_stored", "evicted", "deleted")

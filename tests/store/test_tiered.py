@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,60 +14,23 @@ from kvstore.core.api import Status
 from kvstore.core.errors import CapacityError, ClosedError, ConfigError, CorruptError, IdentityError, TierUnavailableError, UnsupportedError
 from kvstore.store.disk import DiskTier
 from kvstore.store.memory import MemoryTier
-from kvstore.store.record import Record
-from kvstore.store.results import Miss, StoreSettings
-from kvstore.store.tier import Tier
+from kvstore.store.results import Miss, Opened
 from kvstore.store.tiered import TieredStore
 from tests.store.chunks import make_chunk, record_nbytes
 from tests.store.faulty import FaultyTier, remote
+from tests.store.stores import ROOMY, OpenStore, blob_of, corrupt, put
 from tests.store.test_breaker import Clock
-
-ROOMY = 1 << 20
-OpenStore = Callable[..., TieredStore]
-
-
-@pytest.fixture
-def open_store() -> Iterator[OpenStore]:
-    """Open stores that are closed behind the test."""
-    opened: list[TieredStore] = []
-
-    def make(*tiers: Tier, clock: Callable[[], float] = time.monotonic, **settings: object) -> TieredStore:
-        opened.append(TieredStore(tiers, StoreSettings(**settings), clock))  # type: ignore[arg-type]
-        return opened[-1]
-
-    yield make
-    for store in opened:
-        store.close(timeout_s=1.0)
-
-
-def put(store: TieredStore, seed: int, nbytes: int = 64, durable: bool = False) -> bytes:
-    """Put a chunk and return its storage key."""
-    key, meta, blob = make_chunk(seed, nbytes)
-    store.put(key, meta, blob, durable=durable)
-    return key
-
-
-def blob_of(outcome: Record | Miss) -> bytes:
-    """Return the blob that was read; fails on a miss."""
-    assert isinstance(outcome, Record), outcome
-    return bytes(outcome.blob)
-
-
-def corrupt(tier: MemoryTier, key: bytes) -> None:
-    """Flip one bit of a record where the memory tier keeps it."""
-    block = tier._blocks[key]
-    block[len(block) // 2] ^= 1
 
 
 def test_a_chunk_comes_back_with_its_meta_and_tier(open_store: OpenStore) -> None:
-    """The record is verified; its blob is a view and no copy."""
+    """All of it is there at once, in the memory that it was stored in."""
     store = open_store(MemoryTier(ROOMY))
     key, meta, blob = make_chunk(1, 1000)
     stored = store.put(key, meta, blob)
-    record = store.get(key)
-    assert isinstance(record, Record)
+    opened = store.get(key)
+    assert isinstance(opened, Opened)
     assert (stored.stored, stored.tier, stored.nbytes, stored.is_durable) == (True, "memory", len(blob), False)
-    assert (record.meta, record.blob, record.tier) == (meta, blob, "memory")
+    assert (opened.meta, opened.landing.view, opened.tier) == (meta, blob, "memory")
 
 
 def test_the_second_put_of_a_key_changes_nothing(open_store: OpenStore) -> None:
@@ -77,9 +39,9 @@ def test_the_second_put_of_a_key_changes_nothing(open_store: OpenStore) -> None:
     key = put(store, 1)
     _, meta, blob = make_chunk(1, 64, recompute_s=9.0)
     assert not store.put(key, meta, blob).stored
-    record = store.get(key)
-    assert isinstance(record, Record)
-    assert record.meta.recompute_s == 1.0
+    opened = store.get(key)
+    assert isinstance(opened, Opened)
+    assert opened.meta.recompute_s == 1.0
 
 
 @pytest.mark.parametrize("damage", ["blob", "meta", "size"])
@@ -115,16 +77,17 @@ def test_a_restart_serves_what_the_disk_has(open_store: OpenStore, tmp_path: Pat
 
 
 def test_a_slow_tier_is_read_once_and_then_memory_answers(open_store: OpenStore, tmp_path: Path) -> None:
-    """Promotion happens behind the answer."""
+    """It is copied up behind the answer, once a reader has had all of it."""
     store = open_store(MemoryTier(ROOMY), DiskTier(tmp_path, ROOMY))
     key = put(store, 1)
     store.close()
     again = open_store(MemoryTier(ROOMY), DiskTier(tmp_path, ROOMY))
     tiers = []
     for _ in range(2):
-        record = again.get(key)
-        assert isinstance(record, Record)
-        tiers.append(record.tier)
+        opened = again.get(key)
+        assert isinstance(opened, Opened)
+        assert blob_of(opened) == make_chunk(1)[2]
+        tiers.append(opened.tier)
         assert again.drain()
     assert tiers == ["disk", "memory"]
 
@@ -142,17 +105,22 @@ def test_another_servers_record_is_found_in_the_shared_tier(open_store: OpenStor
 
 
 def test_a_damaged_copy_is_quarantined_and_the_next_tier_answers(open_store: OpenStore, tmp_path: Path) -> None:
-    """Counted once, and the memory copy is replaced by a good one."""
+    """Whoever reads it finds out and says so; counted once, and the memory copy is replaced by a good one."""
     memory = MemoryTier(ROOMY)
     store = open_store(memory, DiskTier(tmp_path, ROOMY))
     key = put(store, 1)
     assert store.drain()
     corrupt(memory, key)
-    record = store.get(key)
-    assert isinstance(record, Record)
-    assert (record.tier, record.blob, store.counters["quarantined"]) == ("disk", make_chunk(1)[2], 1)
+    for _ in range(2):
+        with pytest.raises(CorruptError) as found:
+            blob_of(store.get(key))
+    store.quarantine(key, "memory", found.value)
+    store.quarantine(key, "memory", found.value)
+    opened = store.get(key)
+    assert isinstance(opened, Opened)
+    assert (opened.tier, blob_of(opened), store.counters["quarantined"]) == ("disk", make_chunk(1)[2], 1)
     assert store.drain()
-    assert blob_of(store.get(key)) == make_chunk(1)[2]
+    assert (memory.find([key]), blob_of(store.get(key))) == ([record_nbytes()], make_chunk(1)[2])
 
 
 def test_a_chunk_whose_only_copy_is_damaged_is_a_miss_that_says_so(open_store: OpenStore) -> None:
@@ -160,7 +128,7 @@ def test_a_chunk_whose_only_copy_is_damaged_is_a_miss_that_says_so(open_store: O
     memory = MemoryTier(ROOMY)
     store = open_store(memory)
     key = put(store, 1)
-    corrupt(memory, key)
+    store.quarantine(key, "memory", CorruptError("a test said so"))
     assert (store.get(key), store.get(key), store.lookup([key])[0].reason) == (Miss("corrupt"), Miss("corrupt"), "corrupt")
     put(store, 1)
     assert blob_of(store.get(key)) == make_chunk(1)[2]
@@ -257,7 +225,7 @@ def test_leases_that_fill_the_store_refuse_a_put(open_store: OpenStore) -> None:
     here = [key for key, found in zip(keys, store.lookup(keys, lease_s=1e9), strict=True) if found.status is Status.READY]
     with pytest.raises(CapacityError):
         put(store, 9)
-    assert all(isinstance(store.get(key), Record) for key in here)
+    assert all(isinstance(store.get(key), Opened) for key in here)
     clock.now_s = 10.0
     put(store, 9)
 
@@ -275,7 +243,7 @@ def test_a_deleted_chunk_is_gone_from_every_tier(open_store: OpenStore, tmp_path
     assert (store.get(key), store.lookup([key])[0].reason, store.delete(key)) == (Miss("deleted"), "deleted", True)
     assert far.find([key]) == [None]
     put(store, 1)
-    assert isinstance(store.get(key), Record)
+    assert isinstance(store.get(key), Opened)
 
 
 def test_a_chunk_deleted_while_it_is_written_behind_does_not_come_back(open_store: OpenStore, tmp_path: Path) -> None:
