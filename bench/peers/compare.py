@@ -84,7 +84,7 @@ def main() -> None:
         for name in args.only:
             measure(name, results)
     args.out.write_text(page(results, known), encoding="utf-8")
-    print(f"wrote {args.out}")
+    print(f"wrote {os.path.relpath(args.out)}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Coroutine
+from functools import partial
 
 import numpy as np
 
-from bench.peers.timing import SIZES, Meter, announce, check, connected, free_port, payload, running
+from bench.peers.timing import SIZES, Bytes, Meter, announce, check, connected, free_port, payload, running
 
 os.environ["LMCACHE_TRACK_USAGE"] = "false"
 os.environ["LMCACHE_LOG_LEVEL"] = "ERROR"
@@ -28,9 +31,9 @@ PEER = "LMCache"
 class Buffer:
     """What the connector needs of a memory object, over a numpy array."""
 
-    def __init__(self, array: np.ndarray) -> None:
+    def __init__(self, array: Bytes) -> None:
         self.array = array
-        self.byte_array = memoryview(array)
+        self.byte_array = array.data
 
     def get_shape(self) -> torch.Size:
         """Return the length in the first of four dimensions."""
@@ -56,7 +59,7 @@ class Landing:
         return self.buffer
 
 
-def connector(port: int, server, loop: asyncio.AbstractEventLoop, landing: Landing) -> LMCServerConnector:
+def connector(port: int, server: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop, landing: Landing) -> LMCServerConnector:
     """Return LMCache's connector without its engine's configuration."""
     made = LMCServerConnector.__new__(LMCServerConnector)
     made.client_socket = connected(port, server)
@@ -64,6 +67,17 @@ def connector(port: int, server, loop: asyncio.AbstractEventLoop, landing: Landi
     made.local_cpu_backend = landing
     made.async_socket_lock = asyncio.Lock()
     return made
+
+
+def completed(loop: asyncio.AbstractEventLoop, operation: Callable[[], Coroutine[None, None, object]]) -> object:
+    """Run one asynchronous operation to its end."""
+    return loop.run_until_complete(operation())
+
+
+async def acknowledged_put(peer: LMCServerConnector, key: CacheEngineKey, source: Buffer) -> None:
+    """Put, and wait until the server has it."""
+    await peer.put(key, source)
+    assert await peer.exists(key)
 
 
 def main() -> None:
@@ -78,15 +92,11 @@ def main() -> None:
         meter = Meter(PEER, [server.pid])
         for nbytes in SIZES:
             key, source = CacheEngineKey("model", 1, 0, nbytes, torch.uint8), Buffer(payload(nbytes))
-
-            async def put(key: CacheEngineKey = key, source: Buffer = source) -> None:
-                await peer.put(key, source)
-                assert await peer.exists(key)
-
-            loop.run_until_complete(put())
-            meter.measure("get", nbytes, lambda key=key: loop.run_until_complete(peer.get(key)))
+            put, get = partial(acknowledged_put, peer, key, source), partial(peer.get, key)
+            completed(loop, put)
+            meter.measure("get", nbytes, partial(completed, loop, get))
             check(landing.buffer.array[:nbytes], source.array)
-            meter.measure("put", nbytes, lambda put=put: loop.run_until_complete(put()))
+            meter.measure("put", nbytes, partial(completed, loop, put))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import os
 import sys
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 
-from bench.peers.timing import MIB, SIZES, Meter, announce, check, connected, free_port, payload, running
+from bench.peers.timing import MIB, SIZES, Bytes, Meter, announce, check, connected, free_port, payload, running
 
 try:
     from mooncake.store import MooncakeDistributedStore
@@ -44,7 +45,7 @@ def own(master: str) -> None:
     os._exit(0)  # its own threads outlive the interpreter
 
 
-def first_put(client: MooncakeDistributedStore, key: str, buffer: np.ndarray) -> None:
+def first_put(client: MooncakeDistributedStore, key: str, buffer: Bytes) -> None:
     """Put as soon as the owner has lent its storage."""
     deadline = time.monotonic() + START_S
     while (status := client.put_from(key, buffer.ctypes.data, buffer.nbytes)) < 0:
@@ -61,14 +62,14 @@ def measure(client: MooncakeDistributedStore, meter: Meter) -> None:
             if status := client.register_buffer(buffer.ctypes.data, nbytes):
                 raise SystemExit(f"registering a buffer of {nbytes} B failed with status {status}")
         first_put(client, key, src)
-        meter.measure("get", nbytes, lambda key=key, dst=dst: client.get_into(key, dst.ctypes.data, dst.nbytes))
+        meter.measure("get", nbytes, partial(client.get_into, key, dst.ctypes.data, dst.nbytes))
         check(dst, src)
 
-        def put(src: np.ndarray = src) -> None:
+        def put(src: Bytes = src) -> None:
             status = client.put_from("again", src.ctypes.data, src.nbytes)
             assert status >= 0, status
 
-        meter.measure("put", nbytes, put, tidy=lambda: client.remove("again"))
+        meter.measure("put", nbytes, put, tidy=partial(client.remove, "again"))
         for buffer in (src, dst):
             client.unregister_buffer(buffer.ctypes.data)
 

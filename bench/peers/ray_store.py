@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import psutil
 import ray
 
-from bench.peers.timing import MIB, SIZES, Meter, announce, check, payload
+from bench.peers.timing import MIB, SIZES, Bytes, Meter, announce, check, payload
 
 PEER = "Ray"
 SETTLE_S = 3.0  # the node's own processes are still starting when init returns
@@ -34,10 +35,14 @@ def main() -> None:
     for nbytes in SIZES:
         src, dst = payload(nbytes), np.zeros(nbytes, np.uint8)
         stored = ray.put(src)
-        meter.measure("view", nbytes, lambda stored=stored: ray.get(stored))
-        meter.measure("get", nbytes, lambda stored=stored, dst=dst: np.copyto(dst, ray.get(stored)))
+        meter.measure("view", nbytes, partial(ray.get, stored))
+
+        def get(stored: ray.ObjectRef = stored, dst: Bytes = dst) -> None:
+            np.copyto(dst, ray.get(stored))
+
+        meter.measure("get", nbytes, get)
         check(dst, src)
-        meter.measure("put", nbytes, lambda src=src: ray.put(src))
+        meter.measure("put", nbytes, partial(ray.put, src))
     ray.shutdown()
 
 

@@ -6,10 +6,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from bench.peers.timing import MIB, SIZES, Meter, announce, payload
+from bench.peers.timing import MIB, SIZES, Bytes, Meter, announce, payload
 
 PEER = "reference"
 BUFFER_BYTES = 256 * 1024
@@ -39,7 +40,7 @@ def serve() -> None:
         print(listener.getsockname()[1], flush=True)
         connection, _ = listener.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    view = memoryview(data)
+    view = data.data
     while header := connection.recv(HEADER_BYTES, socket.MSG_WAITALL):
         nbytes = int.from_bytes(header[1:], "little")
         if header[:1] == b"G":
@@ -58,20 +59,20 @@ def connect(port: int) -> socket.socket:
     return connection
 
 
-def operations(connection: socket.socket, src: np.ndarray, dst: np.ndarray) -> dict[str, Callable[[], object]]:
+def operations(connection: socket.socket, src: Bytes, dst: Bytes) -> dict[str, Callable[[], object]]:
     """Return the reference operations on buffers of one size."""
     length = src.nbytes.to_bytes(8, "little")
 
     def get() -> None:
         connection.sendall(b"G" + length)
-        read_into(connection, memoryview(dst))
+        read_into(connection, dst.data)
 
     def put() -> None:
         connection.sendmsg([b"P" + length])
-        connection.sendall(src)
+        connection.sendall(src.data)
         connection.recv(1)
 
-    return {"memcpy": lambda: np.copyto(dst, src), "socket get": get, "socket put": put}
+    return {"memcpy": partial(np.copyto, dst, src), "socket get": get, "socket put": put}
 
 
 def main() -> None:

@@ -107,6 +107,7 @@ PATHS = (
     Path("Mooncake", "put", "Mooncake TCP, put_from into used storage"),
     Path("redis-py", "get", "redis-py, GET one value"),
     Path("redis-py", "put", "redis-py, SET one value"),
+    Path("redis-py", "put held", "redis-py, SET one value while one is kept in memory"),
     Path("Ray", "view", "Ray, ray.get view"),
     Path("Ray", "get", "Ray, ray.get copied out"),
     Path("Ray", "put", "Ray, ray.put"),
@@ -198,8 +199,8 @@ def bar_line(bar: Bar, rounds: Sequence[Figures], overall: Figures, reasons: Map
     """Return one line of the table of bars: the ratio of medians, in brackets its lowest and highest of the rounds, and the verdict."""
     head = f"| {bar.ours} against {bar.peer} {bar.op} | {bar.demand()} |"
     if any(math.isnan(ratio(overall, bar, nbytes)) for nbytes in JUDGED):
-        why = next((reasons[peer] for peer in (OURS, bar.peer) if peer in reasons), "no such figure was printed")
-        return f"{head} not measured: {why} | | | |"
+        known = [f"{peer}: {reasons[peer]}" for peer in (OURS, bar.peer) if peer in reasons]
+        return f"{head} not measured: {'; '.join(known) or 'no such figure was printed'} | | | |"
     cells = []
     for nbytes in SIZES:
         each = [r for r in (ratio(figures, bar, nbytes) for figures in rounds) if not math.isnan(r)]
@@ -231,9 +232,9 @@ HEADER = """\
 # Larder beside its peers
 
 Written by `make bench-peers`; do not edit. Each program below ran {rounds} times, in turn, on loopback; a figure is the median of the
-rounds. MB/s is 10^6 bytes per second over a whole measurement, p50 the median time of one operation, CPU the processor seconds of client and
-server together per 10^9 bytes. A get lands in a reused buffer wherever the client allows it; a put is over when the server has it.
-A measurement is at least 30 operations and 1 s, or 2 s, after a warm-up.
+rounds. MB/s is 10^6 bytes per second over a whole measurement, p50 the median time of one operation, CPU the processor seconds of
+client and server together per 10^9 bytes. A get lands in a reused buffer wherever the client allows it; a put is over when the
+server has it. A measurement is at least 30 operations and 1 s, or 2 s, after a warm-up.
 
 {facts}
 """

@@ -14,6 +14,9 @@ from importlib.metadata import version
 
 import numpy as np
 import psutil
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
 
 MIB = 1 << 20
 SIZES = (MIB, 8 * MIB, 32 * MIB)  # bytes
@@ -91,12 +94,12 @@ def announce(peer: str, *packages: str, also: str = "") -> None:
     print(json.dumps({"peer": peer, "versions": ", ".join(versions + ([also] if also else []))}), flush=True)
 
 
-def payload(nbytes: int) -> np.ndarray:
+def payload(nbytes: int) -> Bytes:
     """Return random bytes, the same in every run."""
     return np.random.default_rng(nbytes).integers(0, 256, nbytes, dtype=np.uint8)
 
 
-def check(got: np.ndarray, expected: np.ndarray) -> None:
+def check(got: Bytes, expected: Bytes) -> None:
     """Refuse a peer that returned other bytes than were put."""
     if not np.array_equal(got, expected):
         raise SystemExit(f"a get of {expected.nbytes} B returned other bytes than were put")
