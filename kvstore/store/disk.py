@@ -30,7 +30,7 @@ from kvstore.store.quarantine import Quarantine
 from kvstore.store.record import parse_head
 from kvstore.store.tier import Listed, Tier, TierInfo
 
-_POOL_BYTES = 64 << 20
+_POOL_BYTES = 128 << 20
 
 
 class _Index(dict[bytes, Listed]):
@@ -70,7 +70,7 @@ class DiskTier(Tier):
         Which records of 256 KiB and more go past the system's page cache. "auto": reads of what the cache doesn't hold, and writes with
         fsync "always". "on": all, so that the cache's memory is left to others. "off": none. Where the filesystem refuses, none do.
     pool : BufferPool or None
-        Where the memory of landings comes from; None takes a pool that keeps 64 MiB.
+        Where the memory of landings comes from; None takes a pool that keeps 128 MiB.
     """
 
     def __init__(
@@ -196,7 +196,8 @@ class DiskTier(Tier):
             os.close(owner)
 
     def _path(self, key: bytes) -> Path:
-        return self._records / key.hex()[:2] / key.hex()
+        name = key.hex()
+        return self._records.joinpath(name[:2], name)
 
     def _reserve(self, nbytes: int) -> None:
         """Count bytes before they are written, so that concurrent puts cannot exceed the capacity. Called with the lock held."""

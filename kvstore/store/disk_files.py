@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +37,10 @@ class FileLanding(Landing):
     """
 
     def __init__(self, tier: str, descriptor: int, block: memoryview, nbytes: int) -> None:
+        self._descriptor = descriptor
         super().__init__(block[:nbytes])
         self._tier = tier
-        self._descriptor = descriptor
         self._block = block  # past the cache, the last read asks for whole blocks too
-        self._close_file = weakref.finalize(self, os.close, descriptor)
-        self._close_file.atexit = False
 
     def _receive(self, room: memoryview) -> int:
         if self.filled % BLOCK_NBYTES:  # a read was cut short, and only the cache can go on from there
@@ -55,7 +52,12 @@ class FileLanding(Landing):
         return count
 
     def _end(self) -> None:
-        self._close_file()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        self._end()
 
 
 def open_record(tier: str, path: Path, nbytes: int, pool: BufferPool, direct: str) -> FileLanding:

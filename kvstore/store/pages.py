@@ -16,7 +16,7 @@ _F_SEAL_FUTURE_WRITE = 0x10  # Linux 5.1: whoever maps the file from now on can 
 
 def map_private(nbytes: int) -> mmap.mmap:
     """Map anonymous memory, in huge pages where the system offers them: a page is paid for on its first touch only."""
-    pages = mmap.mmap(-1, nbytes)
+    pages = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     _advise_huge(pages)
     return pages
 
