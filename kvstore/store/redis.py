@@ -185,6 +185,8 @@ class RedisTier(Tier):
         """Return a value, b"" where there is none; raises what the answer says otherwise."""
         if problem := first_problem([answer], f"tier {self._info.name}"):
             raise problem
+        if isinstance(answer, int):
+            raise TierUnavailableError(f"tier {self._info.name}: {answer} came where a value was asked for")
         return answer if isinstance(answer, bytes) else b""
 
     def _set(self, name: bytes, value: list[memoryview]) -> Command:

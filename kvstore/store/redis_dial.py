@@ -117,7 +117,7 @@ class Dialer:
         pool = redis.ConnectionPool(
             socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0), protocol=2, **options
         )
-        client: Control = redis.Redis(connection_pool=pool)
+        client: Control = redis.Redis.from_pool(pool)
         return client
 
     def _open(self, address: Address, timeout_s: float) -> Channel:

@@ -211,7 +211,7 @@ class Connection:
             self._start, self._end = 0, count
         if count == _AHEAD_NBYTES:
             raise _GarbageError(f"a line is longer than {_AHEAD_NBYTES} B")
-        self._end += self._channel.receive(self._ahead[count:], self._until)
+        self._end += self._channel.receive(self._ahead[count : count + 16384], self._until)
 
 
 def encode(words: Sequence[Word]) -> Iterator[memoryview]:

@@ -11,7 +11,8 @@ from kvstore.store.counted import CountedTier
 from kvstore.store.counters import Counters
 from kvstore.store.disk import DiskTier
 from kvstore.store.memory import MemoryTier
-from kvstore.store.redis import RedisTier, connect
+from kvstore.store.redis import RedisTier
+from kvstore.store.redis_dial import RedisSettings
 from kvstore.store.tier import Tier
 from tests.redis_server import RedisServer
 from tests.store.faulty import FaultyTier
@@ -28,7 +29,7 @@ class Place:
 
 
 def _redis(url: str) -> Tier:
-    return RedisTier(lambda: connect(url, timeout_s=5.0))
+    return RedisTier(RedisSettings(url, timeout_s=5.0))
 
 
 BOUNDED: dict[str, Callable[[Place], Tier]] = {

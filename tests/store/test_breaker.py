@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kvstore.core.errors import CapacityError, DeadlineError, TierUnavailableError
-from kvstore.store.breaker import BreakerTier
+from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, TierUnavailableError
+from kvstore.core.landing import Landing
+from kvstore.store.breaker import BreakerTier, BusyError
+from kvstore.store.counted import CountedTier
+from kvstore.store.counters import Counters
 from kvstore.store.memory import MemoryTier
 from tests.store.faulty import FaultyTier
 
@@ -76,7 +79,7 @@ def test_while_a_probe_is_under_way_others_are_refused() -> None:
         ask(breaker)  # another caller, while the first one waits for its answer
         probed.append(inner.calls)
 
-    inner.get = probe  # type: ignore[method-assign,assignment]
+    inner.get = probe  # type: ignore[method-assign]
     breaker.get(KEY)
     assert probed == [1]
 
@@ -90,3 +93,83 @@ def test_a_full_tier_is_not_a_dead_one() -> None:
         with pytest.raises(CapacityError):
             breaker.put(KEY, [b""])
     assert inner.calls == 3
+
+
+class Stalling(Landing):
+    """One byte is there; the next ones raise `error`, or come one at a time."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__(memoryview(bytearray(4)), 1)
+        self._error = error
+
+    def _receive(self, room: memoryview) -> int:
+        if self._error is not None:
+            raise self._error
+        return 1
+
+
+def landing_through(breaker: BreakerTier, inner: FaultyTier, error: Exception | None) -> Landing:
+    """Return what a breaker hands out when its tier gives a landing that goes on with `error`."""
+    inner.get = lambda key: Stalling(error)  # type: ignore[method-assign]
+    landing = breaker.get(KEY)
+    assert landing is not None
+    return landing
+
+
+@pytest.mark.parametrize("error", [TierUnavailableError("down"), DeadlineError("slow")])
+def test_a_failure_while_bytes_land_counts(error: Exception) -> None:
+    """A tier that answers `get` and then stalls is as dead as one that does not answer."""
+    inner = FaultyTier(MemoryTier(1000))
+    breaker = BreakerTier(inner, cool_down_s=10.0, clock=Clock())
+    landing = landing_through(breaker, inner, error)
+    with pytest.raises(type(error)):
+        landing.fill(4)
+    ask(breaker, times=3)
+
+
+@pytest.mark.parametrize("error", [CorruptError("damaged"), BusyError("all lent")])
+def test_other_failures_while_bytes_land_do_not_count(error: Exception) -> None:
+    """They say nothing about whether the tier answers."""
+    inner = FaultyTier(MemoryTier(1000))
+    breaker = BreakerTier(inner, clock=Clock())
+    landing = landing_through(breaker, inner, error)
+    with pytest.raises(type(error)):
+        landing.fill(4)
+    assert breaker.get(KEY) is not None
+
+
+def test_a_deadline_of_the_readers_own_does_not_count() -> None:
+    """An impatient reader must not cut off everybody."""
+    inner = FaultyTier(MemoryTier(1000))
+    breaker = BreakerTier(inner, clock=Clock())
+    landing = landing_through(breaker, inner, None)
+    landing.deadline = 0.0
+    with pytest.raises(DeadlineError):
+        landing.fill(4)
+    assert breaker.get(KEY) is not None
+
+
+def test_bytes_that_land_start_the_count_again() -> None:
+    """As any other answer does."""
+    inner = FaultyTier(MemoryTier(1000))
+    breaker = BreakerTier(inner, failures=2, clock=Clock())
+    landing = landing_through(breaker, inner, None)
+    inner.error = TierUnavailableError("down")
+    with pytest.raises(TierUnavailableError):
+        breaker.put(KEY, [b""])
+    landing.fill(4)
+    with pytest.raises(TierUnavailableError):
+        breaker.put(KEY, [b""])
+    inner.error = None
+    assert breaker.get(KEY) is not None
+
+
+def test_bytes_are_counted_as_they_land() -> None:
+    """Seconds too; what is never read is not counted."""
+    inner, counters = FaultyTier(MemoryTier(1000)), Counters()
+    inner.get = lambda key: Stalling(None)  # type: ignore[method-assign]
+    landing = CountedTier(inner, counters).get(KEY)
+    assert landing is not None
+    landing.fill(3)
+    counts = counters.snapshot()
+    assert (counts["tier.memory.hits"], counts["tier.memory.read_bytes"]) == (1, 3)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, TierUnavailableError
-from kvstore.store.redis import PIECE_NBYTES, RedisTier, connect, regroup
+from kvstore.core.errors import CapacityError, ConfigError, CorruptError, DeadlineError, TierUnavailableError
+from kvstore.core.landing import PIECE_NBYTES
+from kvstore.core.pool import BufferPool
+from kvstore.store.breaker import BusyError
+from kvstore.store.redis import RedisTier
+from kvstore.store.redis_dial import RedisSettings
+from kvstore.store.redis_record import regroup
+from tests.certificates import make_certificates
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_record
+from tests.store.fake_redis import FakeRedis, Words, bulk
+from tests.store.tls_proxy import TlsProxy
 
 TIMEOUT_S = 0.2
 SLACK_S = 1.0  # for a busy machine
@@ -34,7 +45,24 @@ def tier(server: RedisServer) -> Iterator[RedisTier]:
 
 def open_tier(server: RedisServer, timeout_s: float = 5.0, ttl_s: int = 0) -> RedisTier:
     """Return a tier on a server."""
-    return RedisTier(lambda: connect(server.url, timeout_s=timeout_s), ttl_s=ttl_s)
+    return RedisTier(RedisSettings(server.url, timeout_s=timeout_s, ttl_s=ttl_s))
+
+
+def read(tier: RedisTier, key: bytes) -> bytes | None:
+    """Return the whole record, or None."""
+    landing = tier.get(key)
+    if landing is None:
+        return None
+    landing.fill(landing.nbytes)
+    return bytes(landing.view)
+
+
+def read_or_miss(tier: RedisTier, key: bytes) -> bytes | None:
+    """Return the whole record, or None also when some of it is missing."""
+    try:
+        return read(tier, key)
+    except CorruptError:
+        return None
 
 
 def name(key: bytes, part: str) -> bytes:
@@ -49,7 +77,7 @@ def test_the_index_is_written_behind_the_pieces(server: RedisServer, tier: Redis
     server.command("DEL", name(key, "i"))
     assert (tier.get(key), tier.find([key])) == (None, [None])
     tier.put(key, [record])
-    assert tier.get(key) == record
+    assert read(tier, key) == record
 
 
 @pytest.mark.parametrize("piece", ["0", "1", "3"])
@@ -58,8 +86,10 @@ def test_a_missing_piece_is_a_miss_that_cleans_up(server: RedisServer, tier: Red
     key, record = make_record(2, 3 * PIECE_NBYTES)
     tier.put(key, [record])
     server.command("DEL", name(key, piece))
-    assert tier.get(key) is None
+    with pytest.raises(CorruptError, match="missing"):
+        read(tier, key)
     assert server.command("DBSIZE") == b":0"
+    assert tier.get(key) is None
 
 
 @pytest.mark.parametrize(("piece", "value"), [("0", b"short"), ("3", b"x" * PIECE_NBYTES), ("i", b"x" * 40), ("i", b"x")])
@@ -69,7 +99,7 @@ def test_a_piece_or_index_of_another_length_or_content_is_corrupt(server: RedisS
     tier.put(key, [record])
     server.command("SET", name(key, piece), value)
     with pytest.raises(CorruptError):
-        tier.get(key)
+        read(tier, key)
     assert tier.quarantine(key)
     assert tier.get(key) is None
 
@@ -85,7 +115,9 @@ def test_a_flushed_server_is_a_miss(server: RedisServer, tier: RedisTier) -> Non
 def test_records_expire_when_a_ttl_is_set(server: RedisServer) -> None:
     """Every key of a record has it, so nothing stays behind."""
     key, record = make_record(5, 2 * PIECE_NBYTES)
-    open_tier(server, ttl_s=100).put(key, [record])
+    tier = open_tier(server, ttl_s=100)
+    tier.put(key, [record])
+    tier.close()
     assert {server.command("TTL", name(key, part)) for part in ("i", "0", "1", "2")} <= {b":100", b":99", b":98"}
 
 
@@ -102,7 +134,8 @@ def test_a_server_that_is_paused_costs_the_timeout(server: RedisServer) -> None:
         assert TIMEOUT_S <= time.monotonic() - start < TIMEOUT_S + SLACK_S
     finally:
         server.resume()
-    assert tier.get(key) == record
+    assert read(tier, key) == record
+    tier.close()
 
 
 def test_a_server_that_is_down_is_unavailable_and_is_found_again(server: RedisServer) -> None:
@@ -120,7 +153,8 @@ def test_a_server_that_is_down_is_unavailable_and_is_found_again(server: RedisSe
         other.start()
         assert tier.get(key) is None
         tier.put(key, [record])
-        assert tier.get(key) == record
+        assert read(tier, key) == record
+        tier.close()
 
 
 def test_a_full_server_refuses_a_record_and_keeps_no_pieces() -> None:
@@ -131,6 +165,7 @@ def test_a_full_server_refuses_a_record_and_keeps_no_pieces() -> None:
         with pytest.raises(CapacityError, match="maxmemory"):
             tier.put(key, [record])
         assert small.command("DBSIZE") == b":0"
+        tier.close()
 
 
 def test_a_server_that_evicts_gives_whole_records_or_misses() -> None:
@@ -140,7 +175,8 @@ def test_a_server_that_evicts_gives_whole_records_or_misses() -> None:
         records = [make_record(seed, PIECE_NBYTES + 1000) for seed in range(24)]
         for key, record in records:
             tier.put(key, [record])
-        found = [tier.get(key) for key, _ in records]
+        found = [read_or_miss(tier, key) for key, _ in records]
+        tier.close()
     assert found[-1] == records[-1][1]
     assert found.count(None) > 10
     assert all(data in (None, record) for data, (_, record) in zip(found, records, strict=True))
@@ -151,4 +187,202 @@ def test_regrouping_keeps_every_byte_in_order(cuts: list[int]) -> None:
     """However a record is cut, Redis gets pieces of one size."""
     data = bytes(range(31))
     pieces = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-    assert [bytes(piece) for piece in regroup(pieces, 10)] == [data[:10], data[10:20], data[20:30], data[30:]]
+    assert [b"".join(value) for value in regroup(pieces, 10)] == [data[:10], data[10:20], data[20:30], data[30:]]
+
+
+def test_the_front_may_be_used_while_the_rest_stalls() -> None:
+    """A layer group that is there is of use, whatever becomes of the next one."""
+    key, record = make_record(20, 3 * PIECE_NBYTES)
+    stored = stored_by_a_tier(key, record)
+
+    def script(words: Words) -> bytes | None:
+        if words[1].endswith(b":2"):
+            fake.stopped.wait(10)
+        return bulk(stored[words[1]])
+
+    with FakeRedis(script) as fake:
+        tier = RedisTier(RedisSettings(fake.url, timeout_s=TIMEOUT_S))
+        landing = tier.get(key)
+        assert landing is not None
+        landing.fill(2 * PIECE_NBYTES)
+        assert landing.view[: 2 * PIECE_NBYTES] == record[: 2 * PIECE_NBYTES]
+        with pytest.raises(DeadlineError):
+            landing.fill(landing.nbytes)
+        tier.close()
+
+
+def stored_by_a_tier(key: bytes, record: bytes) -> dict[bytes, bytes]:
+    """Return what a tier stores of a record: names and values."""
+    stored: dict[bytes, bytes] = {}
+
+    def script(words: Words) -> bytes | None:
+        if words[0] == b"SET":
+            stored[words[1]] = words[2]
+        return b"+OK\r\n" if words[0] == b"SET" else bulk(b"")
+
+    with FakeRedis(script) as fake:
+        tier = RedisTier(RedisSettings(fake.url, timeout_s=5.0))
+        tier.put(key, [record[:100], memoryview(record)[100:]])
+        tier.close()
+    return stored
+
+
+@pytest.mark.parametrize("reply", [b"$4\r\nabcd\r\n", b"$536870912\r\n", b"-ERR no\r\n", b"?", b":1\r\n", b"*-1\r\n", None])
+@pytest.mark.parametrize("piece", [b":i", b":0", b":3"])
+def test_a_server_that_lies_is_a_typed_error_and_loses_its_connection(piece: bytes, reply: bytes | None) -> None:
+    """In the index, the first piece and the last one."""
+    key, record = make_record(21, 3 * PIECE_NBYTES)
+    stored = stored_by_a_tier(key, record)
+    with FakeRedis(lambda words: reply if words[1].endswith(piece) else bulk(stored[words[1]])) as fake:
+        tier = RedisTier(RedisSettings(fake.url, timeout_s=TIMEOUT_S))
+        start = time.monotonic()
+        with pytest.raises((TierUnavailableError, CorruptError, DeadlineError)):
+            read(tier, key)
+        assert time.monotonic() - start < TIMEOUT_S + SLACK_S
+        tier.close()
+    assert fake.open_connections == 0
+
+
+def test_one_round_trip_reads_a_record_of_one_piece() -> None:
+    """The first piece is asked for beside the index, before its length is known."""
+    key, record = make_record(22, 1000)
+    stored = stored_by_a_tier(key, record)
+    asked: list[bytes] = []
+
+    def script(words: Words) -> bytes | None:
+        asked.append(words[1][-1:])
+        return b"" if len(asked) == 1 else bulk(stored[name(key, "i")]) + bulk(stored[name(key, "0")])  # the first waits for the second
+
+    with FakeRedis(script) as fake:
+        tier = RedisTier(RedisSettings(fake.url, timeout_s=5.0))
+        assert read(tier, key) == record
+        tier.close()
+    assert asked == [b"i", b"0"]
+
+
+def test_a_piece_that_an_index_left_behind_does_not_hurt_the_next_call(server: RedisServer, tier: RedisTier) -> None:
+    """Its bytes are on their way already when the miss is seen."""
+    (key, record), (other, small) = make_record(23, 2 * PIECE_NBYTES), make_record(24)
+    tier.put(key, [record])
+    tier.put(other, [small])
+    server.command("DEL", name(key, "i"))
+    assert [tier.get(key) for _ in range(6)] == [None] * 6
+    assert read(tier, other) == small
+
+
+def test_when_all_connections_are_lent_a_call_waits_its_timeout(server: RedisServer, tier: RedisTier) -> None:
+    """The message names the setting; a landing that is closed, or dropped, gives its connection back."""
+    key, record = make_record(25, 12 * PIECE_NBYTES)
+    tier.put(key, [record])
+    few = RedisTier(RedisSettings(server.url, timeout_s=TIMEOUT_S, connections=2))
+    first, second = few.get(key), few.get(key)
+    assert first is not None
+    assert second is not None
+    with pytest.raises(BusyError, match="raise connections"):
+        few.get(key)
+    first.close()
+    assert read(few, key) == record
+    del second
+    gc.collect()
+    assert [few.get(key) is None for _ in range(2)] == [False, False]
+    few.close()
+
+
+def test_readers_at_once_get_their_own_records(tier: RedisTier) -> None:
+    """More of them than connections."""
+    records = [make_record(seed, PIECE_NBYTES + seed) for seed in range(30, 38)]
+    for key, record in records:
+        tier.put(key, [record])
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda pair: read(tier, pair[0]), records * 3))
+    assert found == [record for _, record in records] * 3
+
+
+def test_a_buffer_comes_from_the_pool_and_goes_back(server: RedisServer) -> None:
+    """A fresh page costs more than the copy into it."""
+    pool = BufferPool(16 << 20)
+    tier = RedisTier(RedisSettings(server.url, timeout_s=5.0), pool=pool)
+    key, record = make_record(40, 3 * PIECE_NBYTES)
+    tier.put(key, [record])
+    landing = tier.get(key)
+    assert pool.lent_nbytes >= len(record)
+    del landing
+    assert pool.lent_nbytes == 0
+    tier.close()
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[RedisServer]:
+    """A Redis that wants a password, and knows a user who may only use our keys."""
+    with RedisServer() as running:
+        running.command("ACL", "SETUSER", "larder", "on", ">word", "~larder:*", "+@all")
+        running.command("CONFIG", "SET", "requirepass", "secret")
+        yield running
+
+
+@pytest.mark.parametrize("who", [":secret", "default:secret", "larder:word"])
+@pytest.mark.parametrize("way", ["tcp", "unix"])
+def test_a_password_or_a_user_opens_the_door(guarded: RedisServer, who: str, way: str) -> None:
+    """On both kinds of socket, for records and for what redis-py asks."""
+    place = f"redis://{who}@127.0.0.1:{guarded.port}/1" if way == "tcp" else f"unix://{who}@{guarded.socket}?client_name=larder"
+    url = place if who != "larder:word" else place.replace("/1", "/0") if way == "tcp" else place
+    tier = RedisTier(RedisSettings(url, timeout_s=5.0))
+    key, record = make_record(50, PIECE_NBYTES)
+    tier.put(key, [record])
+    assert read(tier, key) == record
+    assert [item.key for item in tier.scan()] == [key]
+    assert tier.delete(key)
+    tier.close()
+
+
+@pytest.mark.parametrize("who", ["", ":wrong@", "larder:secret@"])
+def test_a_wrong_password_is_unavailable_and_stays_out_of_the_message(guarded: RedisServer, who: str) -> None:
+    """The server's own words say why."""
+    tier = RedisTier(RedisSettings(f"redis://{who}127.0.0.1:{guarded.port}/0", timeout_s=5.0))
+    with pytest.raises(TierUnavailableError, match=r"NOAUTH|WRONGPASS") as caught:
+        tier.get(bytes(32))
+    assert "secret" not in str(caught.value)
+    tier.close()
+
+
+def test_records_travel_under_tls(server: RedisServer, tmp_path: Path) -> None:
+    """The server's certificate is verified, and ours is shown."""
+    make_certificates(tmp_path)
+    with TlsProxy(server.port, tmp_path) as proxy:
+        query = f"ssl_ca_certs={tmp_path}/ca.pem&ssl_certfile={tmp_path}/client.pem&ssl_keyfile={tmp_path}/client.key"
+        tier = RedisTier(RedisSettings(f"rediss://localhost:{proxy.port}?{query}", timeout_s=5.0))
+        key, record = make_record(60, 5 * PIECE_NBYTES)
+        tier.put(key, [record])
+        assert read(tier, key) == record
+        assert tier.used_bytes > 0
+        tier.close()
+
+
+def test_a_certificate_of_nobody_we_know_is_refused(server: RedisServer, tmp_path: Path) -> None:
+    """Without ssl_ca_certs the system's authorities decide."""
+    make_certificates(tmp_path)
+    with TlsProxy(server.port, tmp_path) as proxy:
+        tier = RedisTier(RedisSettings(f"rediss://localhost:{proxy.port}", timeout_s=5.0))
+        with pytest.raises(TierUnavailableError, match="certificate verify failed"):
+            tier.get(bytes(32))
+        tier.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://h:1", "not one"), ("redis://h:1?max_connection=4", "unknown options"), ("rediss://h?ssl_cert_reqs=maybe", "required"),
+        ("rediss://h?ssl_ca_certs=/nowhere.pem", "cannot be used"),
+    ],
+)  # fmt: skip
+def test_a_url_that_cannot_work_says_why(url: str, message: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(ConfigError, match=message):
+        RedisTier(RedisSettings(url))
+
+
+@pytest.mark.parametrize("setting", [{"timeout_s": 0.0}, {"ttl_s": -1}, {"cluster": "maybe"}, {"connections": 0}, {"window": 0}])
+def test_settings_out_of_range_are_refused(setting: dict[str, object]) -> None:
+    """The message names them."""
+    with pytest.raises(ConfigError, match="redis needs"):
+        RedisSettings("redis://h", **setting)  # type: ignore[arg-type]
