@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,16 @@ class ClientTLS:
     def __post_init__(self) -> None:
         if bool(self.cert) != bool(self.key):
             raise ConfigError("a client's certificate and key are set together")
+
+    def context(self) -> ssl.SSLContext:
+        """Return the same for a plain socket; a missing file raises ConfigError."""
+        try:
+            context = ssl.create_default_context(cafile=str(Path(self.ca).expanduser()) if self.ca else None)
+            if self.cert:
+                context.load_cert_chain(Path(self.cert).expanduser(), Path(self.key).expanduser())
+        except OSError as error:
+            raise ConfigError(f"the files for TLS can't be used: {error}") from error
+        return context
 
 
 def open_channel(address: str, tls: ClientTLS | None = None) -> grpc.Channel:

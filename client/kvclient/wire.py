@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable
 
 from kvproto.v1 import store_pb2 as pb
-from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats, TierStats
+from kvstore.core.api import Entry, Explanation, Hit, Scope, Status, StoreStats, TierStats
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.core.key import ChunkKey
 
-PIECE_NBYTES = 1 << 20
 MAX_KEYS = 16384
 MAX_ENTRIES = 1 << 20
 
@@ -50,26 +49,6 @@ def hit_from_wire(message: pb.Hit) -> Hit:
     if message.status not in _FROM_STATUS:
         raise FormatError(f"hit status {message.status} is not known here")
     return Hit(key_from_wire(message.key), _FROM_STATUS[message.status], message.tier, message.nbytes, message.reason)
-
-
-def note_to_wire(key: ChunkKey, nbytes: int, note: PutNote) -> pb.PutNote:
-    """Return the first message of a put."""
-    return pb.PutNote(key=key_to_wire(key), nbytes=nbytes, source=note.source, recompute_s=note.recompute_s, durable=note.durable)
-
-
-def note_from_wire(message: pb.PutNote) -> PutNote:
-    """Read what the writer says besides key and length; its values are checked where an embedded store checks them too."""
-    return PutNote(message.source, message.recompute_s, message.durable)
-
-
-def receipt_to_wire(receipt: PutReceipt) -> pb.PutResponse:
-    """Return the receipt as a message."""
-    return pb.PutResponse(stored=receipt.stored, tier=receipt.tier, nbytes=receipt.nbytes, is_durable=receipt.is_durable)
-
-
-def receipt_from_wire(key: ChunkKey, message: pb.PutResponse) -> PutReceipt:
-    """Read the receipt of the put of `key`."""
-    return PutReceipt(key, message.stored, message.tier, message.nbytes, message.is_durable)
 
 
 def scope_to_wire(scope: Scope) -> pb.InvalidateRequest:

@@ -25,6 +25,11 @@ class TokenAuthenticator:
     def __init__(self, credentials: Iterable[Credential]) -> None:
         self._tenants = [(_digest(c.token), c.tenant) for c in credentials]
 
+    @property
+    def n_tenants(self) -> int:
+        """How many tenants there are."""
+        return len({tenant for _, tenant in self._tenants})
+
     def __call__(self, metadata: Metadata) -> str:
         """Return the tenant; raises AuthError for a missing, repeated, malformed or unknown token."""
         digest = _digest(_bearer(metadata))

@@ -74,7 +74,7 @@ def serve(config: StoreConfig) -> int:
     """Serve until SIGTERM or SIGINT, then finish what runs, flush, and return 0. Call it from the main thread."""
     stop = stop_signals()
     authenticate = open_authenticator(config.tokens_path)
-    service = open_store(config)
+    service = open_store(config, is_shared=config.server.lanes.shm != "off")
     try:
         server = serve_store(config, service, authenticate)
         print(f"larder store listens on {server.address} ({describe(config)})", flush=True)

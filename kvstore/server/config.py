@@ -36,6 +36,43 @@ class TLSConfig:
 
 
 @dataclass(frozen=True)
+class LanesConfig:
+    """The ways of chunks beside gRPC.
+
+    Parameters
+    ----------
+    shm : str
+        Share the memory tier with clients of the same user on the same machine, who can then read every chunk in it, whatever its tenant:
+        "auto" where the tokens file names one tenant only, "on" always, "off" never.
+    shm_directory : str
+        Where the Unix socket is made; "" is a fresh directory among the temporary ones.
+    tcp : bool
+        Listen beside gRPC, on the same host, under the same TLS.
+    tcp_port : int
+        0 takes a free one.
+    socket_buffer : int
+        Send and receive buffer of a TCP connection, at least bandwidth times round trip; 0 leaves it to the system.
+    max_connections : int
+        Connections per lane; when one more comes, the one that was idle for longest is closed.
+    """
+
+    shm: str = "auto"
+    shm_directory: str = ""
+    tcp: bool = True
+    tcp_port: int = 0
+    socket_buffer: int = field(default=0, metadata=SIZE)
+    max_connections: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.shm not in ("auto", "on", "off"):
+            raise ConfigError(f"server.lanes.shm is auto, on or off, got {self.shm!r}")
+        if not 0 <= self.tcp_port < 65536 or self.socket_buffer < 0 or self.max_connections < 1:
+            raise ConfigError(
+                f"server.lanes needs tcp_port below 65536, socket_buffer of at least 0 and max_connections above 0, got {self}"
+            )
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """How a gRPC server of ours listens and what it lets clients hold.
 
@@ -63,6 +100,7 @@ class ServerConfig:
     drain_s: float = 30.0
     allow_plaintext: bool = False
     tls: TLSConfig = field(default_factory=TLSConfig)
+    lanes: LanesConfig = field(default_factory=LanesConfig)
 
     def __post_init__(self) -> None:
         for name in ("max_workers", "max_inflight_bytes", "max_blob_bytes", "idle_timeout_s", "drain_s"):
@@ -87,11 +125,24 @@ class MemoryConfig:
 
 @dataclass(frozen=True)
 class DiskConfig:
-    """The disk tier: capacity 0 turns it off, directory "" is `chunks` in the data directory, fsync is "always" or "never"."""
+    """The disk tier.
+
+    Parameters
+    ----------
+    capacity : int
+        0 turns it off.
+    directory : str
+        "" is `chunks` in the data directory.
+    fsync : str
+        "always" or "never".
+    direct : str
+        Reads and writes past the page cache: "auto", "on" or "off"; see `kvstore.store.disk`.
+    """
 
     capacity: int = field(default=10 << 30, metadata=SIZE)
     directory: str = ""
     fsync: str = "always"
+    direct: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -108,12 +159,21 @@ class RedisConfig:
         Seconds after which a record expires; 0 keeps it until Redis evicts it.
     cluster : str
         "on" for Redis Cluster, else "off".
+    connections : int
+        Most connections to a server.
+    window : int
+        Pieces of 1 MiB that are under way ahead of the one that is awaited.
+    socket_buffer : int
+        Buffers of each connection; 0 leaves them to the system, which suits a network with a long round trip.
     """
 
     url: str = ""
     timeout_s: float = 0.5
     ttl_s: int = 0
     cluster: str = "off"
+    connections: int = 4
+    window: int = 4
+    socket_buffer: int = field(default=256 << 10, metadata=SIZE)
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0 or self.ttl_s < 0 or self.cluster not in ("on", "off"):

@@ -72,6 +72,7 @@ class RpcServer:
         self._health = _Health(experimental_non_blocking=False)
         self._watcher = threading.Thread(target=self.watch.run, name="silence-watch", daemon=True)
         self.port = 0
+        self.closers: list[Callable[[float], object]] = []  # called with the seconds that a drain may take
 
     @property
     def address(self) -> str:
@@ -97,6 +98,8 @@ class RpcServer:
         """
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(self.config.drain_s)
+        for close in self.closers:
+            close(self.config.drain_s)
         is_clean = stopped.wait(self.config.drain_s)
         stopped.wait(5.0)
         self.watch.stop()

@@ -118,7 +118,7 @@ class Guard(grpc.ServerInterceptor):
 
         return make(behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
 
-    def _requests(self, messages: Iterator[bytes], context: grpc.ServicerContext, parse: Callable[[bytes], Any]) -> Iterator[Any]:
+    def _requests(self, messages: Iterator[bytes], context: grpc.ServicerContext, parse: Callable[[bytes], Any] | None) -> Iterator[Any]:
         """Iterate over the parsed requests; the wait for each is watched."""
         while True:
             self._watch.begin(context)
@@ -129,7 +129,7 @@ class Guard(grpc.ServerInterceptor):
             finally:
                 self._watch.end(context)
             try:
-                yield parse(message)
+                yield parse(message) if parse else message
             except DecodeError as error:
                 raise FormatError(f"{len(message)} B are not a message of this method") from error
 

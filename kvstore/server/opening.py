@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
+from kvstore.core.pool import BufferPool
 from kvstore.core.units import format_nbytes
-from kvstore.server.auth import Authenticate
+from kvstore.server.auth import TokenAuthenticator
 from kvstore.server.config import StoreConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService
@@ -15,18 +15,19 @@ from kvstore.store.breaker import BreakerTier
 from kvstore.store.disk import DiskTier
 from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
-from kvstore.store.redis import RedisTier, connect
+from kvstore.store.redis import RedisTier
+from kvstore.store.redis_dial import RedisSettings
 from kvstore.store.results import StoreSettings
 from kvstore.store.secret import load_secret
 from kvstore.store.tier import Tier
 from kvstore.store.tiered import TieredStore
 
 
-def open_store(config: StoreConfig) -> StoreService:
+def open_store(config: StoreConfig, is_shared: bool = False) -> StoreService:
     """Open the tiers and return the service; close it to flush what was acknowledged.
 
-    Embedded use: `open_store(config).bind("default")` is a StoreAPI. Raises ConfigError, or TierUnavailableError when another process has
-    the directory.
+    Embedded use: `open_store(config).bind("default")` is a StoreAPI. With `is_shared` the memory tier can be read in place by other
+    processes. Raises ConfigError, or TierUnavailableError when another process has the directory.
     """
     settings = StoreSettings(
         eviction=config.tiers.memory.eviction,
@@ -37,13 +38,15 @@ def open_store(config: StoreConfig) -> StoreService:
     )
     secret = load_secret(config.secret_path)
     epochs = Epochs(config.epochs_path)
-    return StoreService(TieredStore(list(_open_tiers(config)), settings), epochs, secret, config.server.max_blob_bytes)
+    memory = MemoryTier(config.tiers.memory.capacity, is_shared=is_shared)
+    store = TieredStore([memory, *_open_slower_tiers(config)], settings)
+    return StoreService(store, epochs, secret, config.server.max_blob_bytes, memory.shared)
 
 
-def serve_store(config: StoreConfig, service: StoreService, authenticate: Authenticate) -> RpcServer:
+def serve_store(config: StoreConfig, service: StoreService, authenticate: TokenAuthenticator) -> RpcServer:
     """Serve the store on `config.server.address` and return the running server; drain it before closing the service."""
     server = RpcServer(config.server)
-    server.start([register_store(service, authenticate, server.budget)])
+    server.start([register_store(service, authenticate, server)])
     return server
 
 
@@ -55,13 +58,13 @@ def describe(config: StoreConfig) -> str:
     return ", ".join(parts + (["redis"] if tiers.redis.url else []))
 
 
-def _open_tiers(config: StoreConfig) -> Iterator[Tier]:
-    """Open the configured tiers, fast to slow."""
-    memory, disk, redis = config.tiers.memory, config.tiers.disk, config.tiers.redis
-    yield MemoryTier(memory.capacity)
+def _open_slower_tiers(config: StoreConfig) -> Iterator[Tier]:
+    """Open the tiers behind memory, fast to slow; they read into memory that they share."""
+    disk, redis = config.tiers.disk, config.tiers.redis
+    pool = BufferPool(config.tiers.write_queue)
     if disk.capacity:
-        yield DiskTier(config.chunks_path, disk.capacity, disk.fsync)
+        yield DiskTier(config.chunks_path, disk.capacity, disk.fsync, direct=disk.direct, pool=pool)
     if redis.url:
         # A record is its blob and a head of at most 64 KiB.
-        most_nbytes = config.server.max_blob_bytes + (1 << 17)
-        yield BreakerTier(RedisTier(partial(connect, redis.url, redis.timeout_s, redis.cluster), redis.ttl_s, most_nbytes))
+        tier = RedisTier(RedisSettings(**vars(redis)), config.server.max_blob_bytes + (1 << 17), pool)
+        yield tier if redis.cluster == "on" else BreakerTier(tier)

@@ -19,6 +19,7 @@ from kvstore.server.recent import RecentKeys
 from kvstore.store.epochs import Epochs
 from kvstore.store.record import MAX_SOURCE_CHARS, RecordMeta
 from kvstore.store.results import Draft, Found, Miss, Opened
+from kvstore.store.shared_blocks import SharedBlocks
 from kvstore.store.tiered import TieredStore
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,15 @@ class StoreService:
         Every tenant's secret is derived from it; whoever has it can compute any storage key.
     max_blob_bytes : int
         Largest chunk a put accepts.
+    shared : SharedBlocks or None
+        The memory tier's, where other processes may read it in place.
     """
 
-    def __init__(self, store: TieredStore, epochs: Epochs, master_secret: bytes, max_blob_bytes: int) -> None:
+    def __init__(
+        self, store: TieredStore, epochs: Epochs, master_secret: bytes, max_blob_bytes: int, shared: SharedBlocks | None = None
+    ) -> None:
         self.store = store
+        self.shared = shared
         self.epochs = epochs
         self.max_blob_bytes = max_blob_bytes
         self.stale = RecentKeys(_REMEMBERED)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from kvclient.retry import Retry
-from kvclient.transport import GrpcTransport
+from kvclient.remote import RemoteStore
 from kvstore.core.tokens import Credential
 from kvstore.server.auth import TokenAuthenticator
 from kvstore.server.config import ServerConfig
@@ -33,9 +33,9 @@ def serving(service: StoreService, config: ServerConfig = LOOPBACK) -> Iterator[
 
 
 @contextmanager
-def dialing(server: RpcServer, tenant: str = "alpha", retry: Retry | None = None, timeout_s: float = 10.0) -> Iterator[GrpcTransport]:
+def dialing(server: RpcServer, tenant: str = "alpha", retry: Retry | None = None, timeout_s: float = 10.0) -> Iterator[RemoteStore]:
     """Connect as a tenant; without `retry` every failure is seen at once."""
-    transport = GrpcTransport(server.address, TOKENS[tenant], timeout_s=timeout_s, retry=retry or Retry(attempts=1))
+    transport = RemoteStore(server.address, TOKENS[tenant], timeout_s=timeout_s, retry=retry or Retry(attempts=1))
     try:
         yield transport
     finally:

@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # ty
 from kvclient import wire
 from kvclient.channel import bearer, discover_token
 from kvclient.retry import Retry
-from kvclient.transport import GrpcTransport
+from kvclient.remote import RemoteStore
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote, Status
@@ -64,9 +64,9 @@ def store_process(data_dir: Path, *flags: str) -> Iterator[tuple[subprocess.Pope
                 process.kill()
 
 
-def dial(address: str, data_dir: Path) -> GrpcTransport:
+def dial(address: str, data_dir: Path) -> RemoteStore:
     """Connect to a process with the token it wrote."""
-    return GrpcTransport(address, discover_token(address, data_dir=data_dir, environ={}), retry=Retry(attempts=1))
+    return RemoteStore(address, discover_token(address, data_dir=data_dir, environ={}), retry=Retry(attempts=1))
 
 
 def test_sigterm_keeps_every_acknowledged_put(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_restarted_server_is_found_again() -> None:
     blob = make_blob()
     with serving(make_service()) as first:
         address = first.address
-        transport = GrpcTransport(address, TOKENS["alpha"], retry=Retry(attempts=50, longest_pause_s=0.2, seed=1))
+        transport = RemoteStore(address, TOKENS["alpha"], retry=Retry(attempts=50, longest_pause_s=0.2, seed=1))
         transport.put(blob, PutNote())
     with serving(make_service(), ServerConfig(address=address, drain_s=0.5)):
         assert transport.get(key(blob)) is None

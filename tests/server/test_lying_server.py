@@ -14,7 +14,7 @@ import pytest
 
 from kvclient import wire
 from kvclient.retry import Retry
-from kvclient.transport import GrpcTransport
+from kvclient.remote import RemoteStore
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
 from kvstore.core.api import Hit, Status
@@ -56,14 +56,14 @@ def liar() -> Liar:
 
 
 @contextmanager
-def lied_to(liar: Liar, attempts: int = 1, max_blob_bytes: int = 1 << 20) -> Iterator[GrpcTransport]:
+def lied_to(liar: Liar, attempts: int = 1, max_blob_bytes: int = 1 << 20) -> Iterator[RemoteStore]:
     """Connect to a server that lies."""
     server = grpc.server(ThreadPoolExecutor(4))
     pb_grpc.add_StoreServiceServicer_to_server(liar, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     retry = Retry(attempts, first_pause_s=0.01, seed=1)
-    transport = GrpcTransport(f"127.0.0.1:{port}", TOKEN, timeout_s=5, retry=retry, max_blob_bytes=max_blob_bytes)
+    transport = RemoteStore(f"127.0.0.1:{port}", TOKEN, timeout_s=5, retry=retry, max_blob_bytes=max_blob_bytes)
     try:
         yield transport
     finally:
@@ -82,7 +82,7 @@ def pieces(blob: bytes | bytearray = BLOB, nbytes: int = 300) -> list[pb.GetResp
     return [pb.GetResponse(piece=bytes(piece)) for piece in iter_pieces(blob, nbytes)]
 
 
-def read_all(transport: GrpcTransport, timeout_s: float = 5.0) -> list[bytes] | None:
+def read_all(transport: RemoteStore, timeout_s: float = 5.0) -> list[bytes] | None:
     """Read a whole chunk."""
     reader = transport.get(key(BLOB), timeout_s)
     if reader is None:
@@ -190,7 +190,7 @@ def test_a_lookup_that_answers_for_other_keys_is_an_error(liar: Liar) -> None:
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
     """At once, not after the deadline."""
-    transport = GrpcTransport("127.0.0.1:9", TOKEN, timeout_s=5, retry=Retry(attempts=1))
+    transport = RemoteStore("127.0.0.1:9", TOKEN, timeout_s=5, retry=Retry(attempts=1))
     start_s = time.monotonic()
     with pytest.raises(TierUnavailableError):
         transport.lookup([key(BLOB)])

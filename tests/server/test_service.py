@@ -17,10 +17,11 @@ from kvstore.server.recent import RecentKeys
 from kvstore.server.service import StoreService
 from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
-from kvstore.store.record import RecordMeta, record_pieces
+from kvstore.store.record import RecordMeta
 from kvstore.store.tiered import TieredStore
 from tests.redis_server import RedisServer
 from tests.server.chunks import MASTER_SECRET, key, make_blob, make_service
+from tests.store.chunks import record_of
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_a_record_that_holds_another_chunk_is_a_miss_and_removed() -> None:
     asked, held = make_blob(0), make_blob(1)
     place = storage_key(tenant_secret(MASTER_SECRET, "alpha"), 0, 0, key(asked))
     tier = MemoryTier(1 << 20)
-    tier.put(place, record_pieces(place, RecordMeta.of(parse_header(held).manifest), held))
+    tier.put(place, [record_of(place, RecordMeta.of(parse_header(held).manifest), held)])
     service = StoreService(TieredStore([tier]), Epochs(), MASTER_SECRET, 1 << 20)
     api = service.bind("alpha")
     assert api.get(key(asked)) is None
@@ -145,7 +146,9 @@ def test_servers_that_share_redis_and_a_secret_share_chunks(tmp_path: Path) -> N
         assert first.store.drain()
         reader = second.bind("alpha").get(key(blob))
         assert reader is not None
-        assert (reader.tier, bytes(reader.blob)) == ("redis", bytes(blob))
+        parts = reader.manifest.parts
+        assert [reader.part(index) for index in range(len(parts))] == [blob[part.offset : part.offset + part.nbytes] for part in parts]
+        assert (reader.tier, reader.nbytes) == ("redis", len(blob))
         assert second.bind("beta").get(key(blob)) is None
         first.close()
         second.close()

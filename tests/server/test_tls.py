@@ -9,7 +9,7 @@ import pytest
 
 from kvclient.channel import ClientTLS
 from kvclient.retry import Retry
-from kvclient.transport import GrpcTransport
+from kvclient.remote import RemoteStore
 from kvstore.core.api import PutNote
 from kvstore.core.errors import ConfigError, TierUnavailableError
 from kvstore.server.config import ServerConfig, TLSConfig
@@ -35,9 +35,9 @@ def server(folder: Path) -> Iterator[RpcServer]:
         yield running
 
 
-def dial(server: RpcServer, tls: ClientTLS | None) -> GrpcTransport:
+def dial(server: RpcServer, tls: ClientTLS | None) -> RemoteStore:
     """Connect with the given files."""
-    return GrpcTransport(server.address, TOKENS["alpha"], tls, timeout_s=3, retry=Retry(attempts=1))
+    return RemoteStore(server.address, TOKENS["alpha"], tls, timeout_s=3, retry=Retry(attempts=1))
 
 
 def test_a_client_with_a_certificate_of_the_authority_is_served(server: RpcServer, folder: Path) -> None:

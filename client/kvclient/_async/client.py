@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 
+import grpc.aio
+
 from kvclient import requests
 from kvclient._async.answer import AsyncAnswer
 from kvclient._async.calls import AsyncCalls
@@ -14,12 +16,14 @@ from kvclient._async.services import AsyncServices
 from kvclient.address import discover_address
 from kvclient.channel import ClientTLS, bearer, discover_token
 from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
+from kvclient.lanes.frames import pack_keys
+from kvclient.lanes.grpc_lane import GET
 from kvclient.messages import explanation_from, info_from, ingested_from, passage_from, resolved_from
 from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, ResolvedPassage
 from kvclient.retry import Retry
 from kvclient.stored import StoredPassage, stored_passage
-from kvclient.wire import key_to_wire, scope_to_wire
-from kvproto.v1 import context_pb2, store_pb2
+from kvclient.wire import scope_to_wire
+from kvproto.v1 import context_pb2
 from kvstore.core.api import Scope
 from kvstore.core.key import ChunkKey
 
@@ -132,8 +136,8 @@ class AsyncLarder:
 
     async def _fetch(self, store: str, key: ChunkKey, timeout_s: float) -> Fetched:
         """Fetch one chunk's bytes, unverified."""
-        request = store_pb2.GetRequest(key=key_to_wire(key))
-        return await collect_chunk(self._calls.stream(self._services.store(store).Get, request, timeout_s))
+        get: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._services.channel(store).unary_stream(GET)
+        return await collect_chunk(key, self._calls.stream(get, pack_keys([key]), timeout_s))
 
     async def invalidate(self, *, source: str = "", model: str = "", timeout_s: float | None = None) -> int:
         """Make every chunk of one document (`source`) or one model (its namespace in hex) a miss at once; return the new epoch."""

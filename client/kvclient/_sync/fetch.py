@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from kvclient.wire import hit_from_wire
-from kvproto.v1 import store_pb2
+from kvclient.lanes.frames import Found, parse_found
 from kvstore.core.api import Hit, Status
 from kvstore.core.errors import CorruptError, FormatError
+from kvstore.core.key import ChunkKey
 
 MAX_BLOB_NBYTES = 1 << 32
 
@@ -22,29 +22,31 @@ class Fetched:
     data: bytearray
 
 
-def collect_chunk(messages: Generator[store_pb2.GetResponse, None, None]) -> Fetched:
-    """Collect the answers to one get; memory grows with what has come, not with what was announced.
+def collect_chunk(key: ChunkKey, messages: Generator[bytes, None, None]) -> Fetched:
+    """Collect the answers to the get of `key`; memory grows with what has come, not with what was announced.
 
     Raises FormatError for answers that are none, and CorruptError for more or fewer bytes than announced.
     """
-    hit, data = None, bytearray()
+    found, data = None, bytearray()
     for message in messages:
-        if (message.WhichOneof("kind") == "hit") is not (hit is None):
-            raise FormatError("a get is answered by one description and then by bytes; the server speaks another version")
-        hit = hit or _announced(message.hit)
-        data += message.piece
-        if len(data) > hit.nbytes:
+        if found is None:
+            found = _announced(message)
+            continue
+        data += message
+        if len(data) > found.nbytes:
             break
-    if hit is None:
+    if found is None:
         raise FormatError("the store answered a get with nothing")
-    if hit.status is Status.READY and len(data) != hit.nbytes:
-        raise CorruptError(f"the store announced {hit.nbytes} B and sent {len(data)} B")
-    return Fetched(hit, data if hit.status is Status.READY else bytearray())
+    if len(data) != found.nbytes:
+        raise CorruptError(f"the store announced {found.nbytes} B and sent {len(data)} B")
+    if found.status is Status.READY:
+        return Fetched(Hit(key, found.status, found.text, found.nbytes), data)
+    return Fetched(Hit(key, found.status, reason=found.text), bytearray())
 
 
-def _announced(message: store_pb2.Hit) -> Hit:
+def _announced(message: bytes) -> Found:
     """Read the description of a chunk that this client can hold."""
-    hit = hit_from_wire(message)
-    if hit.nbytes > MAX_BLOB_NBYTES:
-        raise FormatError(f"the store announced a chunk of {hit.nbytes} B; this client takes at most {MAX_BLOB_NBYTES} B")
-    return hit
+    found = parse_found(message, 1)[0]
+    if found.nbytes > MAX_BLOB_NBYTES:
+        raise FormatError(f"the store announced a chunk of {found.nbytes} B; this client takes at most {MAX_BLOB_NBYTES} B")
+    return found

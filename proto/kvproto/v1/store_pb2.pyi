@@ -56,53 +56,35 @@ class LookupResponse(_message.Message):
     hits: _containers.RepeatedCompositeFieldContainer[Hit]
     def __init__(self, hits: _Optional[_Iterable[_Union[Hit, _Mapping]]] = ...) -> None: ...
 
-class GetRequest(_message.Message):
-    __slots__ = ("key",)
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    key: ChunkKey
-    def __init__(self, key: _Optional[_Union[ChunkKey, _Mapping]] = ...) -> None: ...
+class OpenLaneRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
-class GetResponse(_message.Message):
-    __slots__ = ("hit", "piece")
-    HIT_FIELD_NUMBER: _ClassVar[int]
-    PIECE_FIELD_NUMBER: _ClassVar[int]
-    hit: Hit
-    piece: bytes
-    def __init__(self, hit: _Optional[_Union[Hit, _Mapping]] = ..., piece: _Optional[bytes] = ...) -> None: ...
+class OpenLaneResponse(_message.Message):
+    __slots__ = ("ticket", "shm_path", "machine", "tcp_port", "socket_buffer_bytes")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    SHM_PATH_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    TCP_PORT_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_BUFFER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ticket: bytes
+    shm_path: str
+    machine: str
+    tcp_port: int
+    socket_buffer_bytes: int
+    def __init__(self, ticket: _Optional[bytes] = ..., shm_path: _Optional[str] = ..., machine: _Optional[str] = ..., tcp_port: _Optional[int] = ..., socket_buffer_bytes: _Optional[int] = ...) -> None: ...
 
-class PutNote(_message.Message):
-    __slots__ = ("key", "nbytes", "source", "recompute_s", "durable")
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    NBYTES_FIELD_NUMBER: _ClassVar[int]
-    SOURCE_FIELD_NUMBER: _ClassVar[int]
-    RECOMPUTE_S_FIELD_NUMBER: _ClassVar[int]
-    DURABLE_FIELD_NUMBER: _ClassVar[int]
-    key: ChunkKey
-    nbytes: int
-    source: str
-    recompute_s: float
-    durable: bool
-    def __init__(self, key: _Optional[_Union[ChunkKey, _Mapping]] = ..., nbytes: _Optional[int] = ..., source: _Optional[str] = ..., recompute_s: _Optional[float] = ..., durable: bool = ...) -> None: ...
+class ScrubRequest(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[ChunkKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[ChunkKey, _Mapping]]] = ...) -> None: ...
 
-class PutRequest(_message.Message):
-    __slots__ = ("note", "piece")
-    NOTE_FIELD_NUMBER: _ClassVar[int]
-    PIECE_FIELD_NUMBER: _ClassVar[int]
-    note: PutNote
-    piece: bytes
-    def __init__(self, note: _Optional[_Union[PutNote, _Mapping]] = ..., piece: _Optional[bytes] = ...) -> None: ...
-
-class PutResponse(_message.Message):
-    __slots__ = ("stored", "tier", "nbytes", "is_durable")
-    STORED_FIELD_NUMBER: _ClassVar[int]
-    TIER_FIELD_NUMBER: _ClassVar[int]
-    NBYTES_FIELD_NUMBER: _ClassVar[int]
-    IS_DURABLE_FIELD_NUMBER: _ClassVar[int]
-    stored: bool
-    tier: str
-    nbytes: int
-    is_durable: bool
-    def __init__(self, stored: bool = ..., tier: _Optional[str] = ..., nbytes: _Optional[int] = ..., is_durable: bool = ...) -> None: ...
+class ScrubResponse(_message.Message):
+    __slots__ = ("damaged",)
+    DAMAGED_FIELD_NUMBER: _ClassVar[int]
+    damaged: int
+    def __init__(self, damaged: _Optional[int] = ...) -> None: ...
 
 class DeleteRequest(_message.Message):
     __slots__ = ("keys",)

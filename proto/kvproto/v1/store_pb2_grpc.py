@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class StoreServiceStub(object):
     """Every call is made as the tenant that the bearer token in the "authorization" metadata stands for.
-    A message never carries more than 1 MiB of payload; a chunk travels as a stream of consecutive pieces.
+    The bytes of chunks travel by lanes, which proto/LANES.md describes: beside this service, or as raw messages of the same channel.
     """
 
     def __init__(self, channel):
@@ -41,15 +41,15 @@ class StoreServiceStub(object):
                 request_serializer=kvproto_dot_v1_dot_store__pb2.LookupRequest.SerializeToString,
                 response_deserializer=kvproto_dot_v1_dot_store__pb2.LookupResponse.FromString,
                 _registered_method=True)
-        self.Get = channel.unary_stream(
-                '/kvproto.v1.StoreService/Get',
-                request_serializer=kvproto_dot_v1_dot_store__pb2.GetRequest.SerializeToString,
-                response_deserializer=kvproto_dot_v1_dot_store__pb2.GetResponse.FromString,
+        self.OpenLane = channel.unary_unary(
+                '/kvproto.v1.StoreService/OpenLane',
+                request_serializer=kvproto_dot_v1_dot_store__pb2.OpenLaneRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_store__pb2.OpenLaneResponse.FromString,
                 _registered_method=True)
-        self.Put = channel.stream_unary(
-                '/kvproto.v1.StoreService/Put',
-                request_serializer=kvproto_dot_v1_dot_store__pb2.PutRequest.SerializeToString,
-                response_deserializer=kvproto_dot_v1_dot_store__pb2.PutResponse.FromString,
+        self.Scrub = channel.unary_unary(
+                '/kvproto.v1.StoreService/Scrub',
+                request_serializer=kvproto_dot_v1_dot_store__pb2.ScrubRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_store__pb2.ScrubResponse.FromString,
                 _registered_method=True)
         self.Delete = channel.unary_unary(
                 '/kvproto.v1.StoreService/Delete',
@@ -80,7 +80,7 @@ class StoreServiceStub(object):
 
 class StoreServiceServicer(object):
     """Every call is made as the tenant that the bearer token in the "authorization" metadata stands for.
-    A message never carries more than 1 MiB of payload; a chunk travels as a stream of consecutive pieces.
+    The bytes of chunks travel by lanes, which proto/LANES.md describes: beside this service, or as raw messages of the same channel.
     """
 
     def Lookup(self, request, context):
@@ -90,15 +90,15 @@ class StoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Get(self, request, context):
-        """The first message describes the chunk, the others are its bytes in order. A miss is a description without bytes.
+    def OpenLane(self, request, context):
+        """Says which lanes lead to this store, with a ticket that lets one connection in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Put(self, request_iterator, context):
-        """The first message carries the note, the others the bytes. Answers after the chunk was verified and published.
+    def Scrub(self, request, context):
+        """Verifies every stored copy of chunks that a reader found to be damaged, and takes the damaged ones out of use.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,15 +143,15 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     request_deserializer=kvproto_dot_v1_dot_store__pb2.LookupRequest.FromString,
                     response_serializer=kvproto_dot_v1_dot_store__pb2.LookupResponse.SerializeToString,
             ),
-            'Get': grpc.unary_stream_rpc_method_handler(
-                    servicer.Get,
-                    request_deserializer=kvproto_dot_v1_dot_store__pb2.GetRequest.FromString,
-                    response_serializer=kvproto_dot_v1_dot_store__pb2.GetResponse.SerializeToString,
+            'OpenLane': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenLane,
+                    request_deserializer=kvproto_dot_v1_dot_store__pb2.OpenLaneRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_store__pb2.OpenLaneResponse.SerializeToString,
             ),
-            'Put': grpc.stream_unary_rpc_method_handler(
-                    servicer.Put,
-                    request_deserializer=kvproto_dot_v1_dot_store__pb2.PutRequest.FromString,
-                    response_serializer=kvproto_dot_v1_dot_store__pb2.PutResponse.SerializeToString,
+            'Scrub': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scrub,
+                    request_deserializer=kvproto_dot_v1_dot_store__pb2.ScrubRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_store__pb2.ScrubResponse.SerializeToString,
             ),
             'Delete': grpc.unary_unary_rpc_method_handler(
                     servicer.Delete,
@@ -188,7 +188,7 @@ def add_StoreServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class StoreService(object):
     """Every call is made as the tenant that the bearer token in the "authorization" metadata stands for.
-    A message never carries more than 1 MiB of payload; a chunk travels as a stream of consecutive pieces.
+    The bytes of chunks travel by lanes, which proto/LANES.md describes: beside this service, or as raw messages of the same channel.
     """
 
     @staticmethod
@@ -219,7 +219,7 @@ class StoreService(object):
             _registered_method=True)
 
     @staticmethod
-    def Get(request,
+    def OpenLane(request,
             target,
             options=(),
             channel_credentials=None,
@@ -229,12 +229,12 @@ class StoreService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
-            '/kvproto.v1.StoreService/Get',
-            kvproto_dot_v1_dot_store__pb2.GetRequest.SerializeToString,
-            kvproto_dot_v1_dot_store__pb2.GetResponse.FromString,
+            '/kvproto.v1.StoreService/OpenLane',
+            kvproto_dot_v1_dot_store__pb2.OpenLaneRequest.SerializeToString,
+            kvproto_dot_v1_dot_store__pb2.OpenLaneResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -246,7 +246,7 @@ class StoreService(object):
             _registered_method=True)
 
     @staticmethod
-    def Put(request_iterator,
+    def Scrub(request,
             target,
             options=(),
             channel_credentials=None,
@@ -256,12 +256,12 @@ class StoreService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.stream_unary(
-            request_iterator,
+        return grpc.experimental.unary_unary(
+            request,
             target,
-            '/kvproto.v1.StoreService/Put',
-            kvproto_dot_v1_dot_store__pb2.PutRequest.SerializeToString,
-            kvproto_dot_v1_dot_store__pb2.PutResponse.FromString,
+            '/kvproto.v1.StoreService/Scrub',
+            kvproto_dot_v1_dot_store__pb2.ScrubRequest.SerializeToString,
+            kvproto_dot_v1_dot_store__pb2.ScrubResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,7 +38,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class RemoteStore:
+class StoreAddress:
     """The store that a worker of its own process uses; its callers' tokens are passed on to it."""
 
     address: str = "127.0.0.1:7420"
@@ -58,7 +58,7 @@ class WorkerConfig:
     data_dir: str = ""
     server: ServerConfig = field(default_factory=lambda: ServerConfig(address=WORKER_ADDRESS))
     auth: AuthConfig = field(default_factory=AuthConfig)
-    store: RemoteStore = field(default_factory=RemoteStore)
+    store: StoreAddress = field(default_factory=StoreAddress)
     model: ModelConfig = field(default_factory=ModelConfig)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
 

@@ -21,9 +21,9 @@ class Local:
     Raises what opening a store and loading a model raise.
     """
 
-    def __init__(self, config: UpConfig) -> None:
+    def __init__(self, config: UpConfig, is_shared: bool = False) -> None:
         engine = open_engine(config.model, config.local.data_path)
-        self.service = open_store(config.local)
+        self.service = open_store(config.local, is_shared)
         try:
             self.worker = Worker(engine, config.worker, self.service.bind(_PROBE_TENANT), config.local.data_path)
         except BaseException:

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 
 from kvclient.channel import ClientTLS, discover_token
-from kvclient.transport import GrpcTransport
+from kvclient.remote import RemoteStore
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.api import StoreAPI
@@ -22,7 +22,7 @@ from kvstore.server.grpc_server import Registration, RpcServer
 from kvstore.server.opening import describe
 from kvstore.server.settings import to_toml
 from kvstore.server.store_servicer import register_store
-from kvworker.serve.config import ENV_PREFIX, Flags, RemoteStore, UpConfig, WorkerConfig
+from kvworker.serve.config import ENV_PREFIX, Flags, StoreAddress, UpConfig, WorkerConfig
 from kvworker.serve.local import Local, open_engine
 from kvworker.serve.runtime import Worker
 from kvworker.serve.servicer import ContextServicer, StoreOf
@@ -40,10 +40,10 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
     stop = stop_signals()
     _log_to_stderr()
     authenticate = open_authenticator(config.local.tokens_path)
-    with Local(config) as local:
+    with Local(config, is_shared=config.server.lanes.shm != "off") as local:
         server = RpcServer(config.server)
         context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
-        server.start([register_store(local.service, authenticate, server.budget), context])
+        server.start([register_store(local.service, authenticate, server), context])
         print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)})", flush=True)
         stop.wait()
         server.drain()
@@ -77,10 +77,10 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
 class RemoteStores:
     """The remote store as each caller sees it: one transport per token, since the store knows tenants by their tokens."""
 
-    def __init__(self, store: RemoteStore) -> None:
+    def __init__(self, store: StoreAddress) -> None:
         self._store = store
         self._transport = lru_cache(_MOST_CALLERS)(self._connect)
-        self._open: list[GrpcTransport] = []
+        self._open: list[RemoteStore] = []
 
     def __call__(self, tenant: str, token: str) -> StoreAPI:
         """Return the store for a caller; connects with the first call."""
@@ -99,9 +99,9 @@ class RemoteStores:
         for transport in self._open:
             transport.close()
 
-    def _connect(self, token: str) -> GrpcTransport:
+    def _connect(self, token: str) -> RemoteStore:
         tls = ClientTLS(ca=self._store.ca, server_name=self._store.server_name) if self._store.ca else None
-        self._open.append(GrpcTransport(self._store.address, token, tls, self._store.timeout_s))
+        self._open.append(RemoteStore(self._store.address, token, tls, self._store.timeout_s))
         return self._open[-1]
 
 

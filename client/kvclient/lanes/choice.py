@@ -1,0 +1,139 @@
+"""Which lane to take: the fastest that client and store agree on, and another while it fails."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from kvclient.channel import ClientTLS, is_loopback
+from kvclient.lanes.grpc_lane import GrpcLane
+from kvclient.lanes.lane import Lane
+from kvclient.lanes.tcp import TcpLane, TcpSettings
+from kvproto.v1 import store_pb2 as pb
+from kvstore.core.errors import ConfigError, KVError, UnsupportedError
+from kvstore.core.pool import BufferPool
+
+logger = logging.getLogger(__name__)
+
+LaneName = Literal["auto", "shm", "tcp", "grpc"]
+ORDER: tuple[LaneName, ...] = ("shm", "tcp", "grpc")
+PAUSE_S = 2.0  # a lane that failed is not tried again before
+LOOPBACK_BUFFER_BYTES = 256 << 10
+_MACHINE = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Lanes:
+    """Negotiates with the first chunk that moves. Thread-safe.
+
+    Parameters
+    ----------
+    address : str
+        host:port of the store.
+    open_lane : callable
+        Asks the store for its lanes and a ticket, within a deadline.
+    grpc_lane : GrpcLane
+        The lane that always works.
+    name : str
+        "auto", or the only lane to use.
+    socket_buffer_bytes : int or None
+        Buffer of a TCP connection; None takes 256 KiB on loopback and what the store says elsewhere.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        open_lane: Callable[[float], pb.OpenLaneResponse],
+        grpc_lane: GrpcLane,
+        tls: ClientTLS | None,
+        name: LaneName,
+        pool: BufferPool,
+        max_blob_nbytes: int,
+        socket_buffer_bytes: int | None,
+    ) -> None:
+        if name not in ("auto", *ORDER):
+            raise ConfigError(f"lane {name!r} is not one of auto, {', '.join(ORDER)}")
+        self._address, self._open_lane, self._tls, self._name = address, open_lane, tls, name
+        self._pool, self._max_blob_nbytes, self._socket_buffer_bytes = pool, max_blob_nbytes, socket_buffer_bytes
+        self._lock = threading.Lock()
+        self._grpc = grpc_lane
+        self._lane: Lane | None = grpc_lane if name == "grpc" else None
+        self._failed_at: dict[str, float] = {}
+
+    def take(self, deadline: float) -> Lane:
+        """Return the lane to use now."""
+        lane = self._lane
+        if lane is not None and (lane is not self._grpc or not self._may_try_again()):
+            return lane
+        with self._lock:
+            if self._lane is None or self._lane is self._grpc:
+                self._lane = self._choose(deadline)
+            return self._lane
+
+    def failed(self, lane: Lane, error: KVError) -> None:
+        """Note that a lane did not answer: another is taken for a while. What is under way on it goes on."""
+        if self._name != "auto" or lane is self._grpc:
+            return
+        with self._lock:
+            self._failed_at[lane.name] = time.monotonic()
+            if self._lane is lane:
+                logger.warning("lane %s to %s failed and another is taken: %s", lane.name, self._address, error)
+                self._lane = None
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._lane is not None:
+            self._lane.close()
+
+    def _may_try_again(self) -> bool:
+        """Tell whether gRPC is only a makeshift, and a faster lane may have come back."""
+        if self._name != "auto" or not self._failed_at:
+            return False
+        return time.monotonic() - max(self._failed_at.values()) > PAUSE_S
+
+    def _choose(self, deadline: float) -> Lane:
+        """Return the first lane of the order that the store offers and that did not fail just now."""
+        try:
+            offer = self._open_lane(deadline)
+        except UnsupportedError:
+            offer = pb.OpenLaneResponse()
+        now = time.monotonic()
+        self._failed_at = {name: at for name, at in self._failed_at.items() if now - at <= PAUSE_S}
+        for name in ORDER if self._name == "auto" else (self._name,):
+            lane = None if name in self._failed_at else self._make(name, offer)
+            if lane is not None:
+                return lane
+        raise UnsupportedError(f"{self._address} offers no lane {self._name} to this client; use lane auto")
+
+    def _make(self, name: str, offer: pb.OpenLaneResponse) -> Lane | None:
+        """Return a lane, or None where the offer does not reach this client."""
+        if name == "grpc":
+            return self._grpc
+        if name == "tcp":
+            return TcpLane(self._tcp_settings(offer), self._ticket, self._pool, self._max_blob_nbytes) if offer.tcp_port else None
+        if not offer.shm_path or offer.machine != machine_id() or not Path(offer.shm_path).exists():
+            return None
+        from kvclient.lanes.shm import ShmLane  # numpy takes a fifth of a second to import
+
+        return ShmLane(offer.shm_path, self._ticket, self._pool, self._max_blob_nbytes)
+
+    def _tcp_settings(self, offer: pb.OpenLaneResponse) -> TcpSettings:
+        host = self._address.rpartition(":")[0].strip("[]")
+        near = LOOPBACK_BUFFER_BYTES if is_loopback(self._address) else offer.socket_buffer_bytes
+        buffer_bytes = near if self._socket_buffer_bytes is None else self._socket_buffer_bytes
+        tls = self._tls
+        return TcpSettings(host, offer.tcp_port, buffer_bytes, tls.context() if tls else None, tls.server_name if tls else "")
+
+    def _ticket(self, deadline: float) -> bytes:
+        return self._open_lane(deadline).ticket
+
+
+def machine_id() -> str:
+    """Return what tells one running machine from another; "" where the system doesn't say."""
+    try:
+        return _MACHINE.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,92 @@
+"""The open connections of a lane: made when needed, used by one caller at a time, kept for the next."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from kvstore.core.errors import ClosedError, DeadlineError
+
+
+class Connection(Protocol):
+    """What is pooled."""
+
+    is_closed: bool
+    owes_answer: bool
+
+    def close(self) -> None:
+        """Close it at once."""
+        ...
+
+
+C = TypeVar("C", bound=Connection)
+
+
+class Connections(Generic[C]):
+    """At most `capacity` connections; who finds all of them in use waits until one comes back.
+
+    Parameters
+    ----------
+    dial : callable
+        Opens one within the deadline it is given.
+    """
+
+    def __init__(self, dial: Callable[[float], C], capacity: int) -> None:
+        self._dial = dial
+        self._capacity = capacity
+        self._changed = threading.Condition()
+        self._idle: list[C] = []
+        self._used: set[C] = set()
+        self._n_dialing = 0
+        self._is_closed = False
+
+    def take(self, deadline: float) -> C:
+        """Return a connection for the caller's use; raises DeadlineError when none came back in time."""
+        with self._changed:
+            while True:
+                if self._is_closed:
+                    raise ClosedError("the lane is closed")
+                while self._idle:
+                    if not (kept := self._idle.pop()).is_closed:
+                        self._used.add(kept)
+                        return kept
+                if len(self._used) + self._n_dialing < self._capacity:
+                    self._n_dialing += 1
+                    break
+                if not self._changed.wait(deadline - time.monotonic()):
+                    raise DeadlineError(f"all {self._capacity} connections of the lane were in use; read or close what was opened")
+        return self._open(deadline)
+
+    def give(self, connection: C) -> None:
+        """Bring a connection back; one that is closed, or in the middle of an answer, is not used again."""
+        with self._changed:
+            self._used.discard(connection)
+            if self._is_closed or connection.owes_answer:
+                connection.close()
+            elif not connection.is_closed:
+                self._idle.append(connection)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Close all of them, those in use too."""
+        with self._changed:
+            self._is_closed = True
+            connections = [*self._idle, *self._used]
+            self._idle.clear()
+            self._changed.notify_all()
+        for connection in connections:
+            connection.close()
+
+    def _open(self, deadline: float) -> C:
+        made: C | None = None
+        try:
+            made = self._dial(deadline)
+        finally:
+            with self._changed:
+                self._n_dialing -= 1
+                if made is not None:
+                    self._used.add(made)
+                self._changed.notify()
+        return made

@@ -1,0 +1,217 @@
+"""The messages of the lanes, in bytes; `proto/LANES.md` describes the same. Client and server share this file.
+
+Integers are little-endian. Every message begins with a frame of 20 bytes:
+
+    0   4   magic "KVL1"              8   4   length of the head
+    4   1   kind                      12  8   length of the body
+    5   3   zero
+
+What comes from the wire is checked here; anything unexpected raises FormatError.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from kvstore.core import errors
+from kvstore.core.api import PutNote, PutReceipt, Status
+from kvstore.core.blob import MAX_MANIFEST_NBYTES, Buffer
+from kvstore.core.errors import FormatError, KVError
+from kvstore.core.key import ChunkKey
+
+MAX_KEYS = 16384
+MAX_RELEASES = 4096
+MAX_HEAD_NBYTES = MAX_MANIFEST_NBYTES + (64 << 10)
+FRAME = struct.Struct("<4sB3xIQ")
+KEY_NBYTES = 96
+_MAGIC = b"KVL1"
+_ENTRY = struct.Struct("<B15sQ")
+_PLACE = struct.Struct("<QQQI")
+_IN_BODY = (1 << 64) - 1
+_COUNTS = struct.Struct("<II")
+_NOTE = struct.Struct("<d?xHI")
+_RECEIPT = struct.Struct("<??14sQ")
+_COUNT = struct.Struct("<Q")
+_STATUSES = (Status.ABSENT, Status.READY, Status.PENDING)
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    HELLO = 1  # head: a ticket. Answered by WELCOME
+    GET = 2  # head: keys. Answered by FOUND with the blobs in its body
+    VIEW = 3  # head: leases to end, and keys. Answered by PLACED; blobs that lie in the shared arena are not in its body
+    PUT = 4  # head: note and the blob's header; body: the rest of the blob. Answered by STORED
+    STAGE = 5  # asks for a staging ring. Answered by STAGED with its descriptor
+    PUT_STAGED = 6  # as PUT, its body announced by LANDED messages as it is written to the ring. Answered by STORED
+    LANDED = 7  # head: so many more bytes are in the ring; from the server: so many were taken from it
+    WELCOME = 16
+    FOUND = 17
+    PLACED = 18
+    STORED = 19
+    STAGED = 20
+    ERROR = 31  # head: name of the error's class, zero byte, text
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a blob lies in the shared arena: its offset in the mapped file, a generation in one of its words, and the lease to end."""
+
+    offset: int
+    generation: int
+    lease: int
+    word: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a store has under one key: `text` is the tier of a READY chunk, else the reason; `place` is None for a blob in the body."""
+
+    status: Status
+    text: str
+    nbytes: int
+    place: Place | None = None
+
+
+def pack_frame(kind: Kind, head_nbytes: int, body_nbytes: int) -> bytes:
+    """Return the frame of a message."""
+    return FRAME.pack(_MAGIC, kind, head_nbytes, body_nbytes)
+
+
+def parse_frame(data: Buffer) -> tuple[Kind, int, int]:
+    """Return kind, length of the head and length of the body."""
+    magic, kind, head_nbytes, body_nbytes = FRAME.unpack_from(data)
+    if magic != _MAGIC or kind not in _KINDS or head_nbytes > MAX_HEAD_NBYTES:
+        raise FormatError("not a message of a lane, or of another version")
+    return _KINDS[kind], head_nbytes, body_nbytes
+
+
+def pack_keys(keys: Sequence[ChunkKey], releases: Sequence[int] = ()) -> bytes:
+    """Return the head of GET and VIEW."""
+    counts = _COUNTS.pack(len(keys), len(releases))
+    return b"".join((counts, *map(ChunkKey.to_bytes, keys), struct.pack(f"<{len(releases)}Q", *releases)))
+
+
+def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
+    """Return the keys and the leases to end."""
+    n_keys, n_releases = _COUNTS.unpack_from(head) if len(head) >= _COUNTS.size else (0, 0)
+    end = _COUNTS.size + KEY_NBYTES * n_keys
+    if n_keys > MAX_KEYS or n_releases > MAX_RELEASES or len(head) != end + 8 * n_releases:
+        raise FormatError(f"{len(head)} B are not the head of a request for {n_keys} keys; at most {MAX_KEYS} go into one")
+    keys = [ChunkKey.from_bytes(head[at : at + KEY_NBYTES]) for at in range(_COUNTS.size, end, KEY_NBYTES)]
+    return keys, struct.unpack_from(f"<{n_releases}Q", head, end)
+
+
+def pack_found(found: Iterable[Found]) -> bytes:
+    """Return the head of FOUND."""
+    return b"".join(_pack_entry(each) for each in found)
+
+
+def parse_found(head: bytes, n_keys: int) -> list[Found]:
+    """Return one entry per key."""
+    if len(head) != _ENTRY.size * n_keys:
+        raise FormatError(f"{len(head)} B are not the answer to a request for {n_keys} keys")
+    return [_parse_entry(head, at) for at in range(0, len(head), _ENTRY.size)]
+
+
+def pack_placed(found: Iterable[Found]) -> bytes:
+    """Return the head of PLACED."""
+    return b"".join(_pack_entry(each) + _pack_place(each.place) for each in found)
+
+
+def parse_placed(head: bytes, n_keys: int) -> list[Found]:
+    """Return one entry per key, with places."""
+    size = _ENTRY.size + _PLACE.size
+    if len(head) != size * n_keys:
+        raise FormatError(f"{len(head)} B are not the answer to a request for {n_keys} keys")
+    return [_parse_entry(head, at, _parse_place(head, at + _ENTRY.size)) for at in range(0, len(head), size)]
+
+
+def pack_put(note: PutNote, header: Buffer) -> bytes:
+    """Return the head of PUT: what the writer says, and header and manifest of the blob."""
+    source = note.source.encode()
+    return _NOTE.pack(note.recompute_s, note.durable, len(source), len(header)) + source + header
+
+
+def parse_put(head: bytes) -> tuple[PutNote, bytes]:
+    """Return the note and the blob's first bytes."""
+    if len(head) < _NOTE.size:
+        raise FormatError(f"{len(head)} B are not the head of a put")
+    recompute_s, durable, n_source, n_header = _NOTE.unpack_from(head)
+    if len(head) != _NOTE.size + n_source + n_header:
+        raise FormatError(f"the head of a put should have {_NOTE.size + n_source + n_header} B, got {len(head)} B")
+    try:
+        source = head[_NOTE.size : _NOTE.size + n_source].decode()
+    except UnicodeDecodeError as error:
+        raise FormatError("the source of a put is not UTF-8") from error
+    return PutNote(source, recompute_s, durable), head[_NOTE.size + n_source :]
+
+
+def pack_receipt(receipt: PutReceipt) -> bytes:
+    """Return the head of STORED."""
+    return _RECEIPT.pack(receipt.stored, receipt.is_durable, receipt.tier.encode()[:14], receipt.nbytes)
+
+
+def parse_receipt(key: ChunkKey, head: bytes) -> PutReceipt:
+    """Return the receipt of the put of `key`."""
+    if len(head) != _RECEIPT.size:
+        raise FormatError(f"{len(head)} B are not a receipt")
+    stored, is_durable, tier, nbytes = _RECEIPT.unpack(head)
+    return PutReceipt(key, stored, _text(tier), nbytes, is_durable)
+
+
+def pack_count(count: int) -> bytes:
+    """Return the head of LANDED, STAGED and WELCOME: one number."""
+    return _COUNT.pack(count)
+
+
+def parse_count(head: bytes) -> int:
+    """Return the number."""
+    if len(head) != _COUNT.size:
+        raise FormatError(f"{len(head)} B are not a number of 8 B")
+    return int(_COUNT.unpack(head)[0])
+
+
+def pack_error(error: Exception) -> bytes:
+    """Return the head of ERROR; what is not an error of ours says nothing of the inside."""
+    name, text = (type(error).__name__, str(error)) if isinstance(error, KVError) else ("KVError", "the server failed; its log says why")
+    return name.encode() + b"\0" + text.encode(errors="replace")[:1024]
+
+
+def parse_error(head: bytes) -> KVError:
+    """Return the error that the other side raised."""
+    name, _, text = head.partition(b"\0")
+    kind = getattr(errors, name.decode("ascii", "replace"), None)
+    message = text.decode(errors="replace")
+    return kind(message) if isinstance(kind, type) and issubclass(kind, KVError) else KVError(message)
+
+
+def _pack_entry(found: Found) -> bytes:
+    return _ENTRY.pack(_STATUSES.index(found.status), found.text.encode()[:15], found.nbytes)
+
+
+def _parse_entry(head: bytes, at: int, place: Place | None = None) -> Found:
+    status, text, nbytes = _ENTRY.unpack_from(head, at)
+    if status >= len(_STATUSES):
+        raise FormatError(f"status {status} of a chunk is not known here")
+    return Found(_STATUSES[status], _text(text), nbytes, place)
+
+
+def _pack_place(place: Place | None) -> bytes:
+    return _PLACE.pack(place.offset, place.generation, place.lease, place.word) if place else _NO_PLACE
+
+
+def _parse_place(head: bytes, at: int) -> Place | None:
+    place = Place(*_PLACE.unpack_from(head, at))
+    return None if place.offset == _IN_BODY else place
+
+
+def _text(padded: bytes) -> str:
+    return padded.rstrip(b"\0").decode("ascii", "replace")
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+_NO_PLACE = _PLACE.pack(_IN_BODY, 0, 0, 0)

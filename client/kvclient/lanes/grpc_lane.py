@@ -1,0 +1,125 @@
+"""The grpc lane: chunks as raw bytes in the streams of the channel itself; works wherever gRPC does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, ClassVar
+
+import grpc
+
+from kvclient.channel import Metadata
+from kvclient.lanes.body import Body
+from kvclient.lanes.frames import Found, pack_keys, pack_put, parse_found, parse_receipt
+from kvclient.lanes.lane import check_sizes
+from kvclient.status import typed
+from kvstore.core.api import PutNote, PutReceipt, Status
+from kvstore.core.blob import Buffer, iter_pieces
+from kvstore.core.errors import CorruptError, FormatError
+from kvstore.core.key import ChunkKey
+from kvstore.core.landing import PIECE_NBYTES, Landing
+from kvstore.core.pool import BufferPool
+
+SERVICE = "kvproto.v1.LaneService"
+FETCH, GET, PUT = (f"/{SERVICE}/{name}" for name in ("Fetch", "Get", "Put"))
+# An answer to Fetch begins with the length of its head and, when all of the chunks are in it, a one.
+HEAD_NBYTES = 5
+
+
+class GrpcLane:
+    """Implements `Lane`. Copies of each byte in this process: get two (gRPC's message, and into the pooled buffer), put three.
+
+    Chunks that fit into one message come with the first answer; larger ones as a stream of messages of 1 MiB.
+    """
+
+    name: ClassVar[str] = "grpc"
+
+    def __init__(self, channel: grpc.Channel, metadata: Metadata, pool: BufferPool, max_blob_nbytes: int) -> None:
+        self._metadata = metadata
+        self._pool = pool
+        self._max_blob_nbytes = max_blob_nbytes
+        self._fetch: Callable[..., bytes] = channel.unary_unary(FETCH)
+        self._get: Callable[..., Any] = channel.unary_stream(GET)
+        self._put: Callable[..., bytes] = channel.stream_unary(PUT)
+
+    def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
+        """Ask for chunks; one round trip when they fit into one message."""
+        request = pack_keys(keys)
+        with typed():
+            answer = self._fetch(request, timeout=_left_s(deadline), metadata=self._metadata)
+        found, rest = self._parse(answer, len(keys))
+        if rest is not None:
+            return self._land(found, _Pieces(iter([rest]), None), deadline)
+        with typed():
+            stream = self._get(request, timeout=_left_s(deadline), metadata=self._metadata)
+        pieces = _Pieces(stream, stream)
+        try:
+            found = self._checked(parse_found(pieces.next(), len(keys)))
+        except BaseException:
+            stream.cancel()
+            raise
+        return self._land(found, pieces, deadline)
+
+    def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
+        """Send a blob in messages of 1 MiB."""
+        view = memoryview(blob).cast("B")
+        pieces = (bytes(piece) for piece in iter_pieces(view[header_nbytes:], PIECE_NBYTES))
+        with typed():
+            answer = self._put(chain((pack_put(note, view[:header_nbytes]),), pieces), timeout=_left_s(deadline), metadata=self._metadata)
+        return parse_receipt(key, answer)
+
+    def close(self) -> None:
+        """The channel belongs to whoever opened it."""
+
+    def _parse(self, answer: bytes, n_keys: int) -> tuple[list[Found], memoryview | None]:
+        """Return what an answer to Fetch tells, and the chunks if they are in it."""
+        end = HEAD_NBYTES + int.from_bytes(answer[:4], "little")
+        if len(answer) < max(end, HEAD_NBYTES):
+            raise FormatError(f"{len(answer)} B are not the answer to a request for {n_keys} keys")
+        found = self._checked(parse_found(answer[HEAD_NBYTES:end], n_keys))
+        return found, memoryview(answer)[end:] if answer[4] else None
+
+    def _checked(self, found: list[Found]) -> list[Found]:
+        check_sizes(found, self._max_blob_nbytes)
+        return found
+
+    def _land(self, found: list[Found], pieces: _Pieces, deadline: float) -> list[tuple[Found, Landing | None]]:
+        sizes = [each.nbytes for each in found if each.status is Status.READY]
+        landings = iter(Body(pieces, sizes, self._pool, deadline).landings)
+        return [(each, next(landings) if each.status is Status.READY else None) for each in found]
+
+
+class _Pieces:
+    """Implements `kvclient.lanes.body.Source` over the messages of a call."""
+
+    def __init__(self, messages: Iterator[Any], call: Any) -> None:
+        self._messages, self._call = messages, call
+        self._left = memoryview(b"")
+
+    def next(self) -> Any:
+        """Return the next message."""
+        with typed():
+            try:
+                return next(self._messages)
+            except StopIteration:
+                raise CorruptError("the stream ended before the chunks were complete") from None
+
+    def receive_into(self, room: memoryview, deadline: float) -> int:
+        if not self._left:
+            self._left = memoryview(self.next())
+        count = min(self._left.nbytes, room.nbytes)
+        room[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+    def done(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.001, deadline - time.monotonic())

@@ -1,0 +1,195 @@
+"""Messages of a lane over a stream socket: TCP, TLS or Unix."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import ssl
+import struct
+import time
+from contextlib import suppress
+
+from kvclient.lanes.frames import FRAME, Kind, pack_frame, parse_error, parse_frame
+from kvstore.core.blob import Buffer
+from kvstore.core.errors import DeadlineError, FormatError, KVError, TierUnavailableError
+from kvstore.core.landing import PIECE_NBYTES
+
+_AHEAD_NBYTES = 16 << 10  # received with a frame in one call: a whole small answer
+_DIRECT_NBYTES = 4 << 10  # from this length on bytes are received straight to where they belong
+_TIMEOUT = struct.Struct("ll")
+
+
+class SocketFrames:
+    """Sends and receives messages; one thread at a time, but `close` may come from any. Every wait ends by the deadline it was given.
+
+    While `owes_answer` is true its next byte belongs to somebody, and it can't be used for another request.
+
+    Bytes of a body are received straight into the caller's memory and sent straight from it: no copy in this process.
+    """
+
+    def __init__(self, connection: socket.socket, peer: str) -> None:
+        connection.setblocking(True)  # waits are bounded by the system, so that one call can wait for a whole piece
+        self._socket = connection
+        self._peer = peer
+        self._is_tls = isinstance(connection, ssl.SSLSocket)
+        self._flags = 0 if self._is_tls else socket.MSG_WAITALL
+        self._ahead = memoryview(bytearray(_AHEAD_NBYTES))
+        self._start = self._end = 0
+        self._waits = (0, 0)
+        self.is_closed = False
+        self.owes_answer = False
+        self.reads_ahead = True  # False while an open file may come, which is lost when its byte is received with others
+
+    def fileno(self) -> int:
+        """Return the descriptor, for a selector."""
+        return self._socket.fileno()
+
+    def send(self, kind: Kind, head: Buffer, deadline: float, body: Buffer = b"", body_nbytes: int | None = None) -> None:
+        """Send a message with its whole body, or with the front of one of `body_nbytes` that `send_body` continues."""
+        frame = pack_frame(kind, len(head), len(body) if body_nbytes is None else body_nbytes)
+        self.owes_answer = True
+        self._bound(deadline)
+        try:
+            self._send([frame, head, body] if len(body) else [frame, head])
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def send_body(self, data: Buffer, deadline: float) -> None:
+        """Send more of a body."""
+        self._bound(deadline)
+        try:
+            self._socket.sendall(data)
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def receive(self, deadline: float) -> tuple[Kind, bytes, int]:
+        """Receive a message's kind, head and the length of its body."""
+        self._bound(deadline)
+        kind, head_nbytes, body_nbytes = parse_frame(self._take(FRAME.size))
+        return kind, bytes(self._take(head_nbytes)), body_nbytes
+
+    def expect(self, kind: Kind, deadline: float) -> tuple[bytes, int]:
+        """Receive a message of this kind; an ERROR raises what it stands for, any other kind FormatError."""
+        found, head, body_nbytes = self.receive(deadline)
+        self.owes_answer = bool(body_nbytes)
+        if found is Kind.ERROR:
+            raise parse_error(head)
+        if found is not kind:
+            self.close()
+            raise FormatError(f"{self._peer} answered {found.name} where {kind.name} belongs")
+        return head, body_nbytes
+
+    def receive_into(self, room: memoryview, deadline: float) -> int:
+        """Receive at least one and at most `PIECE_NBYTES` of a body to the front of `room`; return how many."""
+        ahead = min(self._end - self._start, room.nbytes)
+        if ahead:
+            room[:ahead] = self._ahead[self._start : self._start + ahead]
+            self._start += ahead
+            return ahead
+        self._bound(deadline)
+        if room.nbytes < _DIRECT_NBYTES and not self._is_tls:
+            self._fill_ahead(1)
+            return self.receive_into(room, deadline)
+        return self._receive_some(room[:PIECE_NBYTES], self._flags)
+
+    def receive_descriptor(self, deadline: float) -> int:
+        """Receive one open file beside one byte; only over a Unix socket."""
+        self._bound(deadline)
+        try:
+            _, ancillary, _, _ = self._socket.recvmsg(1, socket.CMSG_SPACE(4))
+        except OSError as error:
+            raise self._failed(error) from error
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS and len(data) >= 4:
+                descriptor = int(array.array("i", data[:4])[0])
+                os.set_inheritable(descriptor, False)
+                return descriptor
+        raise self._failed(FormatError("no open file came where one belongs"))
+
+    def send_descriptor(self, descriptor: int, deadline: float) -> None:
+        """Send an open file beside one byte."""
+        self._bound(deadline)
+        try:
+            self._socket.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]).tobytes())])
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close at once; whoever waits is woken. Safe to call again."""
+        if not self.is_closed:
+            self.is_closed = True
+            with suppress(OSError):  # it may not be connected any more
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+
+    def _take(self, nbytes: int) -> memoryview:
+        """Return the next bytes; a view of the buffer ahead, valid until the next receive, where they fit into it."""
+        if nbytes > _AHEAD_NBYTES:
+            whole = memoryview(bytearray(nbytes))
+            at = 0
+            while at < nbytes:
+                ahead = min(self._end - self._start, nbytes - at)
+                whole[at : at + ahead] = self._ahead[self._start : self._start + ahead]
+                self._start += ahead
+                at += ahead or self._receive_some(whole[at : at + PIECE_NBYTES], self._flags)
+            return whole
+        if self._end - self._start < nbytes:
+            self._fill_ahead(nbytes)
+        self._start += nbytes
+        return self._ahead[self._start - nbytes : self._start]
+
+    def _fill_ahead(self, nbytes: int) -> None:
+        """Receive until `nbytes` are in the buffer ahead."""
+        left = self._end - self._start
+        if left:
+            self._ahead[:left] = bytes(self._ahead[self._start : self._end])
+        self._start, self._end = 0, left
+        while self._end < nbytes:
+            room = self._ahead[self._end :] if self.reads_ahead else self._ahead[self._end : nbytes]
+            self._end += self._receive_some(room, 0)
+
+    def _receive_some(self, room: memoryview, flags: int) -> int:
+        try:
+            count = self._socket.recv_into(room, 0, flags)
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+        if not count:
+            raise self._failed(ConnectionError("it closed the connection"))
+        return count
+
+    def _send(self, parts: list[Buffer]) -> None:
+        """Send all parts, in one call where the socket takes them."""
+        if self._is_tls:
+            self._socket.sendall(b"".join(parts) if sum(map(len, parts)) <= PIECE_NBYTES else b"".join(parts[:2]))
+            if sum(map(len, parts)) > PIECE_NBYTES:
+                self._socket.sendall(parts[2])
+            return
+        sent = self._socket.sendmsg(parts)
+        for part in parts:
+            if sent < len(part):
+                self._socket.sendall(memoryview(part)[sent:])
+            sent = max(0, sent - len(part))
+
+    def _bound(self, deadline: float) -> None:
+        """Have the system end every wait by the deadline, to a tenth of a second."""
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineError(f"{self._peer}: the deadline passed")
+        tenths = int(min(left_s, 1e6) * 10) + 1
+        if not self._waits[0] <= tenths <= self._waits[1]:
+            value = _TIMEOUT.pack(tenths // 10, tenths % 10 * 100_000)
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                try:
+                    self._socket.setsockopt(socket.SOL_SOCKET, option, value)
+                except OSError as error:
+                    raise self._failed(error) from error
+            self._waits = (tenths, tenths + tenths // 8)
+
+    def _failed(self, error: Exception) -> KVError:
+        """Close a connection whose next byte is not known any more, and return what its failure means."""
+        was_closed = self.is_closed
+        self.close()
+        if isinstance(error, BlockingIOError | TimeoutError | ssl.SSLWantReadError | ssl.SSLWantWriteError):
+            return DeadlineError(f"{self._peer}: no answer within the deadline")
+        return TierUnavailableError(f"{self._peer}: {'the connection was closed' if was_closed else error}")

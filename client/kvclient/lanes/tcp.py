@@ -1,0 +1,149 @@
+"""The tcp lane: chunks over plain or TLS sockets beside the gRPC channel that vouched for them."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvclient.lanes.body import Body
+from kvclient.lanes.connections import Connections
+from kvclient.lanes.frames import Found, Kind, pack_keys, pack_put, parse_count, parse_found, parse_receipt
+from kvclient.lanes.lane import check_sizes
+from kvclient.lanes.socket_frames import SocketFrames
+from kvstore.core.api import PutNote, PutReceipt, Status
+from kvstore.core.blob import Buffer
+from kvstore.core.errors import FormatError, TierUnavailableError
+from kvstore.core.key import ChunkKey
+from kvstore.core.landing import Landing
+from kvstore.core.pool import BufferPool
+
+CONNECTIONS = 8
+
+
+@dataclass(frozen=True)
+class TcpSettings:
+    """How a tcp lane dials.
+
+    Parameters
+    ----------
+    host, port : str, int
+        Where the store listens.
+    socket_buffer_bytes : int
+        Send and receive buffer of a connection; 0 leaves it to the system. 256 KiB keeps a loopback in the processor's cache; a network
+        wants at least bandwidth times round trip.
+    tls : ssl.SSLContext or None
+        None sends plain text.
+    server_name : str
+        Name in the server's certificate.
+    """
+
+    host: str
+    port: int
+    socket_buffer_bytes: int = 0
+    tls: ssl.SSLContext | None = None
+    server_name: str = ""
+
+
+class TcpLane:
+    """Implements `Lane`. Copies in this process: get none (the system writes into pooled memory), put none; under TLS one each.
+
+    A request is sent whole before its answer is read, and the answer of a batch is one stream: the next chunk is on its way while the last
+    one is being read.
+    """
+
+    name: ClassVar[str] = "tcp"
+
+    def __init__(self, settings: TcpSettings, ticket: Callable[[float], bytes], pool: BufferPool, max_blob_nbytes: int) -> None:
+        self._settings = settings
+        self._ticket = ticket
+        self._pool = pool
+        self._max_blob_nbytes = max_blob_nbytes
+        self._connections: Connections[SocketFrames] = Connections(self._dial, CONNECTIONS)
+
+    def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
+        """Ask for chunks in one round trip."""
+        frames = self._connections.take(deadline)
+        try:
+            frames.send(Kind.GET, pack_keys(keys), deadline)
+            head, body_nbytes = frames.expect(Kind.FOUND, deadline)
+            found = parse_found(head, len(keys))
+            check_sizes(found, self._max_blob_nbytes)
+            sizes = [each.nbytes for each in found if each.status is Status.READY]
+            check_body(body_nbytes, sum(sizes))
+        except BaseException:
+            self._connections.give(frames)
+            raise
+        landings = iter(Body(Answer(frames, self._connections), sizes, self._pool, deadline).landings)
+        return [(each, next(landings) if each.status is Status.READY else None) for each in found]
+
+    def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
+        """Send a blob straight from the caller's memory."""
+        view = memoryview(blob).cast("B")
+        frames = self._connections.take(deadline)
+        try:
+            frames.send(Kind.PUT, pack_put(note, view[:header_nbytes]), deadline, view[header_nbytes:])
+            return parse_receipt(key, frames.expect(Kind.STORED, deadline)[0])
+        finally:
+            self._connections.give(frames)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._connections.close()
+
+    def _dial(self, deadline: float) -> SocketFrames:
+        """Open a connection with a fresh ticket."""
+        settings = self._settings
+        ticket = self._ticket(deadline)
+        try:
+            connection = socket.create_connection((settings.host, settings.port), max(0.001, deadline - time.monotonic()))
+            tune(connection, settings.socket_buffer_bytes)
+            if settings.tls is not None:
+                connection = settings.tls.wrap_socket(connection, server_hostname=settings.server_name or settings.host)
+        except OSError as error:
+            raise TierUnavailableError(f"{settings.host}:{settings.port}: {error}") from error
+        return greet(SocketFrames(connection, f"{settings.host}:{settings.port}"), ticket, deadline)
+
+
+class Answer:
+    """Implements `kvclient.lanes.body.Source` over a connection, which goes back when the body has been received."""
+
+    def __init__(self, frames: SocketFrames, connections: Connections[SocketFrames]) -> None:
+        self._frames, self._connections = frames, connections
+
+    def receive_into(self, room: memoryview, deadline: float) -> int:
+        return self._frames.receive_into(room, deadline)
+
+    def done(self) -> None:
+        self._frames.owes_answer = False
+        self._connections.give(self._frames)
+
+    def abandon(self) -> None:
+        self._connections.give(self._frames)
+
+
+def greet(frames: SocketFrames, ticket: bytes, deadline: float) -> SocketFrames:
+    """Show the ticket; raises AuthError when it is not accepted."""
+    try:
+        frames.send(Kind.HELLO, ticket, deadline)
+        parse_count(frames.expect(Kind.WELCOME, deadline)[0])
+    except BaseException:
+        frames.close()
+        raise
+    return frames
+
+
+def tune(connection: socket.socket, buffer_bytes: int) -> None:
+    """Send small messages at once, and set the buffers before anything travels."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF) if buffer_bytes else ():
+        connection.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
+
+
+def check_body(body_nbytes: int, expected_nbytes: int) -> None:
+    """Raise FormatError when an answer's body is not as long as the chunks that it announces."""
+    if body_nbytes != expected_nbytes:
+        raise FormatError(f"an answer announced {expected_nbytes} B of chunks in a body of {body_nbytes} B")

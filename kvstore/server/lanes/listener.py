@@ -1,0 +1,218 @@
+"""Listening sockets of the lanes: accept, check the ticket, and serve each connection on a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+import struct
+import threading
+import time
+from pathlib import Path
+
+from kvclient.lanes.frames import Kind, pack_count, pack_error
+from kvclient.lanes.socket_frames import SocketFrames
+from kvclient.lanes.tcp import tune
+from kvstore.core.errors import AuthError, ConfigError, KVError
+from kvstore.server.budget import ByteBudget
+from kvstore.server.lanes.leases import Leases
+from kvstore.server.lanes.session import Session
+from kvstore.server.lanes.tickets import Tickets
+from kvstore.server.service import StoreService
+from kvstore.store.shared_blocks import SharedBlocks
+
+logger = logging.getLogger(__name__)
+
+GREETING_S = 5.0
+_BACKLOG = 1024
+_CREDENTIALS = struct.Struct("3i")
+
+
+class Listener:
+    """Serves one listening socket. What its clients can make it hold is bounded: `max_connections` threads, and bytes by `budget`.
+
+    When one connection more comes, the one that was idle for longest is closed; its client opens another when it needs it.
+
+    Parameters
+    ----------
+    listening : socket.socket
+        Bound and listening.
+    blocks : SharedBlocks or None
+        Memory to share with clients of this socket, which is then a Unix socket whose peers have this process's user.
+    tls : ssl.SSLContext or None
+        Wraps every connection.
+    patience_s : float
+        Longest wait for a client in the middle of a message.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        service: StoreService,
+        tickets: Tickets,
+        budget: ByteBudget,
+        patience_s: float,
+        max_connections: int,
+        socket_buffer_bytes: int = 0,
+        blocks: SharedBlocks | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._listening = listening
+        self._service, self._tickets, self._budget = service, tickets, budget
+        self._patience_s, self._max_connections, self._socket_buffer_bytes = patience_s, max_connections, socket_buffer_bytes
+        self._blocks, self._tls = blocks, tls
+        self._lock = threading.Lock()
+        self._sessions: dict[Session, float] = {}  # since when it was last seen at work, oldest first
+        self._n_greeting = 0
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=run, name=f"lane-{run.__name__.strip('_')}", daemon=True) for run in (self._accept, self._expire)
+        ]
+
+    def start(self) -> None:
+        """Accept connections from now on."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """Accept no more, let requests finish for `drain_s`, and close every connection."""
+        with self._lock:
+            self._is_closed = True
+        self._listening.close()
+        until = time.monotonic() + drain_s
+        while time.monotonic() < until and any(not session.is_idle for session in self._all()):
+            time.sleep(0.01)
+        for session in self._all():
+            session.close()
+        until = time.monotonic() + 5.0
+        while time.monotonic() < until and self._all():
+            time.sleep(0.005)
+
+    @property
+    def n_connections(self) -> int:
+        """Connections that are served now."""
+        return len(self._all())
+
+    def _all(self) -> list[Session]:
+        with self._lock:
+            return list(self._sessions)
+
+    def _accept(self) -> None:
+        while not self._is_closed:
+            try:
+                connection, _ = self._listening.accept()
+            except OSError as error:
+                if self._is_closed:
+                    return
+                logger.warning("a lane could not accept a connection: %s", error)
+                time.sleep(0.05)
+                continue
+            self._make_room()
+            with self._lock:
+                self._n_greeting += 1
+            threading.Thread(target=self._run, args=(connection,), name="lane", daemon=True).start()
+
+    def _make_room(self) -> None:
+        """Close the connection that was idle for longest when there are too many."""
+        with self._lock:
+            if len(self._sessions) + self._n_greeting < self._max_connections:
+                return
+            oldest = next((session for session in self._sessions if session.is_idle), None)
+        if oldest is not None:
+            oldest.close()
+
+    def _run(self, connection: socket.socket) -> None:
+        """Greet a client and serve it until it goes."""
+        session: Session | None = None
+        frames: SocketFrames | None = None
+        try:
+            frames = self._wrap(connection)
+            session = self._greet(frames)
+        except (KVError, OSError) as error:
+            logger.debug("a connection to a lane was refused: %s", error)
+        finally:
+            with self._lock:
+                self._n_greeting -= 1
+                if session is not None and not self._is_closed:
+                    self._sessions[session] = time.monotonic()
+        try:
+            if session is not None and not self._is_closed:
+                session.serve()
+        except KVError as error:
+            logger.debug("a connection of a lane ended: %s", error)
+        except Exception:
+            logger.exception("a connection of a lane failed")
+        finally:
+            with self._lock:
+                self._sessions.pop(session, None) if session is not None else None
+            if session is not None:
+                session.close()
+            (frames or connection).close()
+
+    def _wrap(self, connection: socket.socket) -> SocketFrames:
+        """Check who is there, and begin TLS where it is asked for."""
+        connection.settimeout(GREETING_S)
+        if self._blocks is not None:
+            check_peer(connection)
+        elif connection.family != socket.AF_UNIX:
+            tune(connection, self._socket_buffer_bytes)
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True)
+        return SocketFrames(connection, "client")
+
+    def _greet(self, frames: SocketFrames) -> Session:
+        """Redeem the ticket, and hand over the shared memory."""
+        deadline = time.monotonic() + GREETING_S
+        try:
+            ticket, _ = frames.expect(Kind.HELLO, deadline)
+            store = self._service.bind(self._tickets.redeem(ticket))
+        except AuthError as error:
+            frames.send(Kind.ERROR, pack_error(error), deadline)
+            raise
+        frames.send(Kind.WELCOME, pack_count(0), deadline)
+        if self._blocks is not None:
+            frames.send_descriptor(self._blocks.descriptor, deadline)
+        leases = Leases(self._blocks) if self._blocks is not None else None
+        return Session(frames, store, leases, self._budget, self._patience_s)
+
+    def _expire(self) -> None:
+        """End leases that lasted too long."""
+        while not self._is_closed:
+            time.sleep(0.5)
+            for session in self._all():
+                session.expire()
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket; an address that is taken raises ConfigError."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"lanes: {host}:{port} can't be bound: {error}") from error
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Return a listening Unix socket that only this user can reach; a socket that nobody serves any more is replaced."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.unlink(missing_ok=True)
+        before = os.umask(0o177)
+        try:
+            listening.bind(str(path))
+        finally:
+            os.umask(before)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ConfigError(f"lanes: the socket {path} can't be made: {error}") from error
+    return listening
+
+
+def check_peer(connection: socket.socket) -> None:
+    """Raise AuthError unless the process at the other end has this process's user."""
+    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    if user != os.getuid():
+        raise AuthError(f"user {user} may not use the memory of user {os.getuid()}")

@@ -1,0 +1,40 @@
+"""The staging ring of one connection: a peer writes a chunk into it, the store takes it out."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from kvclient.lanes.frames import Kind, pack_count, parse_count
+from kvclient.lanes.socket_frames import SocketFrames
+from kvstore.core.errors import FormatError
+
+_STEP_NBYTES = 512 << 10  # copied at a time, so that it is digested while it is in the processor's cache
+
+
+class Ring:
+    """Takes bytes out in the order in which they were announced. The peer may write at any time, so nothing in it is trusted."""
+
+    def __init__(self, pages: mmap.mmap) -> None:
+        self._memory = np.frombuffer(pages, np.uint8)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin at the front, as every put does."""
+        self._taken = self._announced = self._message = 0
+
+    def take(self, room: memoryview, frames: SocketFrames, deadline: float) -> int:
+        """Copy the next bytes to the front of `room`, waiting for them to be announced; each announcement is answered when it was taken."""
+        if not self._announced:
+            self._announced = self._message = parse_count(frames.expect(Kind.LANDED, deadline)[0])
+            if not 0 < self._message <= self._memory.nbytes:
+                raise FormatError(f"{self._message} B were announced in a ring of {self._memory.nbytes} B")
+        start = self._taken % self._memory.nbytes
+        count = min(self._announced, room.nbytes, _STEP_NBYTES, self._memory.nbytes - start)
+        np.copyto(np.frombuffer(room, np.uint8)[:count], self._memory[start : start + count])
+        self._taken += count
+        self._announced -= count
+        if not self._announced:
+            frames.send(Kind.LANDED, pack_count(self._message), deadline)
+        return count

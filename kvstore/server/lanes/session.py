@@ -1,0 +1,246 @@
+"""One connection of a socket lane: requests of one tenant, answered in their order on one thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from kvclient.lanes.frames import (
+    Found,
+    Kind,
+    pack_count,
+    pack_error,
+    pack_found,
+    pack_placed,
+    pack_receipt,
+    parse_keys,
+    parse_put,
+)
+from kvclient.lanes.socket_frames import SocketFrames
+from kvstore.core.api import Hit, Status
+from kvstore.core.blob import HEADER_NBYTES, header_nbytes
+from kvstore.core.errors import CapacityError, FormatError, KVError, UnsupportedError
+from kvstore.core.landing import PIECE_NBYTES, Landing
+from kvstore.core.pool import BufferPool
+from kvstore.core.reading import land_all
+from kvstore.server.budget import ByteBudget
+from kvstore.server.lanes.leases import Leases
+from kvstore.server.lanes.ring import Ring
+from kvstore.server.service import BoundStore
+from kvstore.store.memory import BlockLanding
+from kvstore.store.pages import make_ring
+from kvstore.store.results import Opened
+
+logger = logging.getLogger(__name__)
+
+INLINE_NBYTES = 16 << 10  # a chunk up to this length is sent even where it could be read in place
+MAX_SKIPPED_NBYTES = 4 << 30
+RING_NBYTES = 8 << 20
+
+
+class Session:
+    """Answers GET, VIEW, PUT and PUT_STAGED until the peer goes; every wait within a message ends after `patience_s`.
+
+    Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
+    a staged put one, out of the ring.
+    """
+
+    def __init__(self, frames: SocketFrames, store: BoundStore, leases: Leases | None, budget: ByteBudget, patience_s: float) -> None:
+        self._frames = frames
+        self._store = store
+        self._leases = leases
+        self._budget = budget
+        self._patience_s = patience_s
+        self._scratch = BufferPool(0)
+        self._ring: Ring | None = None
+        self.is_idle = True
+
+    def serve(self) -> None:
+        """Answer requests until the peer goes or breaks the rules."""
+        while True:
+            self.is_idle = True
+            kind, head, body_nbytes = self._frames.receive(float("inf"))
+            self.is_idle = False
+            self._answer(kind, head, body_nbytes)
+
+    def expire(self) -> None:
+        """End leases that lasted too long; called from another thread."""
+        if self._leases:
+            self._leases.expire()
+
+    def close(self) -> None:
+        """Free everything that the connection holds."""
+        self._frames.close()
+        if self._leases:
+            self._leases.close()
+        self._ring = None
+
+    def _answer(self, kind: Kind, head: bytes, body_nbytes: int) -> None:
+        """Answer one request; an error of ours is an answer too, and the connection goes on."""
+        if kind is Kind.GET:
+            self._get(head)
+        elif kind is Kind.VIEW and self._leases:
+            self._view(head, self._leases)
+        elif kind is Kind.PUT:
+            self._put(head, body_nbytes, _FromSocket)
+        elif kind is Kind.PUT_STAGED and self._ring is not None:
+            self._put(head, body_nbytes, _FromRing)
+        elif kind is Kind.STAGE and self._leases:
+            self._stage()
+        else:
+            raise FormatError(f"{kind.name} is not a request of this connection")
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._patience_s
+
+    def _refuse(self, error: Exception) -> None:
+        if not isinstance(error, KVError):
+            logger.error("a request of a lane failed", exc_info=error)
+        self._frames.send(Kind.ERROR, pack_error(error), self._deadline())
+
+    def _get(self, head: bytes) -> None:
+        """Send chunks behind each other."""
+        try:
+            keys, _ = parse_keys(head)
+            opened = [self._store.read(key) for key in keys]
+        except Exception as error:
+            self._refuse(error)
+            return
+        self._send(Kind.FOUND, pack_found([found(each) for each in opened]), [each for each in opened if isinstance(each, Opened)])
+
+    def _view(self, head: bytes, leases: Leases) -> None:
+        """Say where chunks lie, and send those that can't be read in place."""
+        inline: list[Opened] = []
+        answers: list[Found] = []
+        try:
+            keys, ended = parse_keys(head)
+            leases.end(ended)
+            for key in keys:
+                opened = self._store.read(key)
+                answer = found(opened, leases)
+                answers.append(answer)
+                if isinstance(opened, Opened) and answer.place is None:
+                    inline.append(opened)
+        except Exception as error:
+            leases.end(answer.place.lease for answer in answers if answer.place)
+            self._refuse(error)
+            return
+        self._send(Kind.PLACED, pack_placed(answers), inline)
+
+    def _send(self, kind: Kind, head: bytes, opened: list[Opened]) -> None:
+        """Send an answer with the bytes of chunks, each piece as soon as it is here. A tier that fails ends the connection."""
+        total = sum(each.landing.nbytes for each in opened)
+        try:
+            if total <= INLINE_NBYTES:
+                for each in opened:
+                    each.landing.fill(each.landing.nbytes)
+                self._frames.send(kind, head, self._deadline(), b"".join(each.landing.view for each in opened))
+                return
+            self._frames.send(kind, head, self._deadline(), body_nbytes=total)
+            for each in opened:
+                self._send_blob(each.landing)
+        finally:
+            for each in opened:
+                each.landing.close()
+
+    def _send_blob(self, landing: Landing) -> None:
+        at = 0
+        while at < landing.nbytes:
+            landing.fill(min(at + PIECE_NBYTES, landing.nbytes))
+            self._frames.send_body(landing.view[at : landing.filled], self._deadline())
+            at = landing.filled
+
+    def _put(self, head: bytes, body_nbytes: int, receive: type[_Receiving]) -> None:
+        """Receive a chunk into the place where it is kept, verify it on the way, and publish it."""
+        receiving: _Receiving | None = None
+        try:
+            note, header = parse_put(head)
+            if announced_nbytes(header) != len(header) + body_nbytes:
+                raise FormatError(f"{announced_nbytes(header)} B were announced, {len(header) + body_nbytes} B come")
+            if self._ring:
+                self._ring.rewind()
+            with self._budget.lend(body_nbytes):
+                draft = self._store.begin_put(header, note)
+                receiving = receive(self, draft.blob, len(header))
+                land_all(receiving)
+                receipt = self._store.commit_put(draft, note.durable)
+        except Exception as error:
+            if self._frames.is_closed:
+                raise
+            left = body_nbytes - (receiving.received_nbytes if receiving else 0)
+            self._skip(left, receive)
+            self._refuse(error)
+            return
+        self._frames.send(Kind.STORED, pack_receipt(receipt), self._deadline())
+
+    def _skip(self, nbytes: int, receive: type[_Receiving]) -> None:
+        """Receive what comes of a body that is not wanted, so that the next message is found."""
+        if nbytes > MAX_SKIPPED_NBYTES:
+            raise CapacityError(f"a body of {nbytes} B is not received to its end")
+        scratch = self._scratch.take(PIECE_NBYTES)
+        while nbytes > 0:
+            unwanted = receive(self, scratch[: min(nbytes, PIECE_NBYTES)], 0)
+            unwanted.fill(unwanted.nbytes)
+            nbytes -= unwanted.nbytes
+
+    def _stage(self) -> None:
+        """Make the ring that this connection's puts go through; its memory goes with the connection."""
+        made = make_ring(RING_NBYTES)
+        if made is None:
+            self._refuse(UnsupportedError("staged puts need a system with memfd"))
+            return
+        self._ring, descriptor = Ring(made[0]), made[1]
+        try:
+            self._frames.send(Kind.STAGED, pack_count(RING_NBYTES), self._deadline())
+            self._frames.send_descriptor(descriptor, self._deadline())
+        finally:
+            os.close(descriptor)
+
+
+class _Receiving(Landing):
+    """A blob that comes from the peer."""
+
+    def __init__(self, session: Session, buffer: memoryview, filled: int) -> None:
+        super().__init__(buffer, filled)
+        self._session = session
+        self._first = filled
+
+    @property
+    def received_nbytes(self) -> int:
+        """Bytes that came from the peer."""
+        return self.filled - self._first
+
+
+class _FromSocket(_Receiving):
+    """Bytes that follow on the socket."""
+
+    def _receive(self, room: memoryview) -> int:
+        session = self._session
+        return session._frames.receive_into(room, session._deadline())
+
+
+class _FromRing(_Receiving):
+    """Bytes that the peer announces as it writes them to the ring."""
+
+    def _receive(self, room: memoryview) -> int:
+        session = self._session
+        assert session._ring is not None
+        return session._ring.take(room, session._frames, session._deadline())
+
+
+def found(opened: Opened | Hit, leases: Leases | None = None) -> Found:
+    """Return what is told of a chunk; one that can be read in place is leased."""
+    if isinstance(opened, Hit):
+        return Found(opened.status, opened.reason, 0)
+    place = None
+    if leases and isinstance(opened.landing, BlockLanding) and opened.landing.nbytes > INLINE_NBYTES:
+        place = leases.grant(opened.landing)
+    return Found(Status.READY, opened.tier, opened.landing.nbytes, place)
+
+
+def announced_nbytes(header: bytes) -> int:
+    """Return the length of the blob that begins with `header`; raises FormatError unless it is all of a header and manifest."""
+    if len(header) < HEADER_NBYTES or header_nbytes(header[:HEADER_NBYTES]) != len(header):
+        raise FormatError(f"a put begins with the chunk's header and manifest, got {len(header)} B")
+    return int.from_bytes(header[16:24], "little")
