@@ -43,7 +43,7 @@ class Breaker:
         self._failures = failures
         self._cool_down_s = cool_down_s
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what the collector ends while it is held may have something to report
         self._failed_in_a_row = 0
         self._refuses_until = 0.0
 

@@ -133,7 +133,7 @@ class Cluster:
             for first, last, (host, port, *_), *_ in rows:  # type: ignore[attr-defined]
                 if not 0 <= first <= last < N_SLOTS:
                     raise ValueError(f"slots {first} to {last}")
-                owner = self._node(Address(host.decode() or node.address.host, int(port)))
+                owner = self._node(Address((host or b"").decode() or node.address.host, int(port)))
                 slots[first : last + 1] = [owner] * (last + 1 - first)
         except (ValueError, TypeError, AttributeError) as error:
             raise TierUnavailableError(f"redis at {node.address}: its CLUSTER SLOTS cannot be read: {error}") from error

@@ -99,8 +99,9 @@ class TlsChannel:
 
     def send(self, parts: Sequence[memoryview], until: float) -> None:
         for part in parts:
-            self._sock.settimeout(_left_s(until))
-            self._sock.sendall(part)
+            while part.nbytes:
+                self._sock.settimeout(_left_s(until))
+                part = part[self._sock.send(part) :]
 
     def is_stale(self) -> bool:
         return self._sock.pending() > 0 or _is_readable(self._sock)

@@ -42,7 +42,8 @@ class Refusal:
             return CapacityError(f"{where}: Redis is full; raise its maxmemory or let it evict ({self.text})")
         if self.code == "WRONGTYPE":
             return CorruptError(f"{where}: a key of this store holds something else ({self.text})")
-        return TierUnavailableError(f"{where}: refused: {self.text}")
+        hint = "; it is a node of a cluster: set cluster to on" if self.code == "MOVED" else ""
+        return TierUnavailableError(f"{where}: refused: {self.text}{hint}")
 
 
 Reply = bytes | int | Refusal | None

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvstore.core.errors import CorruptError
+from kvstore.core.errors import CorruptError, KVError
 from kvstore.core.reading import land_all
 from kvstore.store.breaker import BreakerTier
 from kvstore.store.memory import MemoryTier
+from kvstore.store.record import land_head
 from kvstore.store.redis import RedisTier
 from kvstore.store.redis_dial import RedisSettings
 from kvstore.store.results import Miss, Opened, StoreSettings
 from kvstore.store.tiered import TieredStore
 from tests.redis_server import RedisServer
-from tests.store.chunks import make_chunk
+from tests.store.chunks import make_chunk, record_of
+from tests.store.fake_redis import FakeRedis, Words, bulk
 
 DEADLINE_S = 0.3
 SLACK_S = 0.7  # for a busy machine
@@ -107,3 +110,68 @@ def test_an_evicting_redis_gives_the_right_answer_or_a_miss() -> None:
         reader.close()
     assert outcomes.count(None) > 0
     assert all(outcome in (None, chunk[2]) for outcome, chunk in zip(outcomes, chunks, strict=True))
+
+
+class Liar:
+    """Serves one record, and damages one of its replies, in a way that a seed chooses."""
+
+    def __init__(self, stored: dict[bytes, bytes]) -> None:
+        self._stored = stored
+        self.rng = random.Random(0)
+        self.countdown = 0
+
+    def __call__(self, words: Words) -> bytes | None:
+        if words[0] == b"SET":
+            self._stored[words[1]] = words[2]
+            return b"+OK\r\n"
+        reply = bulk(self._stored.get(words[1], b""))
+        self.countdown -= 1
+        return self.damage(reply) if self.countdown == 0 else reply
+
+    def damage(self, reply: bytes) -> bytes | None:
+        """Return the reply with a byte flipped, cut off, repeated or with garbage in it, or hang up; mostly near its front."""
+        at = min(int(self.rng.expovariate(1 / 16)), len(reply) - 1)
+        match self.rng.randrange(6):
+            case 0 | 1:
+                return reply[:at] + bytes([reply[at] ^ 1 << self.rng.randrange(8)]) + reply[at + 1 :]
+            case 2:
+                return reply + reply
+            case 3:
+                return reply[:at] + self.rng.randbytes(9) + reply[at:]
+            case 4:
+                return reply[:at]
+        return None
+
+
+def test_a_server_that_damages_a_reply_never_gives_wrong_bytes() -> None:
+    """Whatever is flipped, cut, repeated or made up: the right bytes or a typed error, in time, and no connection stays behind."""
+    key, meta, blob = make_chunk(7, 1_500_000)
+    liar = Liar({})
+    with FakeRedis(liar) as fake:
+        writer = RedisTier(RedisSettings(fake.url, timeout_s=5.0))
+        writer.put(key, [record_of(key, meta, blob)])
+        writer.close()
+        outcomes = set()
+        for seed in range(150):
+            liar.rng, liar.countdown = random.Random(seed), 1 + seed % 3
+            tier = RedisTier(RedisSettings(fake.url, timeout_s=0.05))
+            start = time.monotonic()
+            outcomes.add(outcome(tier, key, blob))
+            assert time.monotonic() - start < 2 * 0.05 + SLACK_S
+            tier.close()
+    assert fake.open_connections == 0
+    assert {"right", "CorruptError", "TierUnavailableError", "DeadlineError"} <= outcomes
+
+
+def outcome(tier: RedisTier, key: bytes, blob: bytes) -> str:
+    """Read and verify a record; return "right", "miss", or which error it was."""
+    try:
+        landing = tier.get(key)
+        if landing is None:
+            return "miss"
+        tail = landing.tail(land_head(landing, key).blob_offset)
+        land_all(tail)
+    except KVError as error:
+        return type(error).__name__
+    assert tail.view == blob
+    return "right"
