@@ -27,7 +27,7 @@ def service() -> Iterator[StoreService]:
     made.close()
 
 
-@pytest.fixture(params=["embedded", "grpc"])
+@pytest.fixture(params=["embedded", "shm", "tcp", "grpc"])
 def tenants(request: pytest.FixtureRequest, service: StoreService) -> Iterator[dict[str, StoreAPI]]:
     """Two tenants' views of the store over one transport."""
     if request.param == "embedded":
@@ -35,7 +35,7 @@ def tenants(request: pytest.FixtureRequest, service: StoreService) -> Iterator[d
         return
     with ExitStack() as stack:
         server = stack.enter_context(serving(service))
-        yield {tenant: stack.enter_context(dialing(server, tenant)) for tenant in ("alpha", "beta")}
+        yield {tenant: stack.enter_context(dialing(server, tenant, lane=request.param)) for tenant in ("alpha", "beta")}
 
 
 @pytest.fixture

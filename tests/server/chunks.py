@@ -36,6 +36,7 @@ def key(blob: bytes | bytearray) -> ChunkKey:
 
 
 def make_service(capacity_bytes: int = 64 << 20, max_blob_bytes: int = 8 << 20) -> StoreService:
-    """Return a service over one memory tier."""
-    store = TieredStore([MemoryTier(capacity_bytes)], StoreSettings(remote_timeout_s=0.2))
-    return StoreService(store, Epochs(), MASTER_SECRET, max_blob_bytes)
+    """Return a service over one memory tier, which other processes can read in place."""
+    memory = MemoryTier(capacity_bytes, is_shared=True)
+    store = TieredStore([memory], StoreSettings(remote_timeout_s=0.2))
+    return StoreService(store, Epochs(), MASTER_SECRET, max_blob_bytes, memory.shared)

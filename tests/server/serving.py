@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from kvclient.retry import Retry
+from kvclient.lanes.choice import LaneName
 from kvclient.remote import RemoteStore
+from kvclient.retry import Retry
 from kvstore.core.tokens import Credential
 from kvstore.server.auth import TokenAuthenticator
-from kvstore.server.config import ServerConfig
+from kvstore.server.config import LanesConfig, ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService
 from kvstore.server.store_servicer import register_store
 
 TOKENS = {"alpha": "alpha-token-0123456789", "beta": "beta-token-0123456789"}
-LOOPBACK = ServerConfig(address="127.0.0.1:0", drain_s=0.5)
+LANES = LanesConfig(shm="on")  # though there are two tenants
+LOOPBACK = ServerConfig(address="127.0.0.1:0", drain_s=0.5, lanes=LANES)
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def serving(service: StoreService, config: ServerConfig = LOOPBACK) -> Iterator[
     """Serve a store to the tenants of `TOKENS`; stop the server and close the store at the end."""
     server = RpcServer(replace(config, max_blob_bytes=min(config.max_blob_bytes, config.max_inflight_bytes)))
     authenticate = TokenAuthenticator(Credential(tenant, token) for tenant, token in TOKENS.items())
-    server.start([register_store(service, authenticate, server.budget)])
+    server.start([register_store(service, authenticate, server)])
     try:
         yield server
     finally:
@@ -33,10 +35,12 @@ def serving(service: StoreService, config: ServerConfig = LOOPBACK) -> Iterator[
 
 
 @contextmanager
-def dialing(server: RpcServer, tenant: str = "alpha", retry: Retry | None = None, timeout_s: float = 10.0) -> Iterator[RemoteStore]:
-    """Connect as a tenant; without `retry` every failure is seen at once."""
-    transport = RemoteStore(server.address, TOKENS[tenant], timeout_s=timeout_s, retry=retry or Retry(attempts=1))
+def dialing(
+    server: RpcServer, tenant: str = "alpha", retry: Retry | None = None, timeout_s: float = 10.0, lane: LaneName = "auto"
+) -> Iterator[RemoteStore]:
+    """Connect as a tenant, by one lane or by the best; without `retry` every failure is seen at once."""
+    remote = RemoteStore(server.address, TOKENS[tenant], timeout_s=timeout_s, retry=retry or Retry(attempts=1), lane=lane)
     try:
-        yield transport
+        yield remote
     finally:
-        transport.close()
+        remote.close()
