@@ -12,12 +12,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, KVError, TierUnavailableError
 from kvstore.store.redis_socket import Channel
 
+T = TypeVar("T")
 Word = bytes | Sequence[memoryview]  # the second is one word in several buffers
 _AHEAD_NBYTES = 16 << 10  # the longest line, and the most that is received ahead of where it belongs
 _BATCH_NBYTES = 64 << 10  # small commands wait until there are so many bytes of them, or until a reply is wanted
@@ -104,26 +105,12 @@ class Connection:
         """Send what is queued; raises TierUnavailableError or DeadlineError."""
         parts, self._unsent, self._unsent_nbytes, self._n_unsent = self._unsent, [], 0, 0
         if parts:
-            with self._exchange("take the commands"):
-                self._channel.send(parts, self._until)
+            self._within("take the commands", lambda: self._channel.send(parts, self._until))
 
     def reply(self, most_nbytes: int = 512) -> Reply:
         """Return the next reply; raises TierUnavailableError also for a value longer than `most_nbytes`, or DeadlineError."""
         self._flush_if_awaited()
-        with self._exchange("answer"):
-            kind, rest = self._line()
-            if kind == b"-":
-                answer: Reply = Refusal(rest[:200].decode("utf-8", "replace"))
-            elif kind == b"+":
-                answer = rest
-            elif kind == b":":
-                answer = _number(rest)
-            elif kind == b"$":
-                answer = self._value(_number(rest), most_nbytes)
-            else:
-                raise _GarbageError(f"a reply begins with {kind!r}")
-            self.n_owed -= 1
-        return answer
+        return self._within("answer", lambda: self._reply(most_nbytes))
 
     def land(self, room: memoryview) -> bool | Refusal:
         """Receive the value of the next reply straight into `room`; returns whether there is one.
@@ -132,32 +119,17 @@ class Connection:
         other length than the room's, TierUnavailableError or DeadlineError; the connection is of no use after any of them.
         """
         self._flush_if_awaited()
-        with self._exchange("send a whole value"):
-            kind, rest = self._line()
-            if kind == b"-":
-                self.n_owed -= 1
-                return Refusal(rest[:200].decode("utf-8", "replace"))
-            if kind != b"$":
-                raise _GarbageError(f"a value begins with {kind!r}")
-            nbytes = _number(rest)
-            if nbytes in (-1, room.nbytes):
-                if nbytes >= 0:
-                    self._receive(room)
-                self.n_owed -= 1
-                return nbytes >= 0
-        self._is_broken = True
-        raise CorruptError(f"{self._where}: a piece has {nbytes} B instead of {room.nbytes} B")
+        return self._within("send a whole value", lambda: self._land(room))
 
     def close(self) -> None:
         """Close the socket. Safe to call again."""
         self._channel.close()
 
-    @contextmanager
-    def _exchange(self, what: str) -> Iterator[None]:
-        """Give the block its seconds, and turn what a socket raises into our errors."""
+    def _within(self, what: str, call: Callable[[], T]) -> T:
+        """Give the call its seconds, and turn what a socket raises into our errors."""
         self._until = time.monotonic() + self._timeout_s
         try:
-            yield
+            return call()
         except (TimeoutError, BlockingIOError) as error:
             self._break()
             raise DeadlineError(f"{self._where}: did not {what} within {self._timeout_s:.3f} s") from error
@@ -173,6 +145,37 @@ class Connection:
         """Send what is queued when the next reply belongs to it; until then more commands may join."""
         if self.n_owed == self._n_unsent:
             self.flush()
+
+    def _reply(self, most_nbytes: int) -> Reply:
+        kind, rest = self._line()
+        if kind == b"-":
+            answer: Reply = Refusal(rest[:200].decode("utf-8", "replace"))
+        elif kind == b"+":
+            answer = rest
+        elif kind == b":":
+            answer = _number(rest)
+        elif kind == b"$":
+            answer = self._value(_number(rest), most_nbytes)
+        else:
+            raise _GarbageError(f"a reply begins with {kind!r}")
+        self.n_owed -= 1
+        return answer
+
+    def _land(self, room: memoryview) -> bool | Refusal:
+        kind, rest = self._line()
+        if kind == b"-":
+            self.n_owed -= 1
+            return Refusal(rest[:200].decode("utf-8", "replace"))
+        if kind != b"$":
+            raise _GarbageError(f"a value begins with {kind!r}")
+        nbytes = _number(rest)
+        if nbytes not in (-1, room.nbytes):
+            self._is_broken = True
+            raise CorruptError(f"{self._where}: a piece has {nbytes} B instead of {room.nbytes} B")
+        if nbytes >= 0:
+            self._receive(room)
+        self.n_owed -= 1
+        return nbytes >= 0
 
     def _line(self) -> tuple[bytes, bytes]:
         """Return the first byte and the rest of the next line."""
