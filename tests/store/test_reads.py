@@ -47,12 +47,12 @@ def damage_file(directory: Path, key: bytes, at: int = -1) -> None:
     path.write_bytes(data)
 
 
-def found_on_disk(open_store: OpenStore, directory: Path, memory: MemoryTier) -> tuple[TieredStore, bytes]:
+def found_on_disk(open_store: OpenStore, directory: Path, memory: MemoryTier, nbytes: int = 64) -> tuple[TieredStore, bytes]:
     """Return a store that was restarted and has a record on disk only."""
-    store = open_store(MemoryTier(ROOMY), DiskTier(directory, ROOMY))
-    key = put(store, 1)
+    store = open_store(MemoryTier(16 << 20), DiskTier(directory, 16 << 20))
+    key = put(store, 1, nbytes)
     store.close()
-    return open_store(memory, DiskTier(directory, ROOMY)), key
+    return open_store(memory, DiskTier(directory, 16 << 20)), key
 
 
 def test_readers_of_one_record_receive_it_from_a_slow_tier_once(open_store: OpenStore) -> None:
@@ -149,7 +149,7 @@ def test_a_damaged_record_is_never_copied_up(open_store: OpenStore, tmp_path: Pa
 
 def test_a_damaged_record_counts_once_whoever_finds_out_first(open_store: OpenStore, tmp_path: Path) -> None:
     """Two readers and the copy behind them all meet the same damage."""
-    store, key = found_on_disk(open_store, tmp_path, MemoryTier(ROOMY))
+    store, key = found_on_disk(open_store, tmp_path, MemoryTier(16 << 20), LARGE)
     damage_file(tmp_path, key)
     for opened in [opened_of(store, key) for _ in range(2)]:
         with pytest.raises(CorruptError) as damage:
