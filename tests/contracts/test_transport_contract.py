@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import pytest
 
 from kvstore.core.api import PutNote, Scope, Status, StoreAPI
-from kvstore.core.blob import HEADER_NBYTES, parse_header
+from kvstore.core.blob import HEADER_NBYTES
 from kvstore.core.errors import CapacityError, CorruptError, FormatError, InvalidInputError
 from kvstore.server.service import StoreService
 from tests.server.chunks import NAMESPACE, key, make_blob, make_service
 from tests.server.serving import dialing, serving
+from tests.server.ways import WAYS, parts_of, reaching, read
 
 CAPACITY_BYTES = 16 << 20
 MAX_BLOB_BYTES = 6 << 20
@@ -27,36 +27,17 @@ def service() -> Iterator[StoreService]:
     made.close()
 
 
-@pytest.fixture(params=["embedded", "shm", "tcp", "grpc"])
+@pytest.fixture(params=WAYS)
 def tenants(request: pytest.FixtureRequest, service: StoreService) -> Iterator[dict[str, StoreAPI]]:
     """Two tenants' views of the store over one transport."""
-    if request.param == "embedded":
-        yield {tenant: service.bind(tenant) for tenant in ("alpha", "beta")}
-        return
-    with ExitStack() as stack:
-        server = stack.enter_context(serving(service))
-        yield {tenant: stack.enter_context(dialing(server, tenant, lane=request.param)) for tenant in ("alpha", "beta")}
+    with reaching(service, request.param) as views:
+        yield views
 
 
 @pytest.fixture
 def api(tenants: dict[str, StoreAPI]) -> StoreAPI:
     """One tenant's view."""
     return tenants["alpha"]
-
-
-def read(api: StoreAPI, blob: bytearray) -> list[bytes] | None:
-    """Return the parts of a chunk as the store hands them out, None for a miss."""
-    reader = api.get(key(blob))
-    if reader is None:
-        return None
-    parts = [bytes(reader.part(index)) for index in range(len(reader.manifest.parts))]
-    reader.close()
-    return parts
-
-
-def parts_of(blob: bytearray) -> list[bytes]:
-    """Return the parts of a chunk as they were made."""
-    return [bytes(blob[p.offset : p.offset + p.nbytes]) for p in parse_header(blob).manifest.parts]
 
 
 @pytest.mark.parametrize("part_nbytes", [0, 1, 1000, (1 << 20) - 1, 1 << 20, 1_500_000])

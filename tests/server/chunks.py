@@ -40,3 +40,13 @@ def make_service(capacity_bytes: int = 64 << 20, max_blob_bytes: int = 8 << 20) 
     memory = MemoryTier(capacity_bytes, is_shared=True)
     store = TieredStore([memory], StoreSettings(remote_timeout_s=0.2))
     return StoreService(store, Epochs(), MASTER_SECRET, max_blob_bytes, memory.shared)
+
+
+def blob_of(nbytes: int, seed: int = 0) -> bytearray:
+    """Return a chunk of one part with exactly `nbytes` in all, header and manifest included."""
+    part_nbytes = nbytes
+    for _ in range(4):  # the manifest tells the part's length in digits, of which a shorter part may have fewer
+        blob = make_blob(seed, n_parts=1, part_nbytes=part_nbytes)
+        part_nbytes -= len(blob) - nbytes
+    assert len(blob) == nbytes
+    return blob
