@@ -12,6 +12,8 @@ import grpc
 import numpy as np
 
 from kvclient import wire
+from kvclient.lanes.frames import Found, pack_found, parse_keys
+from kvclient.lanes.grpc_lane import SERVICE
 from kvclient.status import ERROR_KEY
 from kvproto.v1 import context_pb2, context_pb2_grpc, store_pb2, store_pb2_grpc
 from kvstore.core.api import Entry, Explanation, Hit, Scope, Status, StoreStats, TierStats
@@ -68,7 +70,12 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
             context_pb2_grpc.add_ContextServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         store_pb2_grpc.add_StoreServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(lambda request, context: self.health)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),))
+        lane: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            "Fetch": grpc.unary_unary_rpc_method_handler(self._fetch),
+            "Get": grpc.unary_stream_rpc_method_handler(self._get),
+        }
+        for service, methods in (("grpc.health.v1.Health", {"Check": check}), (SERVICE, lane)):
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         self._server.start()
 
     def stop(self) -> None:
@@ -141,14 +148,19 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         self._begin("Info", request, context)
         return context_pb2.InfoResponse(model="tiny", namespace=NAMESPACE.hex(), device="cpu", codec="raw", max_context_tokens=512)
 
-    def Get(self, request: store_pb2.GetRequest, context: grpc.ServicerContext) -> Iterator[store_pb2.GetResponse]:  # noqa: N802
-        """Send a chunk in pieces of 100 B."""
+    def _get(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Send chunks in pieces of 100 B."""
         self._begin("Get", request, context)
-        key = wire.key_from_wire(request.key)
-        blob = self.blobs.get(key)
-        yield store_pb2.GetResponse(hit=wire.hit_to_wire(self._hit(key)))
-        for at in range(0, len(blob or b""), 100):
-            yield store_pb2.GetResponse(piece=(blob or b"")[at : at + 100])
+        keys, _ = parse_keys(request)
+        yield pack_found(map(self._found, keys))
+        blob = b"".join(self.blobs.get(key, b"") for key in keys)
+        yield from (blob[at : at + 100] for at in range(0, len(blob), 100))
+
+    def _fetch(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """Say what there is and leave the chunks to `_get`."""
+        self._begin("Fetch", request, context)
+        head = pack_found(map(self._found, parse_keys(request)[0]))
+        return len(head).to_bytes(4, "little") + b"\0" + head
 
     def Delete(self, request: store_pb2.DeleteRequest, context: grpc.ServicerContext) -> store_pb2.DeleteResponse:  # noqa: N802
         """Delete."""
@@ -209,6 +221,11 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         """Return what is known about a key."""
         blob = self.blobs.get(key)
         return Hit(key, Status.READY, "memory", len(blob)) if blob else Hit(key, Status.ABSENT, reason="never_stored")
+
+    def _found(self, key: ChunkKey) -> Found:
+        """Return the same as a lane tells it."""
+        hit = self._hit(key)
+        return Found(hit.status, hit.tier or hit.reason, hit.nbytes)
 
 
 def fail(context: grpc.ServicerContext, error: KVError) -> None:
