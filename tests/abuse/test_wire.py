@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import grpc
 import pytest
 
 from kvclient import wire
 from kvclient.channel import bearer, channel_options
+from kvclient.lanes.frames import pack_keys, pack_put
+from kvclient.lanes.grpc_lane import FETCH, GET, PUT
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService
 from tests.server.chunks import key, make_blob, make_service
+from tests.server.raw import Put, body_of, head_of, header_of, pieces_of, put_on
 from tests.server.serving import TOKENS, dialing, serving
 
 MAX_BLOB_BYTES = 4 << 20
 BLOB = make_blob()
 IDENTITY = bearer(TOKENS["alpha"])
-METHODS = ("Lookup", "Get", "Put", "Delete", "Invalidate", "List", "Stats", "Explain")
+HEAD, BODY = head_of(BLOB), body_of(BLOB)
+STORE_METHODS = ("Lookup", "OpenLane", "Scrub", "Delete", "Invalidate", "List", "Stats", "Explain")
+METHODS = (*(f"/kvproto.v1.StoreService/{name}" for name in STORE_METHODS), FETCH, GET, PUT)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +56,12 @@ def stub(channel: grpc.Channel) -> StoreServiceStub:
     return StoreServiceStub(channel)  # type: ignore[no-untyped-call]
 
 
+@pytest.fixture
+def put(channel: grpc.Channel) -> Put:
+    """The method that takes chunks as the attacker sees it."""
+    return put_on(channel)
+
+
 @pytest.fixture(autouse=True)
 def still_serves(server: RpcServer) -> Iterator[None]:
     """After every attack an honest client is served, nothing was stored and nothing is held."""
@@ -72,60 +84,71 @@ def refusal(call: Callable[[], object]) -> tuple[str, str]:
     return error.code().name, str(trailing.get("larder-error", ""))
 
 
-def note(nbytes: int = len(BLOB), content: bytes = key(BLOB).content, says: PutNote | None = None) -> pb.PutRequest:
-    """Return the note of a put of `BLOB`, changed."""
-    message = wire.note_to_wire(key(BLOB), nbytes, says or PutNote())
-    message.key.content = content
-    return pb.PutRequest(note=message)
+def claiming(nbytes: int) -> bytes:
+    """Return the head of a put whose header says that the chunk has `nbytes`."""
+    header = header_of(BLOB)
+    return pack_put(PutNote(), header[:16] + nbytes.to_bytes(8, "little") + header[24:])
 
 
-def piece(data: bytes | bytearray = BLOB) -> pb.PutRequest:
-    """Return a piece."""
-    return pb.PutRequest(piece=bytes(data))
+def torn(at: int) -> bytes:
+    """Return the head of a put without the bytes behind `at`."""
+    return HEAD[:at]
 
 
-BAD_PUTS: dict[str, list[pb.PutRequest]] = {
+LARGE = make_blob(part_nbytes=1 << 20)
+BAD_PUTS: dict[str, list[bytes]] = {
     "nothing": [],
-    "no note": [piece()],
-    "an empty first message": [pb.PutRequest()],
-    "a note and no bytes": [note()],
-    "a second note": [note(), note(), piece()],
-    "a note behind the bytes": [note(), piece(), note()],
-    "an empty piece": [note(), piece(b""), piece()],
-    "an empty message among pieces": [note(), pb.PutRequest(), piece()],
-    "a piece of more than 1 MiB": [note(2 << 20), piece(bytes((1 << 20) + 1))],
-    "too few bytes": [note(), piece(BLOB[:-1])],
-    "one byte too many": [note(), piece(), piece(b"x")],
-    "more than announced at once": [note(10), piece()],
-    "a short key": [note(content=b"short"), piece()],
-    "a long key": [note(content=bytes(33)), piece()],
-    "a chunk over the limit": [note(MAX_BLOB_BYTES + 1), piece()],
-    "the largest length there is": [note(2**64 - 1), piece()],
-    "no bytes announced": [note(0)],
-    "random bytes": [note(1000), piece(random.Random(1).randbytes(1000))],
-    "a recompute time that is no number": [note(says=PutNote(recompute_s=float("nan"))), piece()],
-    "a source that is too long": [note(says=PutNote(source="s" * 5000)), piece()],
+    "an empty first message": [b"", HEAD, BODY],
+    "bytes without a note": [BODY],
+    "a note without a header": [pack_put(PutNote(), b""), bytes(BLOB)],
+    "a header that is noise": [pack_put(PutNote(), random.Random(2).randbytes(len(header_of(BLOB)))), BODY],
+    "a header without its manifest": [pack_put(PutNote(), header_of(BLOB)[:64]), BODY],
+    "a header and bytes behind it": [pack_put(PutNote(), bytes(BLOB[:-1])), bytes(BLOB[-1:])],
+    "a note that is torn": [torn(10), BODY],
+    "a note whose header is torn": [torn(len(HEAD) - 1), BODY],
+    "a note and a byte": [HEAD + b"x", BODY],
+    "a source that is not UTF-8": [head_of(BLOB, PutNote(source="aaaa")).replace(b"aaaa", b"\xff\xfe\xfd\xfc"), BODY],
+    "a note and no bytes": [HEAD],
+    "a second note": [HEAD, HEAD, BODY],
+    "a note behind the bytes": [HEAD, BODY, HEAD],
+    "an empty piece": [HEAD, b"", BODY],
+    "an empty message among pieces": [HEAD, BODY[:100], b"", BODY[100:]],
+    "an empty message at the end": [HEAD, BODY, b""],
+    "a piece of more than 1 MiB": [head_of(LARGE), body_of(LARGE)[: (1 << 20) + 1]],
+    "too few bytes": [HEAD, BODY[:-1]],
+    "one byte too many": [HEAD, BODY, b"x"],
+    "more than announced at once": [HEAD, BODY + b"x"],
+    "a chunk over the limit": [head_of(make_blob(part_nbytes=MAX_BLOB_BYTES // 3 + 1))],
+    "the largest length there is": [claiming(2**64 - 1), BODY],
+    "no bytes announced": [claiming(0)],
+    "a recompute time that is no number": [head_of(BLOB, PutNote(recompute_s=float("nan"))), BODY],
+    "a source that is too long": [head_of(BLOB, PutNote(source="s" * 5000)), BODY],
 }
 
 
 @pytest.mark.parametrize("messages", BAD_PUTS.values(), ids=BAD_PUTS.keys())
-def test_a_malformed_put_is_an_invalid_argument(stub: StoreServiceStub, messages: list[pb.PutRequest]) -> None:
+def test_a_malformed_put_is_an_invalid_argument(put: Put, messages: list[bytes]) -> None:
     """Truncated, oversized, repeated or out of order."""
-    code, name = refusal(lambda: stub.Put(iter(messages), metadata=IDENTITY, timeout=5))
+    code, name = refusal(lambda: put(iter(messages), metadata=IDENTITY, timeout=5))
     assert (code, name in ("FormatError", "InvalidInputError")) == ("INVALID_ARGUMENT", True)
 
 
-def test_a_chunk_of_another_key_than_announced_is_refused(stub: StoreServiceStub) -> None:
-    """A writer can't plant a chunk under a key that it is not of."""
-    messages = [note(content=bytes(32)), piece()]
-    assert refusal(lambda: stub.Put(iter(messages), metadata=IDENTITY, timeout=5)) == ("FAILED_PRECONDITION", "IdentityError")
-
-
-def test_a_flipped_bit_is_data_loss(stub: StoreServiceStub) -> None:
+@pytest.mark.parametrize("at", [-1, 0, 100], ids=["last byte", "first part", "within"])
+def test_a_flipped_bit_is_data_loss(put: Put, at: int) -> None:
     """The writer may send it again."""
-    bad = bytearray(BLOB)
-    bad[-1] ^= 1
-    assert refusal(lambda: stub.Put(iter([note(), piece(bad)]), metadata=IDENTITY, timeout=5)) == ("DATA_LOSS", "CorruptError")
+    bad = bytearray(BODY)
+    bad[at] ^= 1
+    messages = [HEAD, *pieces_of(bad, 1000)]
+    assert refusal(lambda: put(iter(messages), metadata=IDENTITY, timeout=5)) == ("DATA_LOSS", "CorruptError")
+
+
+def test_a_flipped_bit_of_the_header_is_refused(put: Put) -> None:
+    """A writer can't plant a chunk under a key that it is not of: the key is what the digested manifest says."""
+    for at in range(0, len(header_of(BLOB)), 7):
+        bad = bytearray(header_of(BLOB))
+        bad[at] ^= 1 << (at % 8)
+        code, _ = refusal(partial(put, iter([pack_put(PutNote(), bad), BODY]), metadata=IDENTITY, timeout=5))
+        assert code in ("DATA_LOSS", "INVALID_ARGUMENT"), at
 
 
 @pytest.mark.parametrize(
@@ -156,7 +179,7 @@ def test_an_invalidation_of_nothing_is_an_invalid_argument(stub: StoreServiceStu
 
 def raw_call(channel: grpc.Channel, method: str, messages: Iterable[bytes], metadata: tuple[tuple[str, str], ...]) -> None:
     """Call a method with bytes of the attacker's choice and read its answer to the end."""
-    call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(f"/kvproto.v1.StoreService/{method}")
+    call: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
     for _ in call(iter(messages), metadata=metadata, timeout=5):
         pass
 
@@ -196,12 +219,12 @@ def test_every_method_refuses_a_call_without_a_message(channel: grpc.Channel, me
 
 def test_a_message_over_eight_mib_is_refused_by_its_length(channel: grpc.Channel) -> None:
     """Before it is held in memory."""
-    assert refusal(lambda: raw_call(channel, "Lookup", [bytes(9 << 20)], IDENTITY))[0] == "RESOURCE_EXHAUSTED"
+    assert refusal(lambda: raw_call(channel, METHODS[0], [bytes(9 << 20)], IDENTITY))[0] == "RESOURCE_EXHAUSTED"
 
 
 def test_an_unknown_method_is_unimplemented(channel: grpc.Channel) -> None:
     """The next version's client learns that it is."""
-    assert refusal(lambda: raw_call(channel, "Teleport", [b""], IDENTITY))[0] == "UNIMPLEMENTED"
+    assert refusal(lambda: raw_call(channel, "/kvproto.v1.StoreService/Teleport", [b""], IDENTITY))[0] == "UNIMPLEMENTED"
 
 
 def outcome(channel: grpc.Channel, method: str, data: bytes) -> str:
@@ -216,13 +239,13 @@ def outcome(channel: grpc.Channel, method: str, data: bytes) -> str:
 def test_random_bytes_on_every_method_end_in_an_answer_or_a_typed_refusal(channel: grpc.Channel) -> None:
     """Seeded mutations of real messages, and plain noise."""
     rng = random.Random(7)
-    seeds = [pb.LookupRequest(keys=[wire.key_to_wire(key(BLOB))], lease_s=1.0).SerializeToString(), note().SerializeToString()]
+    seeds = [pb.LookupRequest(keys=[wire.key_to_wire(key(BLOB))], lease_s=1.0).SerializeToString(), HEAD, pack_keys([key(BLOB)])]
     for _ in range(400):
         data = bytearray(rng.choice([*seeds, rng.randbytes(rng.randrange(64))]))
         for _ in range(rng.randrange(1, 4) if data else 0):
             data[rng.randrange(len(data))] = rng.randrange(256)
-        method = rng.choice([m for m in METHODS if m != "Invalidate"])
-        assert outcome(channel, method, bytes(data)) in ("OK", "INVALID_ARGUMENT"), (method, bytes(data))
+        method = rng.choice([m for m in METHODS if not m.endswith("Invalidate")])
+        assert outcome(channel, method, bytes(data)) in ("OK", "INVALID_ARGUMENT", "DATA_LOSS"), (method, bytes(data))
 
 
 def test_a_defect_of_ours_shows_nothing_of_the_inside(

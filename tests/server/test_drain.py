@@ -21,10 +21,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (  # ty
     ProtoReflectionDescriptorDatabase,
 )
 
-from kvclient import wire
 from kvclient.channel import bearer, discover_token
-from kvclient.retry import Retry
+from kvclient.lanes.frames import parse_receipt
 from kvclient.remote import RemoteStore
+from kvclient.retry import Retry
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote, Status
@@ -35,6 +35,7 @@ from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.store_servicer import register_store
 from tests.server.chunks import key, make_blob, make_service
+from tests.server.raw import body_of, head_of, put_on
 from tests.server.serving import TOKENS, serving
 
 COMMAND = """
@@ -133,23 +134,23 @@ def wait_for_refusal(stub: StoreServiceStub) -> None:
 
 def test_a_running_put_is_finished_while_the_server_drains() -> None:
     """Its last piece comes after the stop began."""
-    blob, messages = make_blob(), queue.Queue[pb.PutRequest | None]()
+    blob, messages = make_blob(), queue.Queue[bytes | None]()
     service = make_service()
     server = RpcServer(ServerConfig(address="127.0.0.1:0", drain_s=10))
-    server.start([register_store(service, TokenAuthenticator([Credential("alpha", TOKENS["alpha"])]), server.budget)])
+    server.start([register_store(service, TokenAuthenticator([Credential("alpha", TOKENS["alpha"])]), server)])
     with grpc.insecure_channel(server.address) as channel:
         stub = StoreServiceStub(channel)  # type: ignore[no-untyped-call]
-        messages.put(pb.PutRequest(note=wire.note_to_wire(key(blob), len(blob), PutNote())))
-        call = stub.Put.future(iter(messages.get, None), metadata=bearer(TOKENS["alpha"]))
+        messages.put(head_of(blob))
+        call = put_on(channel).future(iter(messages.get, None), metadata=bearer(TOKENS["alpha"]))
         while not server.budget.lent_bytes:
             threading.Event().wait(0.01)
         drained: list[bool] = []
         drain = threading.Thread(target=lambda: drained.append(server.drain()))
         drain.start()
         wait_for_refusal(stub)
-        messages.put(pb.PutRequest(piece=bytes(blob)))
+        messages.put(body_of(blob))
         messages.put(None)
-        assert call.result(timeout=10).stored
+        assert parse_receipt(key(blob), call.result(timeout=10)).stored
         drain.join()
     assert drained == [True]
     assert service.bind("alpha").get(key(blob)) is not None

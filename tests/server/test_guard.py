@@ -10,19 +10,20 @@ from contextlib import ExitStack
 import grpc
 import pytest
 
-from kvclient import wire
 from kvclient.channel import bearer
+from kvclient.lanes.frames import pack_keys
+from kvclient.lanes.grpc_lane import FETCH
 from kvclient.retry import Retry
-from kvproto.v1 import store_pb2 as pb
-from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.guard import SilenceWatch
 from tests.server.chunks import key, make_blob, make_service
+from tests.server.raw import Put, body_of, get_on, head_of, put_on
 from tests.server.serving import TOKENS, dialing, serving
 
 IDENTITY = bearer(TOKENS["alpha"])
+LARGE = make_blob(1, part_nbytes=1 << 18)
 STUBBORN = Retry(attempts=100, longest_pause_s=0.1, seed=1)
 IMPATIENT = ServerConfig(address="127.0.0.1:0", max_workers=8, idle_timeout_s=0.3, drain_s=0.5)
 
@@ -102,39 +103,42 @@ def server() -> Iterator[RpcServer]:
         yield running
 
 
-def hold(stack: ExitStack, server: RpcServer) -> StoreServiceStub:
-    """Return a stub on a connection of its own, open until the stack closes."""
-    channel = stack.enter_context(grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]))
-    return StoreServiceStub(channel)  # type: ignore[no-untyped-call]
+def hold(stack: ExitStack, server: RpcServer) -> grpc.Channel:
+    """Return a connection of its own, open until the stack closes."""
+    return stack.enter_context(grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]))
 
 
-def silence(first: list[pb.PutRequest], end: threading.Event) -> Iterator[pb.PutRequest]:
+def silence(first: list[bytes], end: threading.Event) -> Iterator[bytes]:
     """Send what is given and then nothing until the end of the test."""
     yield from first
     end.wait(20)
 
 
-def test_fifty_silent_puts_do_not_stop_the_next_client(server: RpcServer) -> None:
-    """Each announces a chunk and sends none of it; there are eight threads."""
+HALVES = {"no bytes": [head_of(LARGE)], "half of the bytes": [head_of(LARGE), body_of(LARGE)[: 1 << 18]], "no note": []}
+
+
+@pytest.mark.parametrize("first", HALVES.values(), ids=HALVES.keys())
+def test_fifty_silent_puts_do_not_stop_the_next_client(server: RpcServer, first: list[bytes]) -> None:
+    """Each announces a chunk and goes silent; there are eight threads."""
     blob, end = make_blob(), threading.Event()
-    note = pb.PutRequest(note=wire.note_to_wire(key(make_blob(1)), 1 << 20, PutNote()))
     with ExitStack() as stack:
         stack.callback(end.set)
-        stub = hold(stack, server)
-        calls = [stub.Put.future(silence([note], end), metadata=IDENTITY) for _ in range(50)]
-        with dialing(server, retry=STUBBORN) as honest:
+        put = put_on(hold(stack, server))
+        calls = [put.future(silence(first, end), metadata=IDENTITY) for _ in range(50)]
+        with dialing(server, retry=STUBBORN, lane="grpc") as honest:
             assert honest.put(blob, PutNote()).stored
         for call in calls:
             call.cancel()
 
 
-def test_silent_calls_of_methods_with_one_request_do_not_stop_the_next_client(server: RpcServer) -> None:
+@pytest.mark.parametrize("name", ["/kvproto.v1.StoreService/Lookup", FETCH])
+def test_silent_calls_of_methods_with_one_request_do_not_stop_the_next_client(server: RpcServer, name: str) -> None:
     """A client may open a lookup and never send its request."""
     end = threading.Event()
     with ExitStack() as stack:
         stack.callback(end.set)
         channel = stack.enter_context(grpc.insecure_channel(server.address))
-        method: grpc.StreamUnaryMultiCallable[pb.PutRequest, bytes] = channel.stream_unary("/kvproto.v1.StoreService/Lookup")
+        method: Put = channel.stream_unary(name)
         calls = [method.future(silence([], end), metadata=IDENTITY) for _ in range(20)]
         with dialing(server, retry=STUBBORN) as honest:
             assert honest.lookup([]) == []
@@ -145,10 +149,10 @@ def test_silent_calls_of_methods_with_one_request_do_not_stop_the_next_client(se
 def test_readers_that_do_not_read_are_cut_and_give_their_bytes_back(server: RpcServer) -> None:
     """The server waits for room to send, for a while."""
     blob = make_blob(part_nbytes=2_500_000)
-    request = pb.GetRequest(key=wire.key_to_wire(key(blob)))
-    with ExitStack() as stack, dialing(server, retry=STUBBORN) as honest:
+    request = pack_keys([key(blob)])
+    with ExitStack() as stack, dialing(server, retry=STUBBORN, lane="grpc") as honest:
         honest.put(blob, PutNote())
-        streams = [hold(stack, server).Get(request, metadata=IDENTITY) for _ in range(8)]
+        streams = [get_on(hold(stack, server))(request, metadata=IDENTITY) for _ in range(8)]
         for stream in streams:
             next(stream)
         assert honest.stats().tiers
@@ -161,12 +165,11 @@ def test_readers_that_do_not_read_are_cut_and_give_their_bytes_back(server: RpcS
 def test_a_silent_put_learns_that_it_was_cut(server: RpcServer) -> None:
     """As a status that may be tried again, after the timeout and not much later."""
     end = threading.Event()
-    note = pb.PutRequest(note=wire.note_to_wire(key(make_blob()), 1000, PutNote()))
     with ExitStack() as stack:
         stack.callback(end.set)
         start_s = time.monotonic()
         with pytest.raises(grpc.RpcError) as caught:
-            hold(stack, server).Put(silence([note], end), metadata=IDENTITY, timeout=10)
+            put_on(hold(stack, server))(silence([head_of(LARGE)], end), metadata=IDENTITY, timeout=10)
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() is grpc.StatusCode.CANCELLED
         assert time.monotonic() - start_s < 5
@@ -175,15 +178,14 @@ def test_a_silent_put_learns_that_it_was_cut(server: RpcServer) -> None:
 def test_transfers_beyond_the_byte_budget_are_refused_and_succeed_later() -> None:
     """Two silent puts hold the whole budget; the third client gets through once they are cut."""
     blob, end = make_blob(part_nbytes=200_000), threading.Event()
-    note = pb.PutRequest(note=wire.note_to_wire(key(make_blob(1)), 1 << 20, PutNote()))
-    config = ServerConfig(address="127.0.0.1:0", idle_timeout_s=0.4, drain_s=0.5, max_inflight_bytes=2 << 20, max_blob_bytes=2 << 20)
+    config = ServerConfig(address="127.0.0.1:0", idle_timeout_s=0.4, drain_s=0.5, max_inflight_bytes=2 * len(LARGE), max_blob_bytes=1 << 20)
     with serving(make_service(), config) as running, ExitStack() as stack:
         stack.callback(end.set)
-        stub = hold(stack, running)
-        calls = [stub.Put.future(silence([note], end), metadata=IDENTITY) for _ in range(2)]
-        while running.budget.lent_bytes < 2 << 20:
+        put = put_on(hold(stack, running))
+        calls = [put.future(silence([head_of(LARGE)], end), metadata=IDENTITY) for _ in range(2)]
+        while running.budget.lent_bytes < 2 * len(LARGE):
             threading.Event().wait(0.01)
-        with dialing(running, retry=STUBBORN) as honest:
+        with dialing(running, retry=STUBBORN, lane="grpc") as honest:
             assert honest.put(blob, PutNote()).stored
         for call in calls:
             call.cancel()

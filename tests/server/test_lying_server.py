@@ -13,8 +13,8 @@ import grpc
 import pytest
 
 from kvclient import wire
-from kvclient.retry import Retry
 from kvclient.remote import RemoteStore
+from kvclient.retry import Retry
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
 from kvstore.core.api import Hit, Status

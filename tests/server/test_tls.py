@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kvclient.channel import ClientTLS
-from kvclient.retry import Retry
 from kvclient.remote import RemoteStore
+from kvclient.retry import Retry
 from kvstore.core.api import PutNote
 from kvstore.core.errors import ConfigError, TierUnavailableError
 from kvstore.server.config import ServerConfig, TLSConfig
