@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from types import TracebackType
 
 from kvclient.wire import check_seconds
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
@@ -100,7 +100,7 @@ class BoundStore:
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
         """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds."""
-        with _typed_errors("lookup"):
+        with _TypedErrors("lookup"):
             check_seconds(lease_s, "lease_s")
             places = [self._place(key) for key in keys]
             found = self._store.lookup(places, lease_s)
@@ -108,7 +108,7 @@ class BoundStore:
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> StoredReader | None:
         """Open a chunk; every byte of it is verified before it is handed out. None is a miss."""
-        with _typed_errors("get"):
+        with _TypedErrors("get"):
             return StoredReader.open(self, key, timeout_s)
 
     def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
@@ -117,7 +117,7 @@ class BoundStore:
 
     def read(self, key: ChunkKey, timeout_s: float | None = None) -> Opened | Hit:
         """Open a chunk whose bytes whoever reads them verifies; an ABSENT hit tells the reason of a miss."""
-        with _typed_errors("get"):
+        with _TypedErrors("get"):
             place = self._place(key)
             opened = self._store.get(place, timeout_s)
             if isinstance(opened, Miss):
@@ -135,7 +135,7 @@ class BoundStore:
 
     def scrub(self, keys: Sequence[ChunkKey]) -> int:
         """Verify every stored copy of chunks that a reader found to be damaged, quarantine the damaged ones, and return how many were."""
-        with _typed_errors("scrub"):
+        with _TypedErrors("scrub"):
             return sum(self._store.scrub(self._place(key)) for key in keys)
 
     def quarantine(self, opened: Opened, why: KVError) -> None:
@@ -145,7 +145,7 @@ class BoundStore:
 
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
         """Verify and publish a whole blob; the first writer wins. Copies it once."""
-        with _typed_errors("put"):
+        with _TypedErrors("put"):
             self._service.check_size(len(blob))
             meta = self._describe(parse_header(blob).manifest, note)
             stored = self._store.put(self._fresh_place(meta), meta, blob, note.durable)
@@ -153,7 +153,7 @@ class BoundStore:
 
     def begin_put(self, header: Buffer, note: PutNote) -> Draft:
         """Return memory for the blob that begins with `header`, which is in it already; fill it, verify it and `commit_put` it."""
-        with _typed_errors("put"):
+        with _TypedErrors("put"):
             parsed = parse_header(header)
             self._service.check_size(parsed.nbytes)
             meta = self._describe(parsed.manifest, note)
@@ -163,13 +163,13 @@ class BoundStore:
 
     def commit_put(self, draft: Draft, durable: bool) -> PutReceipt:
         """Publish a draft whose blob was verified; the first writer wins."""
-        with _typed_errors("put"):
+        with _TypedErrors("put"):
             stored = self._store.commit(draft, durable)
             return PutReceipt(draft.meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks from every tier; return how many were there."""
-        with _typed_errors("delete"):
+        with _TypedErrors("delete"):
             places = [self._place(key) for key in keys]
             for place in places:
                 self._service.stale.discard(place)
@@ -177,13 +177,13 @@ class BoundStore:
 
     def invalidate(self, scope: Scope) -> int:
         """Make everything in the scope a miss; the new epoch is durable when this returns. Costs the same however much it hits."""
-        with _typed_errors("invalidate"):
+        with _TypedErrors("invalidate"):
             checked = _checked(scope)
             return self._epochs.raise_epoch(checked.kind, self._tenant, checked.value)
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
         """Iterate over at most `limit` of the tenant's chunks."""
-        with _typed_errors("entries"):
+        with _TypedErrors("entries"):
             for stored in self._store.entries():
                 if limit <= 0:
                     return
@@ -195,12 +195,12 @@ class BoundStore:
 
     def stats(self) -> StoreStats:
         """Return counters and tier use of the whole store."""
-        with _typed_errors("stats"):
+        with _TypedErrors("stats"):
             return StoreStats(self._store.counters.snapshot(), self._store.tier_stats())
 
     def explain(self, key: ChunkKey) -> Explanation:
         """Say why a chunk is or is not served."""
-        with _typed_errors("explain"):
+        with _TypedErrors("explain"):
             hit = self.lookup([key])[0]
             tenant_epoch, model_epoch = self._scope_epochs(key)
             lines = [_MEANING.get(hit.reason, f"ready in tier {hit.tier}, {format_nbytes(hit.nbytes)}")]
@@ -292,13 +292,16 @@ def _checked(scope: Scope) -> Scope:
     raise InvalidInputError(f"scope {scope.kind!r} is not one of tenant, model, source")
 
 
-@contextmanager
-def _typed_errors(call: str) -> Iterator[None]:
+class _TypedErrors:
     """Let KVError through and turn any other exception within the block into one, with a log line that keeps its traceback."""
-    try:
-        yield
-    except KVError:
-        raise
-    except Exception as error:
-        logger.exception("%s failed", call)
-        raise KVError(f"the store failed at {call}; its log says why") from error
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, Exception) and not isinstance(error, KVError):
+            logger.error("%s failed", self._call, exc_info=error)
+            raise KVError(f"the store failed at {self._call}; its log says why") from error

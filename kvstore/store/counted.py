@@ -25,14 +25,20 @@ class CountedTier(WrappedTier):
         self._counters = counters
         self._clock = clock
         self._prefix = f"tier.{tier.info.name}."
+        self._names = tuple(self._prefix + name for name in ("hits", "misses", "read_bytes", "read_s"))
 
     def get(self, key: bytes) -> Landing | None:
-        with self._timed("read_s"):
+        start = self._clock()
+        try:
             landing = self._tier.get(key)
-        self._add("misses" if landing is None else "hits")
+        except KVError:
+            self._add("errors")
+            raise
+        hits, misses, read_bytes, read_s = self._names
         if landing is None:
+            self._counters.add_all(((misses, 1), (read_s, self._clock() - start)))
             return None
-        self._add("read_bytes", landing.filled)
+        self._counters.add_all(((hits, 1), (read_bytes, landing.filled), (read_s, self._clock() - start)))
         return landing if landing.filled == landing.nbytes else Watched(landing, self._receive)
 
     def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:

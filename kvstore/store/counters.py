@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 
 class Counters:
@@ -18,6 +19,12 @@ class Counters:
             self._sums[name] = self._sums.get(name, 0) + amount
             if reason:
                 self._sums[f"{name}.{reason}"] = self._sums.get(f"{name}.{reason}", 0) + amount
+
+    def add_all(self, amounts: Iterable[tuple[str, float]]) -> None:
+        """Add to several counters at once."""
+        with self._lock:
+            for name, amount in amounts:
+                self._sums[name] = self._sums.get(name, 0) + amount
 
     def __getitem__(self, name: str) -> float:
         with self._lock:

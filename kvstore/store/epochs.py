@@ -39,9 +39,12 @@ class Epochs:
             self._epochs = _parse(path.read_bytes(), path)
 
     def current(self, kind: str, tenant: str, name: str = "") -> int:
-        """Return an epoch."""
-        with self._lock:
-            return self._of(kind).get(tenant, {}).get(name, 0)
+        """Return an epoch; takes no lock, since a number is replaced in one step."""
+        tenants = self._epochs.get(kind)
+        if tenants is None:
+            tenants = self._of(kind)
+        names = tenants.get(tenant)
+        return names.get(name, 0) if names else 0
 
     def raise_epoch(self, kind: str, tenant: str, name: str = "") -> int:
         """Raise an epoch by one and return it; it is in the file when this returns, or unchanged when writing raises OSError."""

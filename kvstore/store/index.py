@@ -74,6 +74,15 @@ class Index:
                 self._leases[key] = max(self._leases.get(key, 0.0), self._clock() + lease_s)
             return Glimpse(slot.meta, slot.blob_nbytes, tuple(sorted(slot.tiers)), key in self._writing)
 
+    def use(self, key: bytes, position: int) -> Slot | None:
+        """Note a read of a record that the tier at `position` holds and return its slot; None when it doesn't."""
+        with self._changed:
+            slot = self._slots.get(key)
+            if slot is None or position not in slot.tiers:
+                return None
+            self._slots.move_to_end(key)
+            return slot
+
     def touch(self, key: bytes) -> None:
         """Note a read."""
         with self._changed:

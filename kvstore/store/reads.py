@@ -17,7 +17,7 @@ from kvstore.store import decide
 from kvstore.store.arriving import Arriving
 from kvstore.store.calls import BoundedCalls
 from kvstore.store.counters import Counters
-from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index
+from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index, Slot
 from kvstore.store.record import check_describes, land_head
 from kvstore.store.results import Found, Miss, Opened, StoreSettings
 from kvstore.store.shelf import Shelf
@@ -86,6 +86,13 @@ class Reads:
         except (DeadlineError, TierUnavailableError) as error:
             _log.warning("tier %s could not be scrubbed: %s", self._infos[position].name, error)
         return False
+
+    def open_memory(self, key: bytes, slot: Slot) -> Opened | None:
+        """Open a record of the memory tier, which the index describes; None when it is not there, or not the one that is described."""
+        landing = self._shelves[0].get(key)
+        if landing is None or landing.nbytes != slot.nbytes:
+            return None
+        return Opened(key, slot.meta, landing.tail(slot.nbytes - slot.blob_nbytes), self._infos[0].name)
 
     def _begin_read(self, key: bytes, position: int, deadline: float) -> Landing | None:
         """Ask a tier for a record; from one that is not memory, many readers at a time share what arrives once."""

@@ -112,9 +112,11 @@ class TieredStore:
         Waits for remote tiers at most `timeout_s` (default: the store's setting), in this call and in the reading of what it returns.
         """
         self._check_open()
-        seen: list[str] = []
-        opened = self._reads.open(storage_key, 0, float("inf"), seen) if self._has_in_memory(storage_key) else None
-        outcome = opened or self._reads.search(storage_key, self._reads.deadline(timeout_s), seen)
+        slot = self._index.use(storage_key, 0) if self._infos[0].is_verified else None
+        if slot is not None and (opened := self._reads.open_memory(storage_key, slot)):
+            self.counters.add("hits")
+            return opened
+        outcome = self._reads.search(storage_key, self._reads.deadline(timeout_s), [])
         if isinstance(outcome, Opened):
             self._index.touch(storage_key)
             self.counters.add("hits")
@@ -251,9 +253,6 @@ class TieredStore:
                     shelf.adopt(_item(listed.key, slot))
                     self._index.add(listed.key, slot, position)
             shelf.trim()
-
-    def _has_in_memory(self, key: bytes) -> bool:
-        return self._infos[0].is_verified and 0 in self._index.look(key).tiers
 
     def _reserve(self, nbytes: int) -> Room | None:
         """Return room in the memory tier, or None."""
