@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from kvclient.cli.output import Output
 from kvclient.records import Report, Token
 from kvworker.answer.answer import Question
+from kvworker.bench.benchmark import Asked, show_rows
+from kvworker.bench.embedded import embedded
 from kvworker.bench.rows import Bench, Row
 from kvworker.demo.corpus import Example, Examples
 from kvworker.engine.sampling import Sampling
@@ -46,9 +49,18 @@ class ContextBench:
         """Return the benchmark at a size that ends within a minute on two cores."""
         return cls(repeats=2)
 
-    def run(self, worker: Worker, caller: Caller, examples: Examples, device: str) -> Iterator[Row]:
-        """Ingest the examples and yield rows, size by size."""
-        bench = Bench(self.name, "context_tokens", device, worker.engine.identity.dtype)
+    def run(self, asked: Asked) -> Iterator[Row]:
+        """Load the model, ingest the examples and yield rows, size by size."""
+        with embedded(asked) as place:
+            bench = Bench(self.name, "context_tokens", place.device, place.worker.engine.identity.dtype)
+            yield from self._measure(bench, place.worker, place.caller, place.examples)
+
+    def show(self, rows: Sequence[Row], output: Output) -> None:
+        """Print one line per row."""
+        show_rows(rows, output)
+
+    def _measure(self, bench: Bench, worker: Worker, caller: Caller, examples: Examples) -> Iterator[Row]:
+        """Ingest the examples and yield rows."""
         lengths: dict[tuple[str, int], int] = {}
         for source, texts in examples.documents.items():
             for done in worker.ingest(caller, source, texts):
