@@ -9,6 +9,7 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from kvclient.lanes.frames import Kind, pack_count, pack_error
@@ -32,7 +33,8 @@ _CREDENTIALS = struct.Struct("3i")
 class Listener:
     """Serves one listening socket. What its clients can make it hold is bounded: `max_connections` threads, and bytes by `budget`.
 
-    When one connection more comes, the one that was idle for longest is closed; its client opens another when it needs it.
+    When one connection more comes, the one that said nothing for longest is closed, first among those that have not shown a ticket yet; a
+    client opens another when it needs it. While all of them are at work, one more is refused.
 
     Parameters
     ----------
@@ -63,9 +65,10 @@ class Listener:
         self._patience_s, self._max_connections, self._socket_buffer_bytes = patience_s, max_connections, socket_buffer_bytes
         self._blocks, self._tls = blocks, tls
         self._lock = threading.Lock()
-        self._sessions: dict[Session, float] = {}  # since when it was last seen at work, oldest first
-        self._n_greeting = 0
+        self._sessions: set[Session] = set()
+        self._greeting: dict[socket.socket, None] = {}  # oldest first
         self._is_closed = False
+        self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=run, name=f"lane-{run.__name__.strip('_')}", daemon=True) for run in (self._accept, self._expire)
         ]
@@ -79,6 +82,10 @@ class Listener:
         """Accept no more, let requests finish for `drain_s`, and close every connection."""
         with self._lock:
             self._is_closed = True
+            for connection in self._greeting:
+                _hang_up(connection)
+        self._closed.set()
+        _hang_up(self._listening)  # wakes the thread that accepts, which closing does not
         self._listening.close()
         until = time.monotonic() + drain_s
         while time.monotonic() < until and any(not session.is_idle for session in self._all()):
@@ -86,7 +93,7 @@ class Listener:
         for session in self._all():
             session.close()
         until = time.monotonic() + 5.0
-        while time.monotonic() < until and self._all():
+        while time.monotonic() < until and (self._all() or any(thread.is_alive() for thread in self._threads)):
             time.sleep(0.005)
 
     @property
@@ -108,47 +115,70 @@ class Listener:
                 logger.warning("a lane could not accept a connection: %s", error)
                 time.sleep(0.05)
                 continue
-            self._make_room()
-            with self._lock:
-                self._n_greeting += 1
+            try:
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                if not self._admit(connection):
+                    connection.close()
+                    continue
+            except (OSError, ValueError) as error:  # it went before it was wrapped
+                logger.debug("a connection to a lane was refused: %s", error)
+                connection.close()
+                continue
             threading.Thread(target=self._run, args=(connection,), name="lane", daemon=True).start()
 
-    def _make_room(self) -> None:
-        """Close the connection that was idle for longest when there are too many."""
+    def _admit(self, connection: socket.socket) -> bool:
+        """Count a connection in, at the cost of the one that said nothing for longest when there are too many; False while all work."""
         with self._lock:
-            if len(self._sessions) + self._n_greeting < self._max_connections:
-                return
-            oldest = next((session for session in self._sessions if session.is_idle), None)
-        if oldest is not None:
-            oldest.close()
+            if self._is_closed:
+                return False
+            if len(self._sessions) + len(self._greeting) >= self._max_connections:
+                idle = [session for session in self._sessions if session.is_idle]
+                if self._greeting:
+                    silent = next(iter(self._greeting))
+                    del self._greeting[silent]
+                    _hang_up(silent)
+                elif idle:
+                    longest = min(idle, key=lambda session: session.idle_since)
+                    self._sessions.discard(longest)
+                    longest.close()
+                else:
+                    logger.warning("a lane refused a connection: %d are at work; raise lanes.max_connections", len(self._sessions))
+                    return False
+            self._greeting[connection] = None
+            return True
 
     def _run(self, connection: socket.socket) -> None:
         """Greet a client and serve it until it goes."""
         session: Session | None = None
-        frames: SocketFrames | None = None
         try:
-            frames = self._wrap(connection)
-            session = self._greet(frames)
-        except (KVError, OSError) as error:
+            session = self._greet(self._wrap(connection))
+        except (KVError, OSError, ValueError) as error:  # ValueError: TLS on a connection that is closed
             logger.debug("a connection to a lane was refused: %s", error)
-        finally:
-            with self._lock:
-                self._n_greeting -= 1
-                if session is not None and not self._is_closed:
-                    self._sessions[session] = time.monotonic()
         try:
-            if session is not None and not self._is_closed:
+            if session is not None and self._enter(connection, session):
                 session.serve()
         except KVError as error:
             logger.debug("a connection of a lane ended: %s", error)
         except Exception:
             logger.exception("a connection of a lane failed")
         finally:
-            with self._lock:
-                self._sessions.pop(session, None) if session is not None else None
             if session is not None:
                 session.close()
-            (frames or connection).close()
+            connection.close()
+            with self._lock:
+                self._greeting.pop(connection, None)
+                if session is not None:
+                    self._sessions.discard(session)
+
+    def _enter(self, connection: socket.socket, session: Session) -> bool:
+        """Note that a client showed its ticket; False when it was sent away meanwhile."""
+        with self._lock:
+            if self._is_closed or connection not in self._greeting:
+                return False
+            del self._greeting[connection]
+            self._sessions.add(session)
+            return True
 
     def _wrap(self, connection: socket.socket) -> SocketFrames:
         """Check who is there, and begin TLS where it is asked for."""
@@ -157,8 +187,8 @@ class Listener:
             check_peer(connection)
         elif connection.family != socket.AF_UNIX:
             tune(connection, self._socket_buffer_bytes)
-        if self._tls is not None:
-            connection = self._tls.wrap_socket(connection, server_side=True)
+        if isinstance(connection, ssl.SSLSocket):
+            connection.do_handshake()
         return SocketFrames(connection, "client")
 
     def _greet(self, frames: SocketFrames) -> Session:
@@ -178,10 +208,15 @@ class Listener:
 
     def _expire(self) -> None:
         """End leases that lasted too long."""
-        while not self._is_closed:
-            time.sleep(0.5)
+        while not self._closed.wait(0.5):
             for session in self._all():
                 session.expire()
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wake whoever waits at a socket; the thread that serves it closes it."""
+    with suppress(OSError):  # it is not connected any more
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

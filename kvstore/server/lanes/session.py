@@ -55,11 +55,12 @@ class Session:
         self._scratch = BufferPool(0)
         self._ring: Ring | None = None
         self.is_idle = True
+        self.idle_since = time.monotonic()
 
     def serve(self) -> None:
         """Answer requests until the peer goes or breaks the rules."""
         while True:
-            self.is_idle = True
+            self.is_idle, self.idle_since = True, time.monotonic()
             kind, head, body_nbytes = self._frames.receive(float("inf"))
             self.is_idle = False
             self._answer(kind, head, body_nbytes)
