@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from kvstore.core.allocator import keep_large_blocks
 from kvstore.core.errors import KVError
 from kvstore.server.auth import open_authenticator
 from kvstore.server.config import StoreConfig, load_config
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         if args.print_config:
             print(to_toml(config))
             return 0
+        keep_large_blocks()
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         return serve(config)
     except KVError as error:

@@ -45,6 +45,8 @@ def open_store(config: StoreConfig, is_shared: bool = False) -> StoreService:
 
 def serve_store(config: StoreConfig, service: StoreService, authenticate: TokenAuthenticator) -> RpcServer:
     """Serve the store on `config.server.address` and return the running server; drain it before closing the service."""
+    if service.shared:
+        service.shared.touch()
     server = RpcServer(config.server)
     server.start([register_store(service, authenticate, server)])
     return server

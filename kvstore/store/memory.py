@@ -15,7 +15,7 @@ from kvstore.core.blob import Buffer
 from kvstore.core.errors import CapacityError
 from kvstore.core.landing import Landed
 from kvstore.store.arena import Arena
-from kvstore.store.pages import map_private, map_shared, touch
+from kvstore.store.pages import map_private, map_shared
 from kvstore.store.record import parse_head
 from kvstore.store.shared_blocks import SharedBlocks
 from kvstore.store.tier import Listed, Room, Tier, TierInfo
@@ -80,10 +80,6 @@ class MemoryTier(Tier):
         with self._lock:
             self._reclaim()
             return self._arena.used_bytes
-
-    def touch(self) -> None:
-        """Have the system back the whole arena now, so that no put pays for fresh pages."""
-        touch(self._pages)
 
     def get(self, key: bytes) -> BlockLanding | None:
         """Return the record in the arena; copies nothing."""

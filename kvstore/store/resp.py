@@ -215,16 +215,18 @@ class Connection:
             self._start, self._end = 0, count
         if count == _AHEAD_NBYTES:
             raise _GarbageError(f"a line is longer than {_AHEAD_NBYTES} B")
-        self._end += self._channel.receive(self._ahead[count : count + 16384], self._until)
+        self._end += self._channel.receive(self._ahead[count:], self._until)
 
 
 def encode(words: Sequence[Word]) -> Iterator[memoryview]:
-    """Return one command in parts; only buffers shorter than 4 KiB are copied."""
+    """Return one command in parts; copies words that are bytes, which are names and numbers, and buffers shorter than 4 KiB."""
     small = bytearray(b"*%d\r\n" % len(words))
     for word in words:
-        buffers = [memoryview(word)] if isinstance(word, bytes) else word
-        small += b"$%d\r\n" % sum(buffer.nbytes for buffer in buffers)
-        for buffer in buffers:
+        if isinstance(word, bytes):
+            small += b"$%d\r\n%s\r\n" % (len(word), word)
+            continue
+        small += b"$%d\r\n" % sum(buffer.nbytes for buffer in word)
+        for buffer in word:
             if buffer.nbytes < _BY_REFERENCE_NBYTES:
                 small += buffer
             else:

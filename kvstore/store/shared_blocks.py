@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvstore.store.pages import touch
+
 _BLOCK_NBYTES = 4096  # one word for so many bytes of arena: more blocks than that are never shared at once
 _PAGE_NBYTES = 2 << 20
 
@@ -33,6 +35,7 @@ class SharedBlocks:
 
     def __init__(self, pages: mmap.mmap, descriptor: int, arena_offset: int) -> None:
         self.descriptor = descriptor
+        self._pages = pages
         self.arena_offset = arena_offset
         self.nbytes = len(pages)
         n_words = (self.nbytes - arena_offset) // _BLOCK_NBYTES + 1
@@ -64,6 +67,10 @@ class SharedBlocks:
             if gone is not None:
                 self._words[gone.word] = 0
                 self._free.append(gone.word)
+
+    def touch(self) -> None:
+        """Have the system back the whole arena now, so that no put pays for fresh pages."""
+        touch(self._pages)
 
     def close(self) -> None:
         """Close the descriptor; readers that have mapped the memory keep it."""

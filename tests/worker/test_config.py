@@ -11,7 +11,7 @@ from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import load
 from kvstore.server.settings import to_toml
 from kvworker.reference import MODEL_FOLDER
-from kvworker.serve.config import ENV_PREFIX, ModelConfig, RemoteStore, UpConfig, WorkerConfig
+from kvworker.serve.config import ENV_PREFIX, ModelConfig, StoreAddress, UpConfig, WorkerConfig
 from kvworker.settings import WorkerSettings
 
 PREFIXES = (STORE_PREFIX, ENV_PREFIX)
@@ -85,7 +85,7 @@ def test_a_printed_configuration_reads_back_the_same(cls: type[UpConfig | Worker
 def test_a_store_that_is_waited_for_in_no_time_is_refused(timeout_s: float) -> None:
     """Every call would fail."""
     with pytest.raises(ConfigError, match="timeout_s"):
-        RemoteStore(timeout_s=timeout_s)
+        StoreAddress(timeout_s=timeout_s)
 
 
 def test_a_negative_number_of_threads_is_refused() -> None:

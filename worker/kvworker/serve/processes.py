@@ -12,6 +12,7 @@ from kvclient.channel import ClientTLS, discover_token
 from kvclient.remote import RemoteStore
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
+from kvstore.core.allocator import keep_large_blocks
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import AuthError
 from kvstore.server.auth import Authenticate, open_authenticator
@@ -38,7 +39,7 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
         print(to_toml(config))
         return 0
     stop = stop_signals()
-    _log_to_stderr()
+    _prepare()
     authenticate = open_authenticator(config.local.tokens_path)
     with Local(config, is_shared=config.server.lanes.shm != "off") as local:
         server = RpcServer(config.server)
@@ -57,7 +58,7 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
         print(to_toml(config))
         return 0
     stop = stop_signals()
-    _log_to_stderr()
+    _prepare()
     authenticate = open_authenticator(config.local.tokens_path)
     stores = RemoteStores(config.store)
     engine = open_engine(config.model, config.local.data_path)
@@ -131,5 +132,7 @@ def _model_line(context_worker: Worker) -> str:
     return f"model {context_worker.engine.identity.name} on {context_worker.engine.device}, codec {context_worker.settings.codec}"
 
 
-def _log_to_stderr() -> None:
+def _prepare() -> None:
+    """Keep large blocks of memory from now on, and log to standard error."""
+    keep_large_blocks()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
