@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from kvstore.core.errors import ClosedError, CorruptError, DeadlineError, KVError
+from kvstore.core.errors import CapacityError, ClosedError, CorruptError, DeadlineError, KVError
 from kvstore.core.landing import Landing
 from kvstore.core.pool import BufferPool
 
@@ -32,44 +32,44 @@ class Body:
     """Fills landings in their order, pulled by whoever needs bytes of one; what stands before them lands on the way.
 
     Copies nothing beyond what the source does. When the landings are full the source is done; when all of them were closed before that, it
-    is abandoned.
+    is abandoned, which wakes whoever receives. Each landing refers to its body, and the body to the landings that are not full: memory is
+    free again as soon as its last reader drops it.
     """
 
-    def __init__(self, source: Source, sizes: Sequence[int], pool: BufferPool, deadline: float) -> None:
+    def __init__(self, source: Source, n_landings: int, deadline: float) -> None:
         self._source = source
         self._deadline = deadline
-        self._lock = threading.Lock()
+        self._receiving = threading.Lock()
+        self._changing = threading.Lock()  # never held while bytes are received
         self._failure: KVError | None = None
-        self.landings = [BodyLanding(self, pool.take(nbytes)) for nbytes in sizes]
-        self._current = 0
-        self._n_open = len(self.landings)
+        self._current: BodyLanding | None = None
+        self._n_open = n_landings
         self._is_over = False
-        with self._lock:
-            self._skip_full()
+
+    def begin(self, first: BodyLanding | None) -> None:
+        """Take the first of the landings, which leads to the others."""
+        self._current = first
+        self._skip_full()
 
     def pull(self, landing: BodyLanding, end: int) -> None:
         """Receive until the first `end` bytes of a landing are there; a failure is final for all of them."""
-        with self._lock:
+        with self._receiving:
             while landing.filled < end:
-                if self._failure is not None:
-                    raise self._failure
-                current = self.landings[self._current]
-                if current is landing and landing.is_closed:
-                    raise ClosedError("the chunk was closed")
+                current = self._current
+                if landing.is_closed or current is None:
+                    raise _again(self._failure or ClosedError("the chunk was closed"))
                 try:
                     self._receive(current)
                 except KVError as error:
-                    self._failure = error
-                    self._finish()
-                    raise
+                    raise _again(self._end(error)) from error
 
     def leave(self) -> None:
         """Note that one landing is read no more; the last one that leaves gives up what has not come."""
-        with self._lock:
+        with self._changing:
             self._n_open -= 1
-            if not self._n_open:
-                self._failure = self._failure or ClosedError("the chunk was closed")
-                self._finish()
+            is_last = not self._n_open
+        if is_last:
+            self._end(ClosedError("the chunk was closed"))
 
     def _receive(self, current: BodyLanding) -> None:
         if time.monotonic() > self._deadline:
@@ -81,27 +81,32 @@ class Body:
         self._skip_full()
 
     def _skip_full(self) -> None:
-        while self._current < len(self.landings) and self.landings[self._current].filled == self.landings[self._current].nbytes:
-            self._current += 1
-        if self._current == len(self.landings):
-            self._finish()
+        while (current := self._current) is not None and current.filled == current.nbytes:
+            self._current, current.behind = current.behind, None
+        if self._current is None:
+            self._end(None)
 
-    def _finish(self) -> None:
-        """Tell the source once how it ended."""
-        if not self._is_over:
-            self._is_over = True
-            if self._current == len(self.landings):
-                self._source.done()
-            else:
-                self._source.abandon()
+    def _end(self, failure: KVError | None) -> KVError:
+        """Tell the source once how it ended; return the first reason why nothing more is received."""
+        with self._changing:
+            is_first, self._is_over = not self._is_over, True
+            if is_first:
+                self._failure = _again(failure) if failure else None
+        self._current = None
+        if is_first and failure:
+            self._source.abandon()
+        elif is_first:
+            self._source.done()
+        return self._failure or ClosedError("the chunk was closed")
 
 
 class BodyLanding(Landing):
     """One chunk of a body."""
 
-    def __init__(self, body: Body, buffer: memoryview) -> None:
+    def __init__(self, body: Body, buffer: memoryview, behind: BodyLanding | None) -> None:
         super().__init__(buffer)
         self._body = body
+        self.behind = behind
         self.is_closed = False
 
     @property
@@ -126,3 +131,23 @@ class BodyLanding(Landing):
 
     def _receive(self, room: memoryview) -> int:
         raise NotImplementedError("a body receives for all its landings")
+
+
+def land_in_row(source: Source, sizes: Sequence[int], pool: BufferPool, deadline: float) -> list[BodyLanding]:
+    """Return a landing for each of the chunks that come from a source, one behind the other; raises CapacityError without memory."""
+    body = Body(source, len(sizes), deadline)
+    landings: list[BodyLanding] = []
+    try:
+        for nbytes in reversed(sizes):
+            landings.append(BodyLanding(body, pool.take(nbytes), landings[-1] if landings else None))
+    except (OSError, MemoryError) as error:
+        source.abandon()
+        raise CapacityError(f"no memory for {len(sizes)} chunks of {sum(sizes)} B together: {error}; ask for fewer at once") from error
+    landings.reverse()
+    body.begin(landings[0] if landings else None)
+    return landings
+
+
+def _again(error: KVError) -> KVError:
+    """Return an equal error without the frames of its traceback, which would keep memory alive."""
+    return type(error)(*error.args)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import grpc
 
 from kvclient.channel import Metadata
-from kvclient.lanes.body import Body
+from kvclient.lanes.body import land_in_row
 from kvclient.lanes.frames import Found, pack_keys, pack_put, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
 from kvclient.status import typed
@@ -86,7 +86,7 @@ class GrpcLane:
 
     def _land(self, found: list[Found], pieces: _Pieces, deadline: float) -> list[tuple[Found, Landing | None]]:
         sizes = [each.nbytes for each in found if each.status is Status.READY]
-        landings = iter(Body(pieces, sizes, self._pool, deadline).landings)
+        landings = iter(land_in_row(pieces, sizes, self._pool, deadline))
         return [(each, next(landings) if each.status is Status.READY else None) for each in found]
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kvclient.lanes.body import Body
+from kvclient.lanes.body import land_in_row
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import (
     MAX_RELEASES,
@@ -130,7 +130,7 @@ class ShmLane:
         except BaseException:
             self._connections.give(line)
             raise
-        inline = iter(Body(_Answer(line, self._connections), sizes, self._pool, deadline).landings)
+        inline = iter(land_in_row(_Answer(line, self._connections), sizes, self._pool, deadline))
         return [
             (each, landing if landing is not None or each.status is not Status.READY else next(inline))
             for each, landing in zip(found, landings, strict=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvclient.lanes.body import Body
+from kvclient.lanes.body import land_in_row
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import Found, Kind, pack_keys, pack_put, parse_count, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
@@ -77,7 +77,7 @@ class TcpLane:
         except BaseException:
             self._connections.give(frames)
             raise
-        landings = iter(Body(Answer(frames, self._connections), sizes, self._pool, deadline).landings)
+        landings = iter(land_in_row(Answer(frames, self._connections), sizes, self._pool, deadline))
         return [(each, next(landings) if each.status is Status.READY else None) for each in found]
 
     def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
