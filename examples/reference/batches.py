@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from drills import drill_example
 from prompts import BOS_ID, IGNORED, PAD_ID, VOCABULARY_SIZE, Example, answerable, balanced, example, scattered_runs, whole_documents
 
 from kvworker.reference.notes import Kind, generate
@@ -16,6 +17,7 @@ STEPS_PER_DOCUMENT = 400
 MAX_DOCUMENTS = 4
 BATCH = 64  # at most; fewer examples where that many would exceed the tokens
 BATCH_TOKENS = 16_000
+DRILLS = 48  # in a batch of them
 # Positions jump between runs up to here, so that a 2,048-token context and its questions meet no position for the first time.
 STRETCHED_POSITIONS = 3000
 _FIRST_WORD, _LAST_WORD = 3, VOCABULARY_SIZE - 256  # between the special tokens and the bytes
@@ -50,7 +52,8 @@ class Batch:
 class Stage:
     """A part of the curriculum: its first step, the rate it rises to, shares of copies and long contexts, and questions of each kind.
 
-    `n_layers` is the model's depth from here on, `max_aliases` the most second names per document.
+    `n_layers` is the model's depth from here on, `max_aliases` the most second names per document. `drill_share` is the share of batches
+    that are drills; the other shares are taken of the rest. `guidance_weight` is what guidance counts for in the loss.
     """
 
     first_step: int
@@ -62,12 +65,16 @@ class Stage:
     shape: Callable[[random.Random, int], Shape]
     n_layers: int = 4
     max_aliases: int = 1
+    drill_share: float = 0.0
+    guidance_weight: float = 0.0
 
 
 def draw(rng: random.Random, step: int, stage: Stage) -> Batch:
     """Return the batch of one step: copies only at first, then what the stage asks for."""
     if step < COPY_STEPS:
         return pad([copy_example(rng) for _ in range(BATCH)], rng, 0)
+    if stage.drill_share and rng.random() < stage.drill_share:
+        return pad([drill_example(rng) for _ in range(DRILLS)], rng, STRETCHED_POSITIONS)
     if stage.long_share and rng.random() < stage.long_share:
         return note_batch(rng, long_shape(rng), stage)
     if rng.random() < stage.copy_share:
@@ -139,6 +146,13 @@ def jumps(borders: list[int], width: int, n_spare: int, rng: random.Random) -> t
 STAGES = (
     Stage(0, 3e-3, 200, 0.12, 0.0, {"direct": 6, "carried": 6, "alias": 6, "two_hop": 6}, growing_shape),
     Stage(2250, 1.5e-3, 50, 0.12, 0.2, {"direct": 4, "carried": 4, "alias": 8, "two_hop": 8}, growing_shape),
-    Stage(3250, 2e-3, 50, 0.04, 0.1, {"direct": 4, "carried": 5, "alias": 14, "two_hop": 1}, crowded_shape, n_layers=6, max_aliases=3),
-)
-N_STEPS = 5750
+    Stage(
+        3250, 1.5e-3, 50, 0.04, 0.1, {"direct": 8, "carried": 8, "alias": 10, "two_hop": 2}, crowded_shape,
+        n_layers=6, max_aliases=3, drill_share=0.7, guidance_weight=0.3,
+    ),
+    Stage(
+        3650, 1.2e-3, 50, 0.04, 0.1, {"direct": 8, "carried": 8, "alias": 10, "two_hop": 2}, crowded_shape,
+        n_layers=6, max_aliases=3, drill_share=0.2, guidance_weight=0.3,
+    ),
+)  # fmt: skip
+N_STEPS = 4550

@@ -102,7 +102,7 @@ def split_of(subject: str, value: str) -> Split:
 
 
 @cache
-def _values(names: tuple[str, ...], verb: str, split: Split) -> tuple[str, ...]:
+def values_of(names: tuple[str, ...], verb: str, split: Split) -> tuple[str, ...]:
     """Return the values of a verb that every one of these names may meet in this split."""
     pool = PLACES if verb in PLACE_PLACE_VERBS else MACHINES if verb in PLACE_MACHINE_VERBS else GOODS
     return tuple(value for value in pool if value not in names and all(split_of(name, value) == split for name in names))
@@ -143,7 +143,7 @@ class _Writer:
 
     def _value(self, subject: str, stated: str, verb: str) -> str | None:
         """Return a value that both names may meet in this split, or None."""
-        values = _values((subject,) if stated in (subject, "It") else (subject, stated), verb, self.split)
+        values = values_of((subject,) if stated in (subject, "It") else (subject, stated), verb, self.split)
         if verb not in _GOODS_VERBS and self.rng.random() < _LINK_CHANCE:
             allowed = frozenset(values)
             values = tuple(name for name in self._named if name in allowed) or values
