@@ -147,7 +147,8 @@ class Training:
             logits = self.model.lm_head(out.last_hidden_state[wanted])  # type: ignore[attr-defined]
         loss = cross_entropy(logits.float(), batch.targets[wanted])
         if guidance_weight:
-            loss = loss + guidance_weight * guidance_loss(self.model, out.hidden_states, batch.ids, batch.positions)  # type: ignore[attr-defined]
+            states = out.hidden_states  # type: ignore[attr-defined]
+            loss = loss + guidance_weight * guidance_loss(self.model, states, batch.ids, batch.positions)
         return loss
 
     def check(self) -> str:
