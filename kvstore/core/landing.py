@@ -192,8 +192,8 @@ class Tail(Landing):
 
     def _receive(self, room: memoryview) -> int:
         behind = self._offset + self.filled
-        self._whole.fill(min(behind + PIECE_NBYTES, self._whole.nbytes))
-        return min(self._whole.filled - behind, PIECE_NBYTES)
+        self._whole.fill(behind + 1)  # as much as comes with it, and no piece more
+        return min(self._whole.filled - behind, room.nbytes)
 
     def close(self) -> None:
         """Close the whole landing too."""
