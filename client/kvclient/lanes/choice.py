@@ -61,38 +61,50 @@ class Lanes:
         self._lock = threading.Lock()
         self._grpc = grpc_lane
         self._lane: Lane | None = grpc_lane if name == "grpc" else None
+        self._retired: list[Lane] = []
         self._failed_at: dict[str, float] = {}
 
     def take(self, deadline: float) -> Lane:
         """Return the lane to use now."""
         lane = self._lane
-        if lane is not None and (lane is not self._grpc or not self._may_try_again()):
+        if lane is not None and not self._may_try_again():
             return lane
         with self._lock:
-            if self._lane is None or self._lane is self._grpc:
-                self._lane = self._choose(deadline)
+            if self._lane is None or self._may_try_again():
+                chosen, before = self._choose(deadline), self._lane
+                if before is None or before.name != chosen.name:
+                    self._lane = chosen
+                    self._retire(before)
+            assert self._lane is not None
             return self._lane
 
     def failed(self, lane: Lane, error: KVError) -> None:
-        """Note that a lane did not answer: another is taken for a while. What is under way on it goes on."""
-        if self._name != "auto" or lane is self._grpc:
+        """Note that a lane did not answer: it is agreed on anew, and another is taken for a while. What is under way on it goes on."""
+        if lane is self._grpc:
             return
         with self._lock:
-            self._failed_at[lane.name] = time.monotonic()
+            if self._name == "auto":
+                self._failed_at[lane.name] = time.monotonic()
             if self._lane is lane:
-                logger.warning("lane %s to %s failed and another is taken: %s", lane.name, self._address, error)
+                logger.warning("lane %s to %s failed: %s", lane.name, self._address, str(error))  # a record may be kept, memory not
                 self._lane = None
+                self._retire(lane)
 
     def close(self) -> None:
         """Close what is open."""
-        if self._lane is not None:
-            self._lane.close()
+        with self._lock:
+            for lane in (*self._retired, self._lane):
+                if lane is not None:
+                    lane.close()
+
+    def _retire(self, lane: Lane | None) -> None:
+        """Let a lane go when nobody uses it any more. Called with the lock held."""
+        candidates = [*self._retired, lane] if lane is not None else self._retired
+        self._retired = [each for each in candidates if each.retire()]
 
     def _may_try_again(self) -> bool:
-        """Tell whether gRPC is only a makeshift, and a faster lane may have come back."""
-        if self._name != "auto" or not self._failed_at:
-            return False
-        return time.monotonic() - max(self._failed_at.values()) > PAUSE_S
+        """Tell whether this lane is only a makeshift, and a faster one may have come back."""
+        return bool(self._failed_at) and time.monotonic() - max(self._failed_at.values()) > PAUSE_S
 
     def _choose(self, deadline: float) -> Lane:
         """Return the first lane of the order that the store offers and that did not fail just now."""

@@ -16,11 +16,16 @@ class Connection(Protocol):
     is_closed: bool
     owes_answer: bool
 
+    def is_sound(self) -> bool:
+        """Tell whether the other side has not closed it, as far as one can see."""
+        ...
+
     def close(self) -> None:
         """Close it at once."""
         ...
 
 
+IDLE_S = 0.1  # a connection that was idle for longer may have been closed by the other side
 C = TypeVar("C", bound=Connection)
 
 
@@ -37,10 +42,11 @@ class Connections(Generic[C]):
         self._dial = dial
         self._capacity = capacity
         self._changed = threading.Condition()
-        self._idle: list[C] = []
+        self._idle: list[tuple[C, float]] = []  # since when; the last one was used last
         self._used: set[C] = set()
         self._n_dialing = 0
         self._is_closed = False
+        self._is_retired = False
 
     def take(self, deadline: float) -> C:
         """Return a connection for the caller's use; raises DeadlineError when none came back in time."""
@@ -49,9 +55,11 @@ class Connections(Generic[C]):
                 if self._is_closed:
                     raise ClosedError("the lane is closed")
                 while self._idle:
-                    if not (kept := self._idle.pop()).is_closed:
+                    kept, since = self._idle.pop()
+                    if not kept.is_closed and (time.monotonic() - since < IDLE_S or kept.is_sound()):
                         self._used.add(kept)
                         return kept
+                    kept.close()
                 if len(self._used) + self._n_dialing < self._capacity:
                     self._n_dialing += 1
                     break
@@ -63,17 +71,27 @@ class Connections(Generic[C]):
         """Bring a connection back; one that is closed, or in the middle of an answer, is not used again."""
         with self._changed:
             self._used.discard(connection)
-            if self._is_closed or connection.owes_answer:
+            if self._is_closed or self._is_retired or connection.owes_answer:
                 connection.close()
             elif not connection.is_closed:
-                self._idle.append(connection)
+                self._idle.append((connection, time.monotonic()))
             self._changed.notify()
+
+    def retire(self) -> bool:
+        """Close each connection as soon as it is not in use any more; tell whether one still is."""
+        with self._changed:
+            self._is_retired = True
+            idle, self._idle = self._idle, []
+            is_used = bool(self._used) or self._n_dialing > 0
+        for connection, _ in idle:
+            connection.close()
+        return is_used
 
     def close(self) -> None:
         """Close all of them, those in use too."""
         with self._changed:
             self._is_closed = True
-            connections = [*self._idle, *self._used]
+            connections = [*(connection for connection, _ in self._idle), *self._used]
             self._idle.clear()
             self._changed.notify_all()
         for connection in connections:

@@ -69,6 +69,10 @@ class GrpcLane:
             answer = self._put(chain((pack_put(note, view[:header_nbytes]),), pieces), timeout=_left_s(deadline), metadata=self._metadata)
         return parse_receipt(key, answer)
 
+    def retire(self) -> bool:
+        """Hold nothing of its own."""
+        return False
+
     def close(self) -> None:
         """The channel belongs to whoever opened it."""
 

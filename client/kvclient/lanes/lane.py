@@ -26,6 +26,10 @@ class Lane(Protocol):
         """Send a blob, whose header and manifest are its first `header_nbytes`, and return when the store has published it."""
         ...
 
+    def retire(self) -> bool:
+        """Close what nobody uses, and the rest when it comes back; tell whether something is still in use. Safe to call again."""
+        ...
+
     def close(self) -> None:
         """Close what the lane holds; landings that are not full fail."""
         ...

@@ -109,6 +109,10 @@ class ShmLane:
         finally:
             self._connections.give(line)
 
+    def retire(self) -> bool:
+        """Close each connection that is not in use, and the others when they come back; tell whether there are such."""
+        return self._connections.retire()
+
     def close(self) -> None:
         """Close every connection; the mapping goes with the last view of it."""
         self._connections.close()
@@ -172,6 +176,9 @@ class ShmLane:
         try:
             with self._lock:
                 self._arena = self._arena or map_arena(descriptor)
+        except BaseException:
+            line.close()
+            raise
         finally:
             os.close(descriptor)
         return line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import select
 import socket
 import ssl
 import struct
@@ -17,6 +18,7 @@ from kvstore.core.landing import PIECE_NBYTES
 
 _AHEAD_NBYTES = 16 << 10  # received with a frame in one call: a whole small answer
 _DIRECT_NBYTES = 4 << 10  # from this length on bytes are received straight to where they belong
+_GONE = getattr(select, "POLLRDHUP", 0)  # beside errors, which are always told
 _TIMEOUT = struct.Struct("ll")
 
 
@@ -29,10 +31,11 @@ class SocketFrames:
     """
 
     def __init__(self, connection: socket.socket, peer: str) -> None:
-        connection.setblocking(True)  # waits are bounded by the system, so that one call can wait for a whole piece
         self._socket = connection
         self._peer = peer
         self._is_tls = isinstance(connection, ssl.SSLSocket)
+        if not self._is_tls:  # OpenSSL would go on waiting when the system ends a wait
+            connection.setblocking(True)  # waits are bounded by the system, so that one call can wait for a whole piece
         self._flags = 0 if self._is_tls else socket.MSG_WAITALL
         self._ahead = memoryview(bytearray(_AHEAD_NBYTES))
         self._start = self._end = 0
@@ -45,21 +48,26 @@ class SocketFrames:
         """Return the descriptor, for a selector."""
         return self._socket.fileno()
 
+    def is_sound(self) -> bool:
+        """Tell whether the other side has not closed the connection, as far as one can see."""
+        poller = select.poll()
+        poller.register(self._socket, _GONE)
+        return not poller.poll(0)
+
     def send(self, kind: Kind, head: Buffer, deadline: float, body: Buffer = b"", body_nbytes: int | None = None) -> None:
         """Send a message with its whole body, or with the front of one of `body_nbytes` that `send_body` continues."""
         frame = pack_frame(kind, len(head), len(body) if body_nbytes is None else body_nbytes)
         self.owes_answer = True
         self._bound(deadline)
         try:
-            self._send([frame, head, body] if len(body) else [frame, head])
+            self._send([frame, head, body] if len(body) else [frame, head], deadline)
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
     def send_body(self, data: Buffer, deadline: float) -> None:
         """Send more of a body."""
-        self._bound(deadline)
         try:
-            self._socket.sendall(data)
+            self._send_all(data, deadline)
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
 
@@ -72,7 +80,7 @@ class SocketFrames:
     def expect(self, kind: Kind, deadline: float) -> tuple[bytes, int]:
         """Receive a message of this kind; an ERROR raises what it stands for, any other kind FormatError."""
         found, head, body_nbytes = self.receive(deadline)
-        self.owes_answer = bool(body_nbytes)
+        self.owes_answer = bool(body_nbytes) or found is Kind.LANDED  # which is only said on the way to an answer
         if found is Kind.ERROR:
             raise parse_error(head)
         if found is not kind:
@@ -158,18 +166,25 @@ class SocketFrames:
             raise self._failed(ConnectionError("it closed the connection"))
         return count
 
-    def _send(self, parts: list[Buffer]) -> None:
+    def _send(self, parts: list[Buffer], deadline: float) -> None:
         """Send all parts, in one call where the socket takes them."""
-        if self._is_tls:
-            self._socket.sendall(b"".join(parts) if sum(map(len, parts)) <= PIECE_NBYTES else b"".join(parts[:2]))
-            if sum(map(len, parts)) > PIECE_NBYTES:
-                self._socket.sendall(parts[2])
+        if self._is_tls:  # one record for what is small
+            is_small = sum(map(len, parts)) <= PIECE_NBYTES
+            for part in [b"".join(parts)] if is_small else [b"".join(parts[:2]), parts[2]]:
+                self._send_all(part, deadline)
             return
         sent = self._socket.sendmsg(parts)
         for part in parts:
             if sent < len(part):
-                self._socket.sendall(memoryview(part)[sent:])
+                self._send_all(memoryview(part)[sent:], deadline)
             sent = max(0, sent - len(part))
+
+    def _send_all(self, data: Buffer, deadline: float) -> None:
+        """Send bytes; a peer that takes them drop by drop does not move the deadline."""
+        view = memoryview(data)
+        while view.nbytes:
+            self._bound(deadline)
+            view = view[self._socket.send(view) :]
 
     def _bound(self, deadline: float) -> None:
         """Have the system end every wait by the deadline, to a tenth of a second."""
@@ -178,12 +193,15 @@ class SocketFrames:
             raise DeadlineError(f"{self._peer}: the deadline passed")
         tenths = int(min(left_s, 1e6) * 10) + 1
         if not self._waits[0] <= tenths <= self._waits[1]:
-            value = _TIMEOUT.pack(tenths // 10, tenths % 10 * 100_000)
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                try:
-                    self._socket.setsockopt(socket.SOL_SOCKET, option, value)
-                except OSError as error:
-                    raise self._failed(error) from error
+            try:
+                if self._is_tls:
+                    self._socket.settimeout(tenths / 10)
+                else:
+                    value = _TIMEOUT.pack(tenths // 10, tenths % 10 * 100_000)
+                    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                        self._socket.setsockopt(socket.SOL_SOCKET, option, value)
+            except OSError as error:
+                raise self._failed(error) from error
             self._waits = (tenths, tenths + tenths // 8)
 
     def _failed(self, error: Exception) -> KVError:

@@ -22,6 +22,7 @@ from kvstore.core.landing import Landing
 from kvstore.core.pool import BufferPool
 
 CONNECTIONS = 8
+_CONNECT_S = 5.0  # a firewall that swallows what it is sent must not cost a whole deadline
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class TcpLane:
         finally:
             self._connections.give(frames)
 
+    def retire(self) -> bool:
+        """Close each connection that is not in use, and the others when they come back; tell whether there are such."""
+        return self._connections.retire()
+
     def close(self) -> None:
         """Close every connection."""
         self._connections.close()
@@ -98,12 +103,16 @@ class TcpLane:
         """Open a connection with a fresh ticket."""
         settings = self._settings
         ticket = self._ticket(deadline)
+        timeout_s = max(0.001, min(deadline - time.monotonic(), _CONNECT_S))
+        connection: socket.socket | None = None
         try:
-            connection = socket.create_connection((settings.host, settings.port), max(0.001, deadline - time.monotonic()))
+            connection = socket.create_connection((settings.host, settings.port), timeout_s)
             tune(connection, settings.socket_buffer_bytes)
             if settings.tls is not None:
                 connection = settings.tls.wrap_socket(connection, server_hostname=settings.server_name or settings.host)
         except OSError as error:
+            if connection is not None:
+                connection.close()
             raise TierUnavailableError(f"{settings.host}:{settings.port}: {error}") from error
         return greet(SocketFrames(connection, f"{settings.host}:{settings.port}"), ticket, deadline)
 

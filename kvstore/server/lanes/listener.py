@@ -197,8 +197,9 @@ class Listener:
         try:
             ticket, _ = frames.expect(Kind.HELLO, deadline)
             store = self._service.bind(self._tickets.redeem(ticket))
-        except AuthError as error:
-            frames.send(Kind.ERROR, pack_error(error), deadline)
+        except KVError as error:
+            if not frames.is_closed:
+                frames.send(Kind.ERROR, pack_error(error), deadline)
             raise
         frames.send(Kind.WELCOME, pack_count(0), deadline)
         if self._blocks is not None:
