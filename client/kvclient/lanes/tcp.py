@@ -16,7 +16,7 @@ from kvclient.lanes.lane import check_sizes
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
-from kvstore.core.errors import FormatError, TierUnavailableError
+from kvstore.core.errors import DeadlineError, FormatError, KVError, TierUnavailableError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import Landing
 from kvstore.core.pool import BufferPool
@@ -135,12 +135,17 @@ class Answer:
 
 
 def greet(frames: SocketFrames, ticket: bytes, deadline: float) -> SocketFrames:
-    """Show the ticket; raises AuthError when it is not accepted."""
+    """Show the ticket; raises DeadlineError, or TierUnavailableError where it is not accepted or something else answers.
+
+    A balancer may send the connection to another store than the one that gave the ticket: no way for this client, but not its fault.
+    """
     try:
         frames.send(Kind.HELLO, ticket, deadline)
         parse_count(frames.expect(Kind.WELCOME, deadline)[0])
-    except BaseException:
+    except BaseException as error:
         frames.close()
+        if isinstance(error, KVError) and not isinstance(error, DeadlineError):
+            raise TierUnavailableError(f"the lane did not let this client in: {error}") from error
         raise
     return frames
 
