@@ -191,8 +191,10 @@ class ShmLane:
         descriptor = line.receive_descriptor(deadline)
         line.reads_ahead = True
         try:
+            if nbytes < mmap.PAGESIZE:
+                raise ValueError("it is too small")
             line.ring = np.frombuffer(mmap.mmap(descriptor, nbytes), np.uint8)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             line.close()
             raise TierUnavailableError(f"the staging ring of {nbytes} B can't be mapped: {error}") from error
         finally:
