@@ -15,8 +15,8 @@ from kvstore.store.breaker import BreakerTier
 from kvstore.store.disk import DiskTier
 from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from kvstore.store.results import StoreSettings
 from kvstore.store.secret import load_secret
 from kvstore.store.tier import Tier

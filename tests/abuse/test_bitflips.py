@@ -21,8 +21,8 @@ from kvstore.store.disk import DiskTier
 from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
 from kvstore.store.record import parse_head
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from kvstore.store.tier import Tier
 from kvstore.store.tiered import TieredStore
 from tests.redis_server import RedisServer

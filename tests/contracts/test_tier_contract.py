@@ -205,7 +205,7 @@ def read_or_miss(tier: Tier, key: bytes) -> bytes | None:
 
 
 def test_threads_that_put_get_and_delete_see_whole_records_only(tier: Tier) -> None:
-    """Whatever the interleaving, a read is a miss or exactly what was put; one that loses its record on the way says so, and is a miss too."""
+    """Whatever the interleaving, a read is a miss or exactly what was put; a record lost on the way is a miss too."""
     records = [make_record(seed, 5000) for seed in range(8)]
 
     def work(seed: int) -> None:

@@ -11,8 +11,8 @@ from kvstore.store.counted import CountedTier
 from kvstore.store.counters import Counters
 from kvstore.store.disk import DiskTier
 from kvstore.store.memory import MemoryTier
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from kvstore.store.tier import Tier
 from tests.redis_server import RedisServer
 from tests.store.faulty import FaultyTier

@@ -13,13 +13,13 @@ from kvstore.core.reading import land_all
 from kvstore.store.breaker import BreakerTier
 from kvstore.store.memory import MemoryTier
 from kvstore.store.record import land_head
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from kvstore.store.results import Miss, Opened, StoreSettings
 from kvstore.store.tiered import TieredStore
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_chunk, record_of
-from tests.store.fake_redis import FakeRedis, Words, bulk
+from tests.store.redis.fake import FakeRedis, Words, bulk
 
 DEADLINE_S = 0.3
 SLACK_S = 0.7  # for a busy machine

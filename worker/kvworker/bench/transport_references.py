@@ -160,7 +160,7 @@ def open_references(bare: Server, plain: Server, redis: Server | None) -> Iterat
 
 
 def _redis_client(path: str) -> Any:
-    from kvstore.store.redis_dial import import_redis
+    from kvstore.store.redis.client import import_redis
 
     return import_redis().Redis(unix_socket_path=path)
 

@@ -15,8 +15,8 @@ from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
 from kvstore.store.disk import DiskTier
 from kvstore.store.record import RecordMeta, check_describes, land_head, record_head
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from kvstore.store.tier import Tier
 from kvworker.bench.transport_lanes import make_chunk
 from kvworker.bench.transport_processes import Server

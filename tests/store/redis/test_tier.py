@@ -14,14 +14,14 @@ from kvstore.core.errors import CapacityError, ConfigError, CorruptError, Deadli
 from kvstore.core.landing import PIECE_NBYTES
 from kvstore.core.pool import BufferPool
 from kvstore.store.breaker import BusyError
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
-from kvstore.store.redis_record import regroup
+from kvstore.store.redis.record import regroup
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from tests.certificates import make_certificates
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_record
-from tests.store.fake_redis import FakeRedis, Words, bulk
-from tests.store.tls_proxy import TlsProxy
+from tests.store.redis.fake import FakeRedis, Words, bulk
+from tests.store.redis.tls_proxy import TlsProxy
 
 TIMEOUT_S = 0.2
 SLACK_S = 1.0  # for a busy machine

@@ -11,10 +11,10 @@ import pytest
 
 from kvstore.core.errors import CorruptError, DeadlineError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES
-from kvstore.store.redis import RedisTier
-from kvstore.store.redis_dial import RedisSettings
-from kvstore.store.redis_record import index_name, piece_names
-from kvstore.store.redis_route import N_SLOTS, slot_of
+from kvstore.store.redis.record import index_name, piece_names
+from kvstore.store.redis.route import N_SLOTS, slot_of
+from kvstore.store.redis.settings import RedisSettings
+from kvstore.store.redis.tier import RedisTier
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_record
 

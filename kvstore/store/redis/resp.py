@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, KVError, TierUnavailableError
-from kvstore.store.redis_socket import Channel
+from kvstore.store.redis.socket import Channel
 
 T = TypeVar("T")
 Word = bytes | Sequence[memoryview]  # the second is one word in several buffers

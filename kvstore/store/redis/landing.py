@@ -8,9 +8,9 @@ from contextlib import suppress
 
 from kvstore.core.errors import CorruptError
 from kvstore.core.landing import PIECE_NBYTES, Landing
-from kvstore.store.redis_node import Leases, Node
-from kvstore.store.redis_route import Route
-from kvstore.store.resp import Refusal
+from kvstore.store.redis.node import Leases, Node
+from kvstore.store.redis.resp import Refusal
+from kvstore.store.redis.route import Route
 
 
 class PiecesLanding(Landing):

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from kvstore.core.errors import DeadlineError, TierUnavailableError
 from kvstore.store.breaker import Breaker
-from kvstore.store.redis_dial import Address, Dialer
-from kvstore.store.redis_node import Node
-from kvstore.store.resp import Refusal
+from kvstore.store.redis.dial import Address, Dialer
+from kvstore.store.redis.node import Node
+from kvstore.store.redis.resp import Refusal
 
 N_SLOTS = 16384
 

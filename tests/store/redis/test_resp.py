@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, KVError, TierUnavailableError
-from kvstore.store.redis_socket import PlainChannel
-from kvstore.store.resp import Connection, Refusal, Word, encode
+from kvstore.store.redis.resp import Connection, Refusal, Word, encode
+from kvstore.store.redis.socket import PlainChannel
 
 TIMEOUT_S = 0.1
 SLACK_S = 1.0  # for a busy machine

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError
 from kvstore.store.breaker import Breaker, BusyError
-from kvstore.store.redis_dial import Address, Control, Dialer, redis_errors
-from kvstore.store.resp import Connection
+from kvstore.store.redis.client import Control, redis_errors
+from kvstore.store.redis.dial import Address, Dialer
+from kvstore.store.redis.resp import Connection
 
 T = TypeVar("T")
 

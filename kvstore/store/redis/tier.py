@@ -1,4 +1,4 @@
-"""Records in Redis or Valkey, one server or a cluster; `redis_record` says how they lie there.
+"""Records in Redis or Valkey, one server or a cluster; `kvstore.store.redis.record` says how they lie there.
 
 Redis may evict or expire any key at any time: a record whose index or any piece is missing is not there. Two writers of one key may mix
 their pieces; such a record fails its own digests when it is read.
@@ -14,12 +14,14 @@ from kvstore.core.blob import Buffer
 from kvstore.core.errors import CapacityError, CorruptError, DeadlineError, KVError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
-from kvstore.store.redis_dial import Control, Dialer, RedisSettings
-from kvstore.store.redis_exchange import Answer, Command, exchange, first_problem
-from kvstore.store.redis_landing import PiecesLanding, discard
-from kvstore.store.redis_node import Leases
-from kvstore.store.redis_record import INDEX_NBYTES, PREFIX, index_name, key_of_index, make_index, parse_index, piece_names, regroup
-from kvstore.store.redis_route import Cluster, OneServer, Route
+from kvstore.store.redis.client import Control
+from kvstore.store.redis.dial import Dialer
+from kvstore.store.redis.exchange import Answer, Command, exchange, first_problem
+from kvstore.store.redis.landing import PiecesLanding, discard
+from kvstore.store.redis.node import Leases
+from kvstore.store.redis.record import INDEX_NBYTES, PREFIX, index_name, key_of_index, make_index, parse_index, piece_names, regroup
+from kvstore.store.redis.route import Cluster, OneServer, Route
+from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.tier import Listed, Tier, TierInfo
 
 T = TypeVar("T")

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError
-from kvstore.store.redis_node import Leases, Node
-from kvstore.store.redis_route import Route
-from kvstore.store.resp import Refusal, Reply, Word
+from kvstore.store.redis.node import Leases, Node
+from kvstore.store.redis.resp import Refusal, Reply, Word
+from kvstore.store.redis.route import Route
 
 SMALL_WINDOW = 512  # unanswered commands per server when commands and replies are short
 Command = tuple[bytes, bytes, *tuple[Word, ...]]  # its name, the key, and what else it takes
