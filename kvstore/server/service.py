@@ -123,6 +123,7 @@ class BoundStore:
             if isinstance(opened, Miss):
                 return self._hit(key, place, Found(Status.ABSENT, reason=opened.reason))
             if opened.meta.chunk != key:
+                opened.landing.close()
                 self._store.counters.add("quarantined")
                 logger.error("a record held chunk %s where %s belongs; it was removed", opened.meta.chunk, key)
                 self._store.delete(place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.core.api import PutNote, Scope, Status
+from kvstore.core.api import Hit, PutNote, Scope, Status
 from kvstore.core.blob import parse_header
 from kvstore.core.errors import ClosedError, KVError
 from kvstore.core.key import storage_key, tenant_secret
@@ -21,6 +21,7 @@ from kvstore.store.record import RecordMeta
 from kvstore.store.tiered import TieredStore
 from tests.redis_server import RedisServer
 from tests.server.chunks import MASTER_SECRET, key, make_blob, make_service
+from tests.server.slow import make_slow_service
 from tests.store.chunks import record_of
 
 
@@ -68,6 +69,19 @@ def test_a_record_that_holds_another_chunk_is_a_miss_and_removed() -> None:
     assert api.get(key(asked)) is None
     assert api.stats().counters["quarantined"] == 1
     assert api.lookup([key(asked)])[0].status is Status.ABSENT
+    service.close()
+
+
+def test_a_record_that_holds_another_chunk_is_not_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a slow tier has of it stays there."""
+    asked, held = make_blob(0), make_blob(1, part_nbytes=1_000_000)
+    service, gate = make_slow_service()
+    api = service.bind("alpha")
+    api.put(held, PutNote())
+    monkeypatch.setattr(api, "_place", lambda _: storage_key(tenant_secret(MASTER_SECRET, "alpha"), 0, 0, key(held)))
+    gate.release(1 << 20)
+    assert isinstance(api.read(key(asked)), Hit)
+    assert gate.n_ended == 1
     service.close()
 
 
