@@ -55,12 +55,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Offer:
-    """One stored form of a passage: where it is, its size, its variant's fingerprint and its codec's label."""
+    """One stored form of a passage: where it is, its size, its variant's fingerprint and its codec's label.
+
+    `read_as` says how the passage was read: "document" or "alone". `rank` is the place of that reading in the order of quality, 0 for the
+    best; among the offers for one passage only those of the best rank are weighed by speed.
+    """
 
     tier: str
     nbytes: int
     variant: bytes
     codec: str
+    read_as: str = "document"
+    rank: int = 0
 
     def __str__(self) -> str:
         return f"{format_nbytes(self.nbytes)} of {self.codec} from {self.tier}"

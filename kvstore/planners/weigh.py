@@ -14,9 +14,9 @@ from kvstore.planners.samples import PREFILL
 
 
 class Weighed(NamedTuple):
-    """One passage with its quickest offer: seconds of computing it, of computing what is patched when it is loaded, of loading it.
+    """One passage with its quickest offer of the best rank.
 
-    `load_s` is infinite without an offer, or where it was never measured; `saved_s` is compute_s - patch_s.
+    Seconds of computing it, of computing what is patched when it is loaded, and of loading it: `load_s` is infinite without an offer, or where it was never measured; `saved_s` is compute_s - patch_s.
     """
 
     ask: PassageAsk
@@ -83,12 +83,15 @@ def weigh(request: Request, hits: Hits, costs: CostModel) -> Scale:
 def _quickest(
     offers: Sequence[Offer], n_tokens: int, costs: CostModel, rates: dict[tuple[str, str], LoadRates | None]
 ) -> tuple[Offer | None, float]:
-    """Return the offer that loads soonest, and its seconds.
+    """Return the offer of the best rank that loads soonest, and its seconds.
 
     Unmeasured ones come last, the smallest first; among equals the first. `rates` remembers what was looked up.
     """
     best, best_s = None, math.inf
+    best_rank = min((offer.rank for offer in offers), default=0)
     for offer in offers:
+        if offer.rank != best_rank:
+            continue
         way = (offer.tier, offer.codec)
         if way not in rates:
             rates[way] = costs.load_rates(*way)

@@ -57,3 +57,10 @@ def test_equally_quick_forms_keep_the_order_of_preference() -> None:
     twin = Offer("memory", 2000, b"t", "raw")
     plan = AlwaysLoad().plan(REQUEST, {0: [twin, QUICK]}, COSTS)
     assert [item.offer for item in plan.items if isinstance(item, Load)] == [twin]
+
+
+def test_a_reading_of_worse_quality_is_not_taken_for_its_speed() -> None:
+    """Speed is weighed among the offers of the best rank."""
+    worse = Offer("memory", 1, b"q", "raw", "alone", 1)
+    plan = AlwaysLoad().plan(REQUEST, {0: [worse, SLOW], 1: [worse]}, COSTS)
+    assert [item.offer for item in plan.items if isinstance(item, Load)] == [SLOW, worse]
