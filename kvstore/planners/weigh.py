@@ -16,7 +16,8 @@ from kvstore.planners.samples import PREFILL
 class Weighed(NamedTuple):
     """One passage with its quickest offer of the best rank.
 
-    Seconds of computing it, of computing what is patched when it is loaded, and of loading it: `load_s` is infinite without an offer, or where it was never measured; `saved_s` is compute_s - patch_s.
+    Seconds of computing it, of computing what is patched when it is loaded, and of loading it: `load_s` is infinite without an offer,
+    or where it was never measured; `saved_s` is compute_s - patch_s.
     """
 
     ask: PassageAsk
