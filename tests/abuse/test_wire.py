@@ -11,7 +11,7 @@ import pytest
 
 from kvclient import wire
 from kvclient.channel import bearer, channel_options
-from kvclient.lanes.frames import pack_keys, pack_put
+from kvclient.lanes.frames import pack_keys, pack_put, sealed
 from kvclient.lanes.grpc_lane import FETCH, GET, PUT
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
@@ -26,6 +26,7 @@ MAX_BLOB_BYTES = 4 << 20
 BLOB = make_blob()
 IDENTITY = bearer(TOKENS["alpha"])
 HEAD, BODY = head_of(BLOB), body_of(BLOB)
+UNSEALED = HEAD[:-4]
 STORE_METHODS = ("Lookup", "OpenLane", "Scrub", "Delete", "Invalidate", "List", "Stats", "Explain")
 METHODS = (*(f"/kvproto.v1.StoreService/{name}" for name in STORE_METHODS), FETCH, GET, PUT)
 
@@ -91,23 +92,23 @@ def claiming(nbytes: int) -> bytes:
 
 
 def torn(at: int) -> bytes:
-    """Return the head of a put without the bytes behind `at`."""
-    return HEAD[:at]
+    """Return the head of a put without the bytes behind `at`, sealed as an honest one."""
+    return sealed(UNSEALED[:at])
 
 
 LARGE = make_blob(part_nbytes=1 << 20)
 BAD_PUTS: dict[str, list[bytes]] = {
     "nothing": [],
     "an empty first message": [b"", HEAD, BODY],
-    "bytes without a note": [BODY],
+    "bytes without a note": [sealed(BODY)],
     "a note without a header": [pack_put(PutNote(), b""), bytes(BLOB)],
     "a header that is noise": [pack_put(PutNote(), random.Random(2).randbytes(len(header_of(BLOB)))), BODY],
     "a header without its manifest": [pack_put(PutNote(), header_of(BLOB)[:64]), BODY],
     "a header and bytes behind it": [pack_put(PutNote(), bytes(BLOB[:-1])), bytes(BLOB[-1:])],
     "a note that is torn": [torn(10), BODY],
-    "a note whose header is torn": [torn(len(HEAD) - 1), BODY],
-    "a note and a byte": [HEAD + b"x", BODY],
-    "a source that is not UTF-8": [head_of(BLOB, PutNote(source="aaaa")).replace(b"aaaa", b"\xff\xfe\xfd\xfc"), BODY],
+    "a note whose header is torn": [torn(len(UNSEALED) - 1), BODY],
+    "a note and a byte": [sealed(UNSEALED + b"x"), BODY],
+    "a source that is not UTF-8": [sealed(head_of(BLOB, PutNote(source="aaaa"))[:-4].replace(b"aaaa", b"\xff\xfe\xfd\xfc")), BODY],
     "a note and no bytes": [HEAD],
     "a second note": [HEAD, HEAD, BODY],
     "a note behind the bytes": [HEAD, BODY, HEAD],
@@ -131,6 +132,14 @@ def test_a_malformed_put_is_an_invalid_argument(put: Put, messages: list[bytes])
     """Truncated, oversized, repeated or out of order."""
     code, name = refusal(lambda: put(iter(messages), metadata=IDENTITY, timeout=5))
     assert (code, name in ("FormatError", "InvalidInputError")) == ("INVALID_ARGUMENT", True)
+
+
+def test_a_flipped_bit_of_a_head_is_data_loss(put: Put) -> None:
+    """What the writer says of a chunk, such as its source, is in no digest of the chunk."""
+    for at in range(len(HEAD)):
+        bad = bytearray(HEAD)
+        bad[at] ^= 1 << (at % 8)
+        assert refusal(partial(put, iter([bytes(bad), BODY]), metadata=IDENTITY, timeout=5)) == ("DATA_LOSS", "CorruptError"), at
 
 
 @pytest.mark.parametrize("at", [-1, 0, 100], ids=["last byte", "first part", "within"])
@@ -207,8 +216,9 @@ def test_every_method_refuses_a_caller_without_identity(channel: grpc.Channel, m
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_refuses_bytes_that_are_no_message(channel: grpc.Channel, method: str) -> None:
-    """A field of wire type 7 does not exist."""
-    assert refusal(lambda: raw_call(channel, method, [b"\xff" * 50], IDENTITY)) == ("INVALID_ARGUMENT", "FormatError")
+    """A field of wire type 7 does not exist; a message of the lanes ends with a sum of its bits."""
+    refused = ("DATA_LOSS", "CorruptError") if method in (FETCH, GET, PUT) else ("INVALID_ARGUMENT", "FormatError")
+    assert refusal(lambda: raw_call(channel, method, [b"\xff" * 50], IDENTITY)) == refused
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from kvclient.lanes.frames import Found, pack_found
+from kvclient.lanes.frames import Found, pack_found, sealed
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
 from kvstore.core.api import Status
@@ -36,12 +36,12 @@ def pieces(blob: bytes | bytearray = BLOB, nbytes: int = 300) -> list[bytes]:
 
 
 OTHER = make_blob(1, part_nbytes=400)
-UNKNOWN_STATUS = b"\x09" + announce()[1:]
+UNKNOWN_STATUS = sealed(b"\x09" + announce()[1:-4])
 LIES: dict[str, tuple[list[bytes], tuple[type[KVError], ...]]] = {
     "nothing at all": ([], (CorruptError,)),
-    "bytes without a description": (pieces(), (FormatError,)),
+    "bytes without a description": (pieces(), (CorruptError,)),
     "an empty message": ([b""], (FormatError,)),
-    "a description of two chunks": ([announce() * 2, *pieces()], (FormatError,)),
+    "a description of two chunks": ([sealed(announce()[:-4] * 2), *pieces()], (FormatError,)),
     "a status that is none": ([UNKNOWN_STATUS, *pieces()], (FormatError,)),
     "a chunk too large for the client": ([announce(2 << 20)], (FormatError,)),
     "the largest length there is": ([announce(2**64 - 1)], (FormatError,)),
@@ -52,6 +52,7 @@ LIES: dict[str, tuple[list[bytes], tuple[type[KVError], ...]]] = {
     "a repeated piece": ([announce(), *pieces()[:2], pieces()[1], *pieces()[2:]], (CorruptError, FormatError)),
     "swapped pieces": ([announce(), pieces()[1], pieces()[0], *pieces()[2:]], (CorruptError, FormatError)),
     "an empty piece": ([announce(), b"", *pieces()], (CorruptError,)),
+    "a flipped bit of the description": ([bytes([announce()[0] ^ 1]) + announce()[1:], *pieces()], (CorruptError,)),
     "a second description": ([announce(), announce(), *pieces()], (CorruptError, FormatError)),
     "more bytes than announced": ([announce(len(BLOB) - 1), *pieces()], (CorruptError,)),
     "fewer bytes announced than the header says": ([announce(len(BLOB) + 64), *pieces(BLOB + bytes(64))], (CorruptError,)),
@@ -63,7 +64,7 @@ FETCHED_LIES: dict[str, tuple[bytes, tuple[type[KVError], ...]]] = {
     "four bytes": (bytes(4), (FormatError,)),
     "a head longer than the message": ((2**32 - 1).to_bytes(4, "little") + b"\1" + announce(), (FormatError,)),
     "no description": (fetched(b"", BLOB), (FormatError,)),
-    "half a description": (fetched(announce()[:-1], BLOB), (FormatError,)),
+    "half a description": (fetched(sealed(announce()[:-5]), BLOB), (FormatError,)),
     "a status that is none": (fetched(UNKNOWN_STATUS, BLOB), (FormatError,)),
     "a chunk too large for the client": (fetched(announce(2 << 20), BLOB), (FormatError,)),
     "no bytes": (fetched(announce(), b""), (CorruptError,)),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kvclient.lanes.choice import LaneName
-from kvclient.lanes.frames import MAX_HEAD_NBYTES, Found, Kind, Place, pack_count, pack_error, pack_receipt
+from kvclient.lanes.frames import MAX_HEAD_NBYTES, Found, Kind, Place, pack_count, pack_error, pack_receipt, sealed
 from kvclient.remote import RemoteStore
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.errors import (
@@ -67,7 +67,7 @@ def lying(lane: LaneName, tmp_path: Path) -> Iterator[Lying]:
 
 def frame(lane: str, **changed: object) -> bytes:
     """Return the frame of an honest answer, changed."""
-    fields: dict[str, object] = {"magic": b"KVL1", "kind": frame_kind(lane), "head": 52 if lane == "shm" else 24, "body": len(BLOB)}
+    fields: dict[str, object] = {"magic": b"KVL1", "kind": frame_kind(lane), "head": 56 if lane == "shm" else 28, "body": len(BLOB)}
     fields |= changed
     return struct.pack("<4sB3xIQ", *fields.values())
 
@@ -83,9 +83,10 @@ LIES: dict[str, tuple[Callable[[str], bytes], Errors]] = {
     "a receipt": (lambda lane: framed(Kind.STORED, bytes(24)), (FormatError,)),
     "a head that is too long": (lambda lane: frame(lane, head=MAX_HEAD_NBYTES + 1), (FormatError,)),
     "the longest head there is": (lambda lane: frame(lane, head=2**32 - 1), (FormatError,)),
-    "a head of two chunks": (lambda lane: framed(frame_kind(lane), 2 * told(lane, ready())[20:], BLOB), (FormatError,)),
+    "a head of two chunks": (lambda lane: framed(frame_kind(lane), sealed(2 * told(lane, ready())[20:-4]), BLOB), (FormatError,)),
+    "a flipped bit of the head": (lambda lane: framed(frame_kind(lane), b"\x03" + told(lane, ready())[21:], BLOB), (CorruptError,)),
     "no head": (lambda lane: framed(frame_kind(lane), b"", BLOB), (FormatError,)),
-    "a status that is none": (lambda lane: framed(frame_kind(lane), b"\x07" + told(lane, ready())[21:], BLOB), (FormatError,)),
+    "a status that is none": (lambda lane: framed(frame_kind(lane), sealed(b"\x07" + told(lane, ready())[21:-4]), BLOB), (FormatError,)),
     "a longer body than its chunk": (lambda lane: told(lane, ready(), BLOB + b"x"), (FormatError,)),
     "a shorter body than its chunk": (lambda lane: told(lane, ready(), BLOB[:-1]), (FormatError,)),
     "the longest body there is": (lambda lane: told(lane, ready(), BLOB, 2**64 - 1), (FormatError,)),
@@ -178,8 +179,9 @@ def test_closing_a_reader_wakes_whoever_waits_for_a_part(lying: Lying, lane: Lan
 
 RECEIPTS: dict[str, tuple[bytes, Errors]] = {
     "nothing": (b"", (TierUnavailableError,)),
-    "a short receipt": (framed(Kind.STORED, bytes(23)), (FormatError,)),
-    "a long receipt": (framed(Kind.STORED, bytes(25)), (FormatError,)),
+    "a short receipt": (framed(Kind.STORED, sealed(bytes(23))), (FormatError,)),
+    "a flipped bit of a receipt": (framed(Kind.STORED, sealed(bytes(24))[:-1] + b"x"), (CorruptError,)),
+    "a long receipt": (framed(Kind.STORED, sealed(bytes(25))), (FormatError,)),
     "another kind": (framed(Kind.FOUND, bytes(24)), (FormatError,)),
     "noise": (random.Random(4).randbytes(60), (FormatError,)),
     "a refusal": (framed(Kind.ERROR, pack_error(CapacityError("full"))), (CapacityError,)),
@@ -245,6 +247,7 @@ def test_a_lie_about_a_place_is_a_typed_error(
         liar.answers = [told("shm", ready(place=HONEST))]
         with suppress(TierUnavailableError):  # of the connection that the liar hung up
             assert read_by(ask, remote)
+            return
         assert read_by(ask, remote)
 
 

@@ -6,7 +6,9 @@ Integers are little-endian. Every message begins with a frame of 20 bytes:
     4   1   kind                      12  8   length of the body
     5   3   zero
 
-What comes from the wire is checked here; anything unexpected raises FormatError.
+What comes from the wire is checked here; anything unexpected raises FormatError. The heads that say which chunk, where, how long and whose
+end with a CRC-32 of what stands before it, so that a bit that changed on the way is never believed: CorruptError. The chunks themselves
+have digests of their own.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from zlib import crc32
 
 from kvstore.core import errors
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import MAX_MANIFEST_NBYTES, Buffer
-from kvstore.core.errors import FormatError, KVError
+from kvstore.core.errors import CorruptError, FormatError, KVError
 from kvstore.core.key import ChunkKey
 
 MAX_KEYS = 16384
@@ -35,6 +38,7 @@ _COUNTS = struct.Struct("<II")
 _NOTE = struct.Struct("<d?xHI")
 _RECEIPT = struct.Struct("<??14sQ")
 _COUNT = struct.Struct("<Q")
+_SEAL = struct.Struct("<I")
 _STATUSES = (Status.ABSENT, Status.READY, Status.PENDING)
 
 
@@ -92,11 +96,12 @@ def parse_frame(data: Buffer) -> tuple[Kind, int, int]:
 def pack_keys(keys: Sequence[ChunkKey], releases: Sequence[int] = ()) -> bytes:
     """Return the head of GET and VIEW."""
     counts = _COUNTS.pack(len(keys), len(releases))
-    return b"".join((counts, *map(ChunkKey.to_bytes, keys), struct.pack(f"<{len(releases)}Q", *releases)))
+    return sealed(b"".join((counts, *map(ChunkKey.to_bytes, keys), struct.pack(f"<{len(releases)}Q", *releases))))
 
 
 def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
     """Return the keys and the leases to end."""
+    head = _unsealed(head)
     n_keys, n_releases = _COUNTS.unpack_from(head) if len(head) >= _COUNTS.size else (0, 0)
     end = _COUNTS.size + KEY_NBYTES * n_keys
     if n_keys > MAX_KEYS or n_releases > MAX_RELEASES or len(head) != end + 8 * n_releases:
@@ -107,11 +112,12 @@ def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
 
 def pack_found(found: Iterable[Found]) -> bytes:
     """Return the head of FOUND."""
-    return b"".join(_pack_entry(each) for each in found)
+    return sealed(b"".join(_pack_entry(each) for each in found))
 
 
 def parse_found(head: bytes, n_keys: int) -> list[Found]:
     """Return one entry per key."""
+    head = _unsealed(head)
     if len(head) != _ENTRY.size * n_keys:
         raise FormatError(f"{len(head)} B are not the answer to a request for {n_keys} keys")
     return [_parse_entry(head, at) for at in range(0, len(head), _ENTRY.size)]
@@ -119,11 +125,12 @@ def parse_found(head: bytes, n_keys: int) -> list[Found]:
 
 def pack_placed(found: Iterable[Found]) -> bytes:
     """Return the head of PLACED."""
-    return b"".join(_pack_entry(each) + _pack_place(each.place) for each in found)
+    return sealed(b"".join(_pack_entry(each) + _pack_place(each.place) for each in found))
 
 
 def parse_placed(head: bytes, n_keys: int) -> list[Found]:
     """Return one entry per key, with places."""
+    head = _unsealed(head)
     size = _ENTRY.size + _PLACE.size
     if len(head) != size * n_keys:
         raise FormatError(f"{len(head)} B are not the answer to a request for {n_keys} keys")
@@ -133,11 +140,12 @@ def parse_placed(head: bytes, n_keys: int) -> list[Found]:
 def pack_put(note: PutNote, header: Buffer) -> bytes:
     """Return the head of PUT: what the writer says, and header and manifest of the blob."""
     source = note.source.encode()
-    return _NOTE.pack(note.recompute_s, note.durable, len(source), len(header)) + source + header
+    return sealed(b"".join((_NOTE.pack(note.recompute_s, note.durable, len(source), len(header)), source, header)))
 
 
 def parse_put(head: bytes) -> tuple[PutNote, bytes]:
     """Return the note and the blob's first bytes."""
+    head = _unsealed(head)
     if len(head) < _NOTE.size:
         raise FormatError(f"{len(head)} B are not the head of a put")
     recompute_s, durable, n_source, n_header = _NOTE.unpack_from(head)
@@ -152,11 +160,12 @@ def parse_put(head: bytes) -> tuple[PutNote, bytes]:
 
 def pack_receipt(receipt: PutReceipt) -> bytes:
     """Return the head of STORED."""
-    return _RECEIPT.pack(receipt.stored, receipt.is_durable, receipt.tier.encode()[:14], receipt.nbytes)
+    return sealed(_RECEIPT.pack(receipt.stored, receipt.is_durable, receipt.tier.encode()[:14], receipt.nbytes))
 
 
 def parse_receipt(key: ChunkKey, head: bytes) -> PutReceipt:
     """Return the receipt of the put of `key`."""
+    head = _unsealed(head)
     if len(head) != _RECEIPT.size:
         raise FormatError(f"{len(head)} B are not a receipt")
     stored, is_durable, tier, nbytes = _RECEIPT.unpack(head)
@@ -187,6 +196,21 @@ def parse_error(head: bytes) -> KVError:
     kind = getattr(errors, name.decode("ascii", "replace"), None)
     message = text.decode(errors="replace")
     return kind(message) if isinstance(kind, type) and issubclass(kind, KVError) else KVError(message)
+
+
+def sealed(head: bytes) -> bytes:
+    """Return a head with its CRC."""
+    return head + _SEAL.pack(crc32(head))
+
+
+def _unsealed(data: bytes) -> bytes:
+    """Return what stands before a CRC that matches it."""
+    if len(data) < _SEAL.size:
+        raise FormatError(f"{len(data)} B are no message of a lane")
+    head = data[: -_SEAL.size]
+    if data[len(head) :] != _SEAL.pack(crc32(head)):
+        raise CorruptError(f"{len(data)} B of a message were changed on the way; send it again")
+    return head
 
 
 def _pack_entry(found: Found) -> bytes:

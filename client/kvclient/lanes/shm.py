@@ -105,7 +105,9 @@ class ShmLane:
                 ring = line.ring if line.ring is not None else self._stage(line, deadline)
                 line.send(Kind.PUT_STAGED, head, deadline, body_nbytes=body.nbytes)
                 _copy_in(line, ring, np.frombuffer(body, np.uint8), deadline)
-            return parse_receipt(key, line.expect(Kind.STORED, deadline)[0])
+            receipt = parse_receipt(key, line.expect(Kind.STORED, deadline)[0])
+            line.owes_answer = False
+            return receipt
         finally:
             self._connections.give(line)
 

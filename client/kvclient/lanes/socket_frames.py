@@ -25,7 +25,8 @@ _TIMEOUT = struct.Struct("ll")
 class SocketFrames:
     """Sends and receives messages; one thread at a time, but `close` may come from any. Every wait ends by the deadline it was given.
 
-    While `owes_answer` is true its next byte belongs to somebody, and it can't be used for another request.
+    While `owes_answer` is true it can't be used for another request: its next byte belongs to somebody, or the answer was not understood.
+    Who asked sets it to false.
 
     Bytes of a body are received straight into the caller's memory and sent straight from it: no copy in this process.
     """
@@ -80,7 +81,7 @@ class SocketFrames:
     def expect(self, kind: Kind, deadline: float) -> tuple[bytes, int]:
         """Receive a message of this kind; an ERROR raises what it stands for, any other kind FormatError."""
         found, head, body_nbytes = self.receive(deadline)
-        self.owes_answer = bool(body_nbytes) or found is Kind.LANDED  # which is only said on the way to an answer
+        self.owes_answer = bool(body_nbytes) or found is not Kind.ERROR
         if found is Kind.ERROR:
             raise parse_error(head)
         if found is not kind:

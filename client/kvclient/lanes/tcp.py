@@ -87,7 +87,9 @@ class TcpLane:
         frames = self._connections.take(deadline)
         try:
             frames.send(Kind.PUT, pack_put(note, view[:header_nbytes]), deadline, view[header_nbytes:])
-            return parse_receipt(key, frames.expect(Kind.STORED, deadline)[0])
+            receipt = parse_receipt(key, frames.expect(Kind.STORED, deadline)[0])
+            frames.owes_answer = False
+            return receipt
         finally:
             self._connections.give(frames)
 
@@ -142,6 +144,7 @@ def greet(frames: SocketFrames, ticket: bytes, deadline: float) -> SocketFrames:
     try:
         frames.send(Kind.HELLO, ticket, deadline)
         parse_count(frames.expect(Kind.WELCOME, deadline)[0])
+        frames.owes_answer = False
     except BaseException as error:
         frames.close()
         if isinstance(error, KVError) and not isinstance(error, DeadlineError):
