@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from kvworker.engine import engine_hf
+from kvworker.engine import stack
 from kvworker.engine.attention import Block, Sight
 from kvworker.engine.engine import always_computed
 from tests.engine.prompts import Tiny, open_engine, random_passages, random_question, stored
@@ -61,6 +61,6 @@ def test_the_probe_notices_a_mask_aligned_to_the_bottom_right(llama: Tiny, monke
         mask = torch.full((n_rows, n_tokens), torch.finfo(dtype).min, dtype=dtype).triu(n_tokens - n_rows + 1)
         return Sight((Block(0, n_rows, 0, n_tokens, mask, is_causal=False),))
 
-    monkeypatch.setattr(engine_hf, "sight_of", bottom_right)
+    monkeypatch.setattr(stack, "sight_of", bottom_right)
     before, _ = changes(llama)
     assert before.max() > 1e-3

@@ -10,7 +10,7 @@ import torch
 from kvstore.core.errors import IdentityError, InvalidInputError
 from kvworker.answer.policy import parse_policy
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import Generation, LoadFailed, Segment
+from kvworker.engine.engine import Generation, LoadFailed, Segment, Work
 from kvworker.engine.engine_hf import HFEngine, load_engine
 from kvworker.engine.sampling import Sampler, Sampling
 from tests.engine.prompts import Kept, Lost, Tiny, open_engine, random_passages, random_question, stored
@@ -114,7 +114,7 @@ def test_rows_of_the_prompt_are_counted(llama: Tiny) -> None:
     """The report and the cost model need it."""
     segments = prompt(llama.engine)
     rows = parse_policy("first_k:k=4").select(segments)
-    assert llama.engine.prefill(segments, rows).rows_computed == len(rows) == 4 + 7
+    assert llama.engine.prefill(segments, rows).work.rows == tuple(rows)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_generation_ends_with_the_context(llama: Tiny) -> None:
 def test_a_generation_ends_before_the_end_of_sequence() -> None:
     """The token itself is not part of the answer."""
     logits = torch.eye(3)
-    generation = Generation(logits[0], 1, lambda token: logits[token + 1], frozenset([2]), Sampling())
+    generation = Generation(logits[0], Work((0,), 1), lambda token: logits[token + 1], frozenset([2]), Sampling())
     assert list(generation) == [0, 1]
 
 
@@ -185,7 +185,7 @@ def test_a_generation_of_one_token_runs_no_further_pass(llama: Tiny) -> None:
     def step(_token: int) -> torch.Tensor:
         raise AssertionError("a pass was run")
 
-    assert list(Generation(torch.eye(3)[1], 1, step, frozenset(), Sampling(max_new_tokens=1))) == [1]
+    assert list(Generation(torch.eye(3)[1], Work((0,), 1), step, frozenset(), Sampling(max_new_tokens=1))) == [1]
 
 
 def test_two_generations_do_not_disturb_each_other(llama: Tiny) -> None:

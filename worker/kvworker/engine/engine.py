@@ -5,7 +5,7 @@ Nothing here knows a model library; `engine_hf.py` implements `Engine` over Hugg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -64,43 +64,79 @@ def spans_of(segments: Sequence[Segment]) -> list[Span]:
     return spans
 
 
+def unsourced(segments: Sequence[Segment]) -> list[int]:
+    """Return the rows of segments without a source, ascending."""
+    return [row for span in spans_of(segments) if not span.is_sourced for row in range(span.start, span.stop)]
+
+
 def always_computed(segments: Sequence[Segment]) -> list[int]:
     """Return the rows that no source can give, ascending: those of segments without a source, and the last row, whose logits answer."""
-    spans = spans_of(segments)
-    if not spans:
+    if not segments:
         raise InvalidInputError("a prompt needs at least one segment")
-    rows = [row for span in spans if not span.is_sourced for row in range(span.start, span.stop)]
-    last = spans[-1].stop - 1
+    rows, last = unsourced(segments), spans_of(segments)[-1].stop - 1
     return rows if rows and rows[-1] == last else [*rows, last]
 
 
-def check_rows(segments: Sequence[Segment], rows: Sequence[int]) -> None:
-    """Raise InvalidInputError unless `rows` ascend, lie within the prompt and hold all that must be computed."""
-    n_tokens = sum(len(segment.token_ids) for segment in segments)
-    missing = set(always_computed(segments)) - set(rows)
+def check_rows(segments: Sequence[Segment], rows: Sequence[int], needed: Collection[int]) -> None:
+    """Raise InvalidInputError unless `rows` ascend, lie within the prompt and hold all rows of `needed`, which no source can give."""
+    missing = set(needed).difference(rows)
     if missing:
         raise InvalidInputError(f"{len(missing)} rows have no source and are not computed, the first is {min(missing)}; add them to rows")
-    if rows[0] < 0 or rows[-1] >= n_tokens or any(a >= b for a, b in pairwise(rows)):
-        raise InvalidInputError(f"rows must ascend without repeats within 0 and {n_tokens - 1}")
+    n_tokens = sum(len(segment.token_ids) for segment in segments)
+    if not rows or rows[0] < 0 or rows[-1] >= n_tokens or any(a >= b for a, b in pairwise(rows)):
+        raise InvalidInputError(f"rows must be at least one and ascend without repeats within 0 and {n_tokens - 1}")
+
+
+@dataclass(frozen=True)
+class Change:
+    """K after RoPE and V of some stored rows in one layer, (H, S, D) each: as this prompt makes them, and as they were stored."""
+
+    rows: tuple[int, ...]
+    fresh: tuple[torch.Tensor, torch.Tensor]
+    stored: tuple[torch.Tensor, torch.Tensor]
+
+
+class Narrowing(Protocol):
+    """Takes rows out of a pass on its way up the layers; what is taken out keeps its stored K and V from that layer on."""
+
+    @property
+    def layers(self) -> Collection[int]:
+        """The layers before which it is asked."""
+
+    def keep(self, layer: int, rows: Sequence[int], look: Callable[[], Change]) -> Collection[int]:
+        """Return which of `rows`, the rows under way that have a source, go on through `layer`.
+
+        `look` asks the sources for the layer's group and returns how the rows change in it; the cache then keeps their fresh K and V in
+        this one layer, also of rows that do not go on. Without a look nothing is asked for that no dropped row needs.
+        """
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a prompt cost: the rows computed through all layers, and how often any row went through any layer."""
+
+    rows: tuple[int, ...]
+    layer_rows: int
 
 
 class Generation:
     """The answer to one prompt: the logits after its last token, and then tokens one by one.
 
     Iterate once, from the thread that may use the engine: every further token is a forward pass. The end-of-sequence token is not
-    yielded. `rows_computed` counts the rows of the prompt that went through the model.
+    yielded. `work` is what went through the model before the first token, `rows_computed` how many rows of it went through all layers.
     """
 
     def __init__(
         self,
         first_logits: torch.Tensor,
-        rows_computed: int,
+        work: Work,
         step: Callable[[int], torch.Tensor],
         eos_ids: frozenset[int],
         sampling: Sampling,
     ) -> None:
         self.first_logits = first_logits
-        self.rows_computed = rows_computed
+        self.work = work
+        self.rows_computed = len(work.rows)
         self._step, self._eos_ids, self._sampling = step, eos_ids, sampling
 
     def __iter__(self) -> Iterator[int]:
@@ -114,6 +150,52 @@ class Generation:
             yield token
             if n_yielded < self._sampling.max_new_tokens:
                 logits = self._step(token)
+
+
+def never() -> bool:
+    """Return False: the step is not to be stopped."""
+    return False
+
+
+class Prefill(Protocol):
+    """One prompt under way with a cache of its own, which nobody else reads and nothing is written back from.
+
+    Used by one thread at a time, the one that may use the engine. A step that raises or is stopped counts for nothing: the prompt is as it
+    was before, and the next step may ask a source for the same groups again.
+    """
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """What the prompt is made of."""
+
+    @property
+    def computed(self) -> Collection[int]:
+        """The rows that went through all layers so far."""
+
+    def compute(self, rows: Sequence[int], stop: Callable[[], bool] = never) -> bool:
+        """Run `rows` through all layers; return False when `stop`, which is called between layers, says True.
+
+        Earlier rows come from earlier steps or from their sources, which are asked for a layer group right before it runs; sources of
+        later rows, and of segments whose rows are all computed, are not asked. Rows that are computed already are left out.
+        """
+
+    def attention(self) -> torch.Tensor:
+        """Run the rows that no source gives over everything stored; return what the last segment pays attention to, (L, T) float32.
+
+        Each layer's attention is the mean over heads and over the rows of the last segment, and sums to 1. Sources are asked for all
+        groups. Nothing that it computes counts.
+        """
+
+    def finish(self, rows: Sequence[int], narrowing: Narrowing | None = None) -> Generation:
+        """Run the last step and return the answer.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Absolute, ascending; together with `computed` they hold every row of segments without a source and the last row of the prompt.
+        narrowing : Narrowing, optional
+            Takes rows out between layers.
+        """
 
 
 class Engine(Protocol):
@@ -152,15 +234,8 @@ class Engine(Protocol):
         tokens than the context holds raise InvalidInputError.
         """
 
+    def begin(self, segments: Sequence[Segment], sampling: Sampling = ...) -> Prefill:
+        """Start the prompt made of `segments`; token ids out of range and more tokens than the context holds raise InvalidInputError."""
+
     def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = ...) -> Generation:
-        """Run the prompt made of `segments`: compute `rows`, take every other row from its segment's source.
-
-        Parameters
-        ----------
-        rows : sequence of int
-            Absolute, ascending; they hold every row of segments without a source and the last row of the prompt.
-
-        A source is asked for a layer group right before the group's first layer runs, and not at all when all its rows are computed.
-        Computed rows stay in the request's own cache. Raises InvalidInputError for other rows or token ids and beyond the
-        context, and whatever a source raises (LoadFailed), after which the engine is ready for the next call.
-        """
+        """Run a prompt in one step: `begin`, then `finish` with these rows."""

@@ -1,13 +1,12 @@
 """The engine over Hugging Face causal language models: the only file that imports transformers.
 
-A pass drives the decoder's layers itself, one layer group after the other, which is what lets loading overlap with computing: before a
-group's first layer runs, the stored rows of that group are placed in the request's cache. Only the rows that are computed ever have hidden
-states. All keys are rotated with angles from one float64 table, and attention sees key position <= row position.
+The decoder's layers are driven one by one (`stack.py`, `prompt_run.py`), which is what lets loading overlap with computing: before a
+group's first layer runs, the stored rows of that group are placed in the request's cache. Only rows that are computed have hidden states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,34 +19,18 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, A
 from transformers.utils import logging
 
 from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
-from kvstore.core.identity import ModelIdentity, RopeSpec
+from kvstore.core.identity import ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
-from kvworker.engine.attention import Sight, attend, sight_of
-from kvworker.engine.engine import Generation, Segment, check_rows
+from kvworker.engine.attention import attend
+from kvworker.engine.engine import Generation, Segment
 from kvworker.engine.families import Family, family_of, layout_of
-from kvworker.engine.overlay import Overlay, Rows
-from kvworker.engine.rope import RotaryTable
+from kvworker.engine.prompt_run import PromptRun
 from kvworker.engine.sampling import Sampling
-from kvworker.engine.splice import Run, place_group, stored_runs
+from kvworker.engine.stack import Pass, Stack
 from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
 
 _ATTENTION = "larder_rows"
 _TEXT_MODELS = {"gemma3": "gemma3_text"}  # directories with image input, of which the text model is used
-
-
-class _Pass:
-    """One forward pass: the tokens and positions (S,) of the rows that it computes.
-
-    `place` says where the rows lie in the cache: a slice where they are consecutive, which is faster than indices.
-    """
-
-    def __init__(self, token_ids: Sequence[int], rows: Sequence[int], device: torch.device) -> None:
-        self.rows = rows
-        self.token_ids = torch.tensor(token_ids, device=device)
-        self.positions = torch.tensor(rows, device=device)
-        is_consecutive = rows[-1] - rows[0] + 1 == len(rows)
-        self.place: Rows = slice(rows[0], rows[-1] + 1) if is_consecutive else self.positions
-        self.n_tokens = rows[-1] + 1
 
 
 class HFEngine:
@@ -69,18 +52,17 @@ class HFEngine:
         self.bos_id: int | None = tokenizer.bos_token_id
         self.max_context_tokens: int = config.max_position_embeddings
         self._tokenizer = tokenizer
-        self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._decoder = model.get_decoder()
         self._family: Family = family_of(config.model_type)
         self._n_vocab: int = config.vocab_size
-        self._dtype, self._device = DTYPES[identity.dtype], self._head.weight.device
-        ropes = {group.rope for group in identity.layout.groups if group.rope is not None}
-        self._tables: dict[RopeSpec | None, RotaryTable] = {rope: RotaryTable(rope, self._dtype, self._device) for rope in ropes}
+        softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        head, dtype = model.get_output_embeddings(), DTYPES[identity.dtype]
+        self._stack = Stack(self._decoder, head, softcap, self._family, identity.layout, dtype)
 
     @property
     def device(self) -> str:
         """Where the model is: "cpu" or "cuda:0"."""
-        return str(self._device)
+        return str(self._stack.device)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens; what looks like one in the text stays text."""
@@ -102,80 +84,33 @@ class HFEngine:
     def _read(self, token_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Prefill a text and return K before RoPE and V, (L, H, T, D), per layer group."""
         self._check_tokens(token_ids)
-        overlay = self._overlay(len(token_ids))
+        groups, overlay = self.identity.layout.groups, self._stack.overlay(len(token_ids))
         with self._caught_keys() as keys:
-            self._forward(_Pass(token_ids, range(len(token_ids)), self._device), overlay)
-        groups = self.identity.layout.groups
+            self._stack.run_all(Pass(range(len(token_ids)), self._stack.embed(token_ids)), overlay)
         return [(torch.stack([keys[layer] for layer in group.layers]), overlay.group(g)[1]) for g, group in enumerate(groups)]
 
-    @torch.inference_mode()
-    def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = Sampling()) -> Generation:  # noqa: B008 (frozen)
-        """Run the prompt made of `segments`: compute `rows`, take every other row from its segment's source."""
-        check_rows(segments, rows)
+    def begin(self, segments: Sequence[Segment], sampling: Sampling = Sampling()) -> PromptRun:  # noqa: B008 (frozen)
+        """Start the prompt made of `segments`."""
         token_ids = [token for segment in segments for token in segment.token_ids]
         self._check_tokens(token_ids)
-        n_tokens = len(token_ids)
-        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, self.max_context_tokens - n_tokens + 1))
-        overlay = self._overlay(n_tokens + sampling.max_new_tokens - 1)
-        place = partial(self._place, overlay, stored_runs(segments, rows))
-        hidden = self._forward(_Pass([token_ids[row] for row in rows], rows, self._device), overlay, place)
-        return Generation(self._logits(hidden), len(rows), self._stepper(overlay, n_tokens), self.eos_ids, sampling)
+        n_new = min(sampling.max_new_tokens, self.max_context_tokens - len(token_ids) + 1)
+        with torch.inference_mode():
+            return PromptRun(self._stack, segments, replace(sampling, max_new_tokens=n_new), self.eos_ids)
 
-    def _stepper(self, overlay: Overlay, n_tokens: int) -> Callable[[int], torch.Tensor]:
-        """Return the function that appends one token to a prompt of n_tokens and returns the next logits."""
-        n_seen = n_tokens
-
-        @torch.inference_mode()
-        def step(token: int) -> torch.Tensor:
-            nonlocal n_seen
-            n_seen += 1
-            return self._logits(self._forward(_Pass([token], [n_seen - 1], self._device), overlay))
-
-        return step
+    def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = Sampling()) -> Generation:  # noqa: B008 (frozen)
+        """Run a prompt in one step: `begin`, then `finish` with these rows."""
+        return self.begin(segments, sampling).finish(rows)
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         """Raise unless the ids belong to the vocabulary and fit the context."""
+        if not token_ids:
+            raise InvalidInputError("a prompt needs at least one token")
         if len(token_ids) > self.max_context_tokens:
             raise InvalidInputError(
                 f"{len(token_ids)} tokens do not fit the model's context of {self.max_context_tokens}; use fewer or shorter passages"
             )
         if min(token_ids) < 0 or max(token_ids) >= self._n_vocab:
             raise InvalidInputError(f"token ids must be within 0 and {self._n_vocab - 1}, got {min(token_ids)} to {max(token_ids)}")
-
-    def _overlay(self, capacity: int) -> Overlay:
-        return Overlay(self.identity.layout, capacity, self._dtype, self._device)
-
-    def _place(self, overlay: Overlay, runs: Sequence[Run], index: int) -> None:
-        group = self.identity.layout.groups[index]
-        place_group(overlay, index, group, runs, self._tables[group.rope])
-
-    def _forward(self, work: _Pass, overlay: Overlay, place: Callable[[int], None] | None = None) -> torch.Tensor:
-        """Run the decoder layers over a pass; return the hidden state (hidden,) of its last row."""
-        overlay.begin(work.place, work.n_tokens)
-        angles = {rope: _angles(table, work) for rope, table in self._tables.items()}
-        sights: dict[int, Sight] = {}
-        hidden = self._decoder.embed_tokens(work.token_ids[None])
-        for index, group in enumerate(self.identity.layout.groups):
-            if group.window not in sights:
-                sights[group.window] = sight_of(work.rows, group.window, self._dtype, self._device)
-            if place is not None:
-                place(index)
-            for layer in group.layers:
-                hidden = self._decoder.layers[layer](
-                    hidden,
-                    attention_mask=sights[group.window],
-                    position_ids=work.positions[None],
-                    position_embeddings=angles[group.rope],
-                    past_key_values=overlay,
-                    use_cache=True,
-                )
-        last: torch.Tensor = self._decoder.norm(hidden[:, -1])
-        return last[0]
-
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits (V,) in float32."""
-        logits: torch.Tensor = self._head(hidden).float()
-        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
 
     @contextmanager
     def _caught_keys(self) -> Iterator[dict[int, torch.Tensor]]:
@@ -195,12 +130,6 @@ class HFEngine:
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def _angles(table: RotaryTable, work: _Pass) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return cos and sin (1, S, D) of a pass's rows, as attention modules expect them."""
-    cos, sin = table.first(work.n_tokens)
-    return torch.cat((cos[work.place],) * 2, -1)[None], torch.cat((sin[work.place],) * 2, -1)[None]
 
 
 def _cut(k: torch.Tensor, v: torch.Tensor, start: int, stop: int) -> KVChunk:

@@ -37,6 +37,11 @@ class Family:
     key_axes: Literal["tokens,values", "tokens,heads", "heads,tokens"]
     windows: Literal["none", "all", "layer_types"]
 
+    def project(self, attention: Any, hidden: torch.Tensor, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return K before RoPE and V, (H, S, D) each, that an attention module makes of its normalised input (1, S, hidden)."""
+        k, v = (project(hidden)[0].view(hidden.shape[1], kv_heads, -1).transpose(0, 1) for project in (attention.k_proj, attention.v_proj))
+        return (attention.k_norm(k) if self.key_module == "k_norm" else k), v
+
     def keys(self, output: torch.Tensor, kv_heads: int) -> torch.Tensor:
         """Return the key module's output for a batch of one as (H, T, D)."""
         if self.key_axes == "heads,tokens":

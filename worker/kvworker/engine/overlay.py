@@ -29,12 +29,17 @@ class Overlay:
         }
 
     def begin(self, rows: Rows, n_tokens: int) -> None:
-        """Start a pass that computes `rows` of a sequence of n_tokens tokens."""
+        """Let `update` write to `rows` of a sequence of n_tokens tokens."""
         self._rows, self._n_tokens = rows, n_tokens
 
     def group(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return K after RoPE and V of one layer group, (L, H, capacity, D): views to write stored rows to."""
         return self._k[index], self._v[index]
+
+    def layer(self, index: int, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a copy of K after RoPE and V of some rows of one layer, (H, S, D)."""
+        k, v = (x[0, :, rows].clone() for x in self._layers[index])
+        return k, v
 
     def update(self, k: torch.Tensor, v: torch.Tensor, layer_idx: int, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
         """Write k and v (1, H, S, D) of the pass's rows and return K and V of the whole sequence, (1, H, T, D)."""

@@ -3,54 +3,96 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
 from kvstore.core.errors import IdentityError
 from kvstore.core.identity import LayerGroup
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import ChunkSource, Segment, spans_of
+from kvworker.engine.engine import ChunkSource, Segment, Span, spans_of
 from kvworker.engine.overlay import Overlay
 from kvworker.engine.rope import RotaryTable, rotate
 
 
 @dataclass(frozen=True)
-class Run:
-    """Stored segments that lie next to each other: segment i takes rows borders[i] to borders[i + 1] - 1."""
+class Piece:
+    """Rows `start` to `stop - 1` of a prompt, which `source` holds from its row `start - span.start` on."""
 
-    sources: tuple[ChunkSource, ...]
-    borders: tuple[int, ...]
+    segment: int
+    source: ChunkSource
+    span: Span
+    start: int
+    stop: int
 
 
-def stored_runs(segments: Sequence[Segment], rows: Sequence[int]) -> list[Run]:
-    """Return the segments of which at least one row is not in `rows` (ascending), gathered into runs."""
+Run = tuple[Piece, ...]
+"""Pieces that lie next to each other."""
+
+
+def stored_runs(segments: Sequence[Segment], rows: Sequence[int], computed: Sequence[int] = (), placed: Collection[int] = ()) -> list[Run]:
+    """Return what a step that computes `rows` needs of the stored segments, gathered into runs.
+
+    A segment is needed if one of its rows up to the last of `rows` is neither among them nor in `computed` (both ascending), and then all
+    its rows but those in `computed` are. Segments in `placed`, by index, are in the cache already.
+    """
     runs: list[Run] = []
-    for segment, span in zip(segments, spans_of(segments), strict=True):
-        n_computed = bisect_left(rows, span.stop) - bisect_left(rows, span.start)
-        if segment.source is None or n_computed == span.stop - span.start:
+    for index, (segment, span) in enumerate(zip(segments, spans_of(segments), strict=True)):
+        source = segment.source
+        if source is None or index in placed or span.start > rows[-1]:
             continue
-        if runs and runs[-1].borders[-1] == span.start:
-            runs[-1] = Run((*runs[-1].sources, segment.source), (*runs[-1].borders, span.stop))
-        else:
-            runs.append(Run((segment.source,), (span.start, span.stop)))
+        n_seen = min(span.stop, rows[-1] + 1) - span.start
+        if _count(rows, span) + _count(computed, span) >= n_seen:
+            continue
+        for start, stop in _gaps(span, computed):
+            piece = Piece(index, source, span, start, stop)
+            if runs and runs[-1][-1].stop == start:
+                runs[-1] = (*runs[-1], piece)
+            else:
+                runs.append((piece,))
     return runs
 
 
-def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[Run], table: RotaryTable) -> None:
-    """Ask the sources of all runs for layer group `index`, rotate K to where each passage lies, and write K and V to the overlay."""
-    keys, values = overlay.group(index)
+def _count(rows: Sequence[int], span: Span) -> int:
+    """Return how many of ascending rows lie in a span."""
+    return bisect_left(rows, span.stop) - bisect_left(rows, span.start)
+
+
+def _gaps(span: Span, computed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a span between computed rows, as start and stop."""
+    start = span.start
+    for row in computed[bisect_left(computed, span.start) : bisect_left(computed, span.stop)]:
+        if row > start:
+            yield start, row
+        start = row + 1
+    if start < span.stop:
+        yield start, span.stop
+
+
+def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[Run], table: RotaryTable, first: int = 0) -> None:
+    """Ask the sources of all runs for layer group `index`, rotate K to where each passage lies, and write K and V to the overlay.
+
+    Layers before the group's layer `first` stay as they are.
+    """
+    keys, values = (x[first:] for x in overlay.group(index))
+    chunks: dict[int, KVChunk] = {}
     for run in runs:
-        start, stop = run.borders[0], run.borders[-1]
-        chunks = [source.group(index) for source in run.sources]
-        for chunk, (first, behind) in zip(chunks, pairwise(run.borders), strict=True):
-            _check(chunk, group, behind - first, keys.dtype)
-        k = torch.cat([chunk.k for chunk in chunks], 2)
+        for piece in run:
+            if piece.segment not in chunks:
+                chunks[piece.segment] = piece.source.group(index)
+                _check(chunks[piece.segment], group, piece.span.stop - piece.span.start, keys.dtype)
+        start, stop = run[0].start, run[-1].stop
+        k, v = zip(*(_rows(chunks[piece.segment], piece, first) for piece in run), strict=True)
         cos, sin = table.first(stop)
-        rotate(k, cos[start:], sin[start:], out=keys[:, :, start:stop])
-        torch.cat([chunk.v for chunk in chunks], 2, out=values[:, :, start:stop])
+        rotate(torch.cat(k, 2), cos[start:], sin[start:], out=keys[:, :, start:stop])
+        torch.cat(v, 2, out=values[:, :, start:stop])
+
+
+def _rows(chunk: KVChunk, piece: Piece, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a piece's K and V from a group's layer `first` on."""
+    own = slice(piece.start - piece.span.start, piece.stop - piece.span.start)
+    return chunk.k[first:, :, own], chunk.v[first:, :, own]
 
 
 def _check(chunk: KVChunk, group: LayerGroup, n_tokens: int, dtype: torch.dtype) -> None:
