@@ -66,7 +66,10 @@ class Token:
 
 @dataclass(frozen=True)
 class PassageReport:
-    """What was done for one passage of a question and why: action "load" or "compute", tier, variant, bytes and seconds."""
+    """What was done for one passage of a question and why: action "load" or "compute", tier, variant, bytes and seconds.
+
+    `read_as` says how a loaded passage had been read, "document" or "alone"; it is empty for one that was computed in the prompt.
+    """
 
     passage: Passage
     action: str
@@ -76,6 +79,7 @@ class PassageReport:
     seconds: float
     why: str
     rows_recomputed: int
+    read_as: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,14 @@ class Report:
         return "\n".join([f"{head} ({self.planner}, {self.policy}; quality {self.quality})", *map(_line, self.passages)])
 
 
+_READ = {"document": "in its document", "alone": "alone"}
+
+
 def _line(row: PassageReport) -> str:
     """Return one passage's row of a printed report."""
     where = f"{row.passage.source}#{row.passage.index}"
-    return f"  {where}: {row.action} {row.nbytes} B from {row.tier or 'no tier'} in {row.seconds:.4f} s: {row.why}"
+    read = f", read {_READ[row.read_as]}" if row.read_as in _READ else ""
+    return f"  {where}: {row.action} {row.nbytes} B from {row.tier or 'no tier'} in {row.seconds:.4f} s{read}: {row.why}"
 
 
 @dataclass(frozen=True)

@@ -248,10 +248,11 @@ class Lab:
         planner: str = "always_load",
         text: str = QUESTION,
         sampling: Sampling = Sampling(max_new_tokens=N_ANSWER),  # noqa: B008 (frozen)
+        read_as: str = "auto",
     ) -> Answer:
         """Ask and read the answer to its end."""
         caller = self.caller if store is None else self.caller_with(store)
-        events = list(self.worker.ask(caller, Question(tuple(names), text, sampling, policy, planner)))
+        events = list(self.worker.ask(caller, Question(tuple(names), text, sampling, policy, planner, read_as)))
         report = events.pop()
         assert isinstance(report, Report)
         tokens = [event for event in events if isinstance(event, Token)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.core.errors import InvalidInputError, KVError, NotFoundError
+from kvstore.core.errors import CapacityError, InvalidInputError, KVError, NotFoundError
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import Passage, read_window
 from kvworker.ingest.windows import Window
@@ -25,11 +25,21 @@ def document(source: str, n_passages: int = 3, first_token: int = 0) -> list[Pas
     return read_window(NAMESPACE, source, [f"text {i}" for i in range(n_passages)], tokens, Window(0, 0, n_passages))
 
 
-def store(catalog: Catalog, passages: list[Passage], tenant: str = "alice") -> list[Passage]:
+def store(catalog: Catalog, passages: list[Passage], tenant: str = "alice", read_as: str = "document") -> list[Passage]:
     """Add passages and say that their source consists of them."""
-    catalog.add(tenant, passages)
-    catalog.place(tenant, passages[0].source, [p.content for p in passages])
+    catalog.add(tenant, passages[0].source, {read_as: passages})
     return passages
+
+
+def alone(passages: list[Passage]) -> list[Passage]:
+    """Return the same passages read by themselves."""
+    return [p.alone(NAMESPACE) for p in passages]
+
+
+def read_as(catalog: Catalog, name: str, asked: str = "auto") -> list[str]:
+    """Return the readings of a passage that may be used."""
+    ((_, readings),) = catalog.readings("alice", [name], asked)
+    return [r.read_as for r in readings]
 
 
 @pytest.fixture
@@ -68,8 +78,8 @@ def test_a_name_that_nobody_stored_is_not_found(catalog: Catalog, name: str) -> 
 def test_digits_that_start_two_identities_are_refused(catalog: Catalog) -> None:
     """No passage is preferred; one digit more tells them apart."""
     (passage,) = document("a.txt", 1)
-    twins = [replace(passage, content=bytes.fromhex("ab" * 5 + last * 27)) for last in ("00", "01")]
-    catalog.add("alice", twins)
+    twins = [replace(passage, content=bytes.fromhex("ab" * 5 + f"{i:02}" * 27), index=i) for i in range(2)]
+    catalog.add("alice", "a.txt", {"document": twins})
     with pytest.raises(InvalidInputError, match="several"):
         catalog.find("alice", "ab" * 5)
     assert catalog.find("alice", "ab" * 5 + "01") == twins[1]
@@ -131,7 +141,7 @@ def test_a_chain_leads_from_the_first_passage_to_the_one_asked_for(catalog: Cata
 def test_a_chain_with_a_passage_missing_is_an_error_of_ours(catalog: Catalog) -> None:
     """Rather than a chunk computed behind something else."""
     passages = document("a.txt", 3)
-    catalog.add("alice", [passages[0], passages[2]])
+    catalog.add("alice", "a.txt", {"document": [passages[0], passages[2]]})
     with pytest.raises(NotFoundError):
         catalog.chain("alice", passages[2])
 
@@ -141,6 +151,148 @@ def test_listings_are_ordered_and_bounded(catalog: Catalog) -> None:
     b, a = store(catalog, document("b.txt", 12)), store(catalog, document("a.txt", 2, first_token=50))
     assert catalog.listing("alice") == [*a, *b]
     assert catalog.listing("alice", "b.txt", limit=11) == b[:11]
+
+
+def test_a_text_ingested_both_ways_has_both_readings_the_better_first(catalog: Catalog) -> None:
+    """The second ingest does not displace the first, in either order."""
+    for source, first_token, first, second in (("a.txt", 0, "document", "alone"), ("b.txt", 50, "alone", "document")):
+        passages = document(source, first_token=first_token)
+        for way in (first, second):
+            store(catalog, passages if way == "document" else alone(passages), read_as=way)
+        assert read_as(catalog, f"{source}#1") == ["document", "alone"]
+        assert read_as(catalog, passages[1].content.hex()) == ["document", "alone"]
+        assert catalog.listing("alice", source) == passages
+
+
+def test_the_first_passage_of_a_document_is_one_chunk_in_both_readings(catalog: Catalog) -> None:
+    """Nothing stands before it."""
+    passages = store(catalog, document("a.txt"))
+    store(catalog, alone(passages), read_as="alone")
+    assert read_as(catalog, "a.txt#0") == ["document"]
+    assert read_as(catalog, "a.txt#0", "alone") == ["alone"]
+
+
+def test_a_question_may_allow_one_reading_only(catalog: Catalog) -> None:
+    """Alone needs no ingest: its key follows from the tokens. In its document is what only an ingest of the document gives."""
+    store(catalog, document("a.txt"))
+    store(catalog, alone(document("b.txt", first_token=50)), read_as="alone")
+    assert [read_as(catalog, "a.txt#1", asked) for asked in ("auto", "document", "alone")] == [["document"], ["document"], ["alone"]]
+    assert [read_as(catalog, "b.txt#1", asked) for asked in ("auto", "document", "alone")] == [["alone"], [], ["alone"]]
+    with pytest.raises(InvalidInputError, match="auto, document, alone"):
+        read_as(catalog, "a.txt#1", "backwards")
+
+
+def test_an_id_from_an_ingest_alone_never_means_a_reading_in_some_document(catalog: Catalog) -> None:
+    """Who named the text by itself is not given traces of a document that holds it too."""
+    passages = store(catalog, document("a.txt"))
+    (only,) = store(catalog, [replace(alone(passages)[1], source="b.txt", index=0)], read_as="alone")
+    assert [read_as(catalog, only.content.hex(), asked) for asked in ("auto", "document")] == [["alone"], []]
+
+
+def test_readings_of_more_passages_than_one_statement_takes_are_found(catalog: Catalog) -> None:
+    """SQLite bounds the values of a statement."""
+    passages = store(catalog, document("a.txt", 1200))
+    store(catalog, alone(passages), read_as="alone")
+    found = catalog.readings("alice", [f"a.txt#{i}" for i in range(1, 1200)], "auto")
+    assert {tuple(r.read_as for r in readings) for _, readings in found} == {("document", "alone")}
+
+
+@pytest.mark.parametrize(("kept", "edited"), [("document", "alone"), ("alone", "document")])
+def test_the_other_reading_stays_known_up_to_the_first_passage_that_changed(catalog: Catalog, kept: str, edited: str) -> None:
+    """Behind it, the text that it knows is no longer that of the document."""
+    old, new = document("a.txt", 4), document("a.txt", 4)
+    new[2] = document("a.txt", 4, first_token=70)[2]
+    ways = {"document": lambda p: p, "alone": alone}
+    store(catalog, ways[kept](old), read_as=kept)
+    store(catalog, ways[edited](new), read_as=edited)
+    readings = [read_as(catalog, f"a.txt#{i}") for i in range(4)]
+    assert [edited in r for r in readings[1:]] == [True] * 3
+    assert [kept in r for r in readings[1:]] == [True, False, False]
+
+
+def test_contents_that_a_source_no_longer_has_are_told(catalog: Catalog) -> None:
+    """So that their chunks can be taken out of the store."""
+    old = document("a.txt", 3)
+    assert catalog.add("alice", "a.txt", {"document": old, "alone": alone(old)}) == []
+    gone = catalog.add("alice", "a.txt", {"document": old[:2]})
+    assert set(gone) == {old[2].content, alone(old)[2].content}
+
+
+def test_a_forgotten_document_is_gone_with_everything_it_ever_said(catalog: Catalog) -> None:
+    """Its ids too, also those of an earlier text, and also what only gave context."""
+    old, context = document("a.txt", 3), document("a.txt", 2, first_token=90)
+    catalog.add("alice", "a.txt", {"document": old}, behind=context)
+    new = store(catalog, document("a.txt", 3, first_token=50))
+    assert set(catalog.forget("alice", "a.txt")) == {p.content for p in new}
+    for passage in (*old, *new, *context):
+        with pytest.raises(NotFoundError):
+            catalog.find("alice", passage.content.hex())
+    assert catalog.listing("alice") == []
+
+
+def test_forgetting_one_of_two_documents_with_the_same_beginning_leaves_the_other_whole(catalog: Catalog) -> None:
+    """What both say stays, under the name of the one that is left, and chains stay complete."""
+    context = document("a.txt", 2, first_token=90)
+    a, b = document("a.txt", 3), document("b.txt", 5)
+    catalog.add("alice", "a.txt", {"document": a}, behind=context)
+    catalog.add("alice", "b.txt", {"document": b}, behind=context)
+    assert set(catalog.forget("alice", "a.txt")) == {p.content for p in a}
+    assert catalog.chain("alice", catalog.find("alice", "b.txt#4"))[-1] == b[4]
+    assert catalog.find("alice", a[1].content.hex()).source == "b.txt"
+    catalog.forget("alice", "b.txt")
+    with pytest.raises(NotFoundError):
+        catalog.find("alice", context[0].content.hex())
+
+
+def test_a_document_that_gave_context_to_no_other_leaves_no_tokens_behind(catalog: Catalog) -> None:
+    """Forgetting is for secrets too; other tenants and documents keep theirs."""
+    store(catalog, document("a.txt"))
+    store(catalog, document("b.txt", first_token=50))
+    store(catalog, document("a.txt"), tenant="bob")
+    catalog.forget("alice", "a.txt")
+    rows = catalog._db.execute("SELECT tenant, source, COUNT(*) FROM passages GROUP BY tenant, source").fetchall()
+    assert rows == [("alice", "b.txt", 3), ("bob", "a.txt", 3)]
+
+
+def test_forgetting_what_is_not_known_does_nothing(catalog: Catalog) -> None:
+    """The caller may ask twice."""
+    store(catalog, document("a.txt"))
+    assert catalog.forget("alice", "b.txt") == []
+    assert len(catalog.listing("alice")) == 3
+
+
+def test_a_full_catalog_first_lets_go_of_texts_that_no_document_says_any_more(tmp_path: Path) -> None:
+    """Three passages of 12 B are a document; old texts of it are kept while there is room."""
+    catalog = Catalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=72)
+    old, new = store(catalog, document("a.txt")), store(catalog, document("a.txt", first_token=50))
+    assert catalog.find("alice", old[0].content.hex()) == old[0]
+    b = store(catalog, document("b.txt", first_token=100))
+    with pytest.raises(NotFoundError):
+        catalog.find("alice", old[0].content.hex())
+    assert catalog.listing("alice") == [*new, *b]
+    catalog.close()
+
+
+def test_a_document_too_many_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    """Documents are never dropped behind their owner's back; each tenant has room of its own, also after a restart."""
+    for _ in range(2):
+        catalog = Catalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=36)
+        a = store(catalog, document("a.txt"))
+        with pytest.raises(CapacityError, match=r"take 48 B, more than the 36 B of worker.catalog_bytes"):
+            catalog.add("alice", "b.txt", {"document": document("b.txt", 1, first_token=100)})
+        assert catalog.listing("alice") == a
+        store(catalog, document("b.txt", first_token=100), tenant="bob")
+        assert store(catalog, document("a.txt")) == a
+        catalog.close()
+
+
+def test_room_of_a_forgotten_document_is_free_again(tmp_path: Path) -> None:
+    """Bytes are counted as they are."""
+    catalog = Catalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=36)
+    for i in range(5):
+        store(catalog, document(f"{i}.txt", first_token=10 * i))
+        catalog.forget("alice", f"{i}.txt")
+    catalog.close()
 
 
 def test_everything_is_there_again_after_reopening_the_file(tmp_path: Path) -> None:

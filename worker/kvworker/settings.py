@@ -26,6 +26,8 @@ class WorkerSettings:
         Longest answer.
     device_bytes, push_bytes : int
         Budgets of decoded chunks in device memory, and of KV that waits to be stored.
+    catalog_bytes : int
+        Most bytes that one tenant's tokens take in the catalog of passages, 4 B each.
     load_timeout_s : float
         Longest wait for a stored chunk; shorter where computing everything is quicker than that.
     load_threads, restore_passages : int
@@ -40,12 +42,13 @@ class WorkerSettings:
     max_new_tokens: int = 1024
     device_bytes: int = field(default=256 << 20, metadata=SIZE)
     push_bytes: int = field(default=256 << 20, metadata=SIZE)
+    catalog_bytes: int = field(default=1 << 30, metadata=SIZE)
     load_timeout_s: float = 5.0
     load_threads: int = 4
     restore_passages: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("window_tokens", "device_bytes", "push_bytes", "restore_passages"):
+        for name in ("window_tokens", "device_bytes", "push_bytes", "catalog_bytes", "restore_passages"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"worker.{name} must be 0 or more, got {getattr(self, name)}")
         if min(self.max_new_tokens, self.load_threads) < 1 or not self.load_timeout_s > 0:

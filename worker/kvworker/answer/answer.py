@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from kvclient.records import Report, Token
 from kvstore.core.api import Hit, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError, KVError
+from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
 from kvstore.planners.samples import CostSample, PrefillSample, ReadSample
@@ -21,14 +22,14 @@ from kvworker.answer.course import Course, Timing
 from kvworker.answer.device_tier import DeviceTier
 from kvworker.answer.load import TIMEOUT, DeviceSource, Loader, StoredSource
 from kvworker.answer.policy import parse_policy
-from kvworker.answer.prompt import DEVICE, Prompt, offers
+from kvworker.answer.prompt import DEVICE, Asked, Prompt, Stored, offers
 from kvworker.answer.report import make_report
 from kvworker.answer.text_stream import TextStream
 from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.engine import ChunkSource, Engine, LoadFailed
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.catalog import Catalog
-from kvworker.ingest.passages import Passage
+from kvworker.ingest.passages import AUTO, Passage, Reading
 from kvworker.ingest.restore import Restorer
 from kvworker.settings import WorkerSettings
 
@@ -45,7 +46,8 @@ _log = logging.getLogger(__name__)
 class Question:
     """What is asked: passages by id or "source#index" in the order of the prompt, the text, and how to answer.
 
-    Empty `policy` and `planner` mean the worker's defaults.
+    Empty `policy` and `planner` mean the worker's defaults. `read_as` says which readings of the passages may be loaded: "auto" takes the
+    best one that is stored, "document" and "alone" no other.
     """
 
     passages: tuple[str, ...]
@@ -53,6 +55,7 @@ class Question:
     sampling: Sampling = field(default_factory=Sampling)
     policy: str = ""
     planner: str = ""
+    read_as: str = AUTO
 
 
 class Answerer:
@@ -104,15 +107,19 @@ class Answerer:
         """Look up all passages in one call and let the planner decide."""
         policy = parse_policy(question.policy or self._settings.policy)
         planner = find_planner(question.planner or self._settings.planner)
-        prompt = Prompt(tuple(self._catalog.find(tenant, name) for name in question.passages), self._question_ids(question))
+        named = self._catalog.readings(tenant, question.passages, question.read_as)
+        prompt = Prompt(tuple(p for p, _ in named), self._question_ids(question))
         self._check_room(prompt, question.sampling)
         timing = Timing()
         with timing.measure("lookup"):
-            hits = self._lookup(tenant, store, prompt.passages)
-            device_nbytes = self._on_device(tenant, hits)
+            asked = self._lookup(tenant, store, named)
+            device_nbytes = self._on_device(tenant, [s.hit for a in asked for s in a.stored])
+        best = [a.best(device_nbytes) for a in asked]
         with timing.measure("plan"):
-            plan = planner.plan(prompt.request(policy), offers(hits, self._pipeline.spec.label, device_nbytes), self._costs.model)
-        return Course(prompt, policy, planner.name, hits, plan, timing)
+            request = prompt.read_in(best).request(policy)
+            plan = planner.plan(request, offers(asked, self._pipeline.spec.label, device_nbytes), self._costs.model)
+        read = [a.read_as(i.offer.read_as) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
+        return Course(prompt.read_in(read), policy, planner.name, asked, read, plan, timing)
 
     def _question_ids(self, question: Question) -> tuple[int, ...]:
         """Return the tokens behind the passages; without any passage, the prompt starts with BOS."""
@@ -128,10 +135,15 @@ class Answerer:
         if sampling.max_new_tokens > self._settings.max_new_tokens:
             raise InvalidInputError(f"max_tokens {sampling.max_new_tokens} is over worker.max_new_tokens {self._settings.max_new_tokens}")
 
-    def _lookup(self, tenant: str, store: StoreAPI, passages: Sequence[Passage]) -> list[Hit]:
-        """Return one hit per passage; a store that fails has nothing, and rests for ten times as long as its failure took."""
-        variant = self._pipeline.spec.variant()
-        keys = [p.key(self._engine.identity.namespace, variant) for p in passages]
+    def _lookup(self, tenant: str, store: StoreAPI, named: Sequence[tuple[Passage, Sequence[Reading]]]) -> list[Asked]:
+        """Return what the store has of every reading, found in one call."""
+        namespace, variant = self._engine.identity.namespace, self._pipeline.spec.variant()
+        keys = [r.passage.key(namespace, variant) for _, readings in named for r in readings]
+        hits = iter(self._hits(tenant, store, keys))
+        return [Asked(p, tuple(Stored(r, next(hits)) for r in readings)) for p, readings in named]
+
+    def _hits(self, tenant: str, store: StoreAPI, keys: Sequence[ChunkKey]) -> list[Hit]:
+        """Return one hit per key; a store that fails has nothing, and rests for ten times as long as its failure took."""
         started = time.monotonic()
         try:
             if started >= self._resting_until.get(tenant, 0.0):
@@ -142,11 +154,11 @@ class Answerer:
             _log.warning("lookup failed, everything is computed: %s", error)
         return [Hit(key, Status.ABSENT, reason=_UNAVAILABLE) for key in keys]
 
-    def _on_device(self, tenant: str, hits: Sequence[Hit]) -> dict[int, int]:
-        """Return the sizes of decoded copies by passage; copies of what was invalidated or deleted are dropped."""
+    def _on_device(self, tenant: str, hits: Sequence[Hit]) -> dict[ChunkKey, int]:
+        """Return the sizes of decoded copies; copies of what was invalidated or deleted are dropped."""
         self._device_tier.drop((tenant, hit.key) for hit in hits if hit.reason in _LOST)
-        sizes = {i: self._device_tier.nbytes((tenant, hit.key)) for i, hit in enumerate(hits)}
-        return {i: nbytes for i, nbytes in sizes.items() if nbytes}
+        sizes = {hit.key: self._device_tier.nbytes((tenant, hit.key)) for hit in hits}
+        return {key: nbytes for key, nbytes in sizes.items() if nbytes}
 
     def _prefill(self, tenant: str, store: StoreAPI, course: Course, sampling: Sampling) -> tuple[int | None, Iterator[int]]:
         """Start the loads and run the prompt; return the first token, if any, and the others to come.
@@ -167,7 +179,7 @@ class Answerer:
 
     def _source(self, tenant: str, store: StoreAPI, course: Course, item: Load, timeout_s: float) -> ChunkSource:
         """Return where a passage's chunk comes from; a device copy that has just left falls back to the store."""
-        key = course.hits[item.index].key
+        key = course.asked[item.index].read_as(item.offer.read_as).hit.key
         kv = self._device_tier.get((tenant, key)) if item.offer.tier == DEVICE else None
         if kv is not None:
             return DeviceSource(kv)
@@ -197,10 +209,14 @@ class Answerer:
         return min(self._settings.load_timeout_s, max(_SHORTEST_WAIT_S, math.inf if compute_s is None else compute_s))
 
     def _restore(self, tenant: str, store: StoreAPI, course: Course) -> None:
-        """Have what the store lacks computed and stored again behind the answer; a store that does not answer is left alone."""
-        for passage, hit in zip(course.prompt.passages, course.hits, strict=True):
-            if hit.status is Status.ABSENT and hit.reason != _UNAVAILABLE:
-                self._restorer.ask(tenant, store, passage)
+        """Have what the store lacks computed and stored again behind the answer; a store that does not answer is left alone.
+
+        A reading that is worse than one that is stored is not missed.
+        """
+        for asked in course.asked:
+            for lost in asked.lacking():
+                if lost.hit.reason != _UNAVAILABLE:
+                    self._restorer.ask(tenant, store, lost.reading.passage)
 
     def _learn(self, tenant: str, course: Course) -> None:
         """Keep what was decoded in device memory, and let the cost model know what was measured."""

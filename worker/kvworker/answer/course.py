@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kvstore.core.api import Hit
 from kvstore.planners.plan import Plan
 from kvworker.answer.policy import RecomputePolicy
-from kvworker.answer.prompt import Prompt
+from kvworker.answer.prompt import Asked, Prompt, Stored
 from kvworker.engine.engine import ChunkSource
 
 
@@ -51,12 +50,16 @@ class Timing:
 
 @dataclass
 class Course:
-    """One request under way: what was decided, and what it took so far."""
+    """One request under way: what was asked for, what was decided, and what it took so far.
+
+    `read` has the reading that each passage of the prompt is in, None where it has none that may be used.
+    """
 
     prompt: Prompt
     policy: RecomputePolicy
     planner: str
-    hits: list[Hit]
+    asked: Sequence[Asked]
+    read: Sequence[Stored | None]
     plan: Plan
     timing: Timing
     sources: dict[int, ChunkSource] = field(default_factory=dict)

@@ -1,19 +1,20 @@
-"""One question's prompt: passages, what the store has of them, and the plan's segments."""
+"""One question's prompt: passages, what the store has of their readings, and the plan's segments."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, takewhile
 
 from kvstore.core.api import Hit, Status
+from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Hits, Offer, PassageAsk, Request
 from kvworker.answer.policy import RecomputePolicy
 from kvworker.chunk import KVChunk
 from kvworker.engine.engine import ChunkSource, Segment
-from kvworker.ingest.passages import Passage
+from kvworker.ingest.passages import Passage, Reading
 
 DEVICE = "device"
 DECODED = "decoded"
@@ -28,11 +29,45 @@ class _Promised:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What the store says about one reading of a passage."""
+
+    reading: Reading
+    hit: Hit
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A passage as it was named, and all readings of it that may be used, the best first; none where it has to be computed."""
+
+    passage: Passage
+    stored: tuple[Stored, ...]
+
+    def best(self, device_nbytes: Mapping[ChunkKey, int]) -> Stored | None:
+        """Return the best reading that can be loaded, else the best one, which the store lacks."""
+        usable = (s for s in self.stored if s.hit.status is Status.READY or s.hit.key in device_nbytes)
+        return next(usable, self.stored[0] if self.stored else None)
+
+    def read_as(self, read_as: str) -> Stored:
+        """Return the reading of that name."""
+        return next(s for s in self.stored if s.reading.read_as == read_as)
+
+    def lacking(self) -> Iterator[Stored]:
+        """Yield the readings that are absent and better than any that is stored or on its way."""
+        return takewhile(lambda s: s.hit.status is Status.ABSENT, self.stored)
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """Passages in the caller's order, then the question's tokens."""
+    """Passages in the caller's order, each as it is read, then the question's tokens."""
 
     passages: tuple[Passage, ...]
     question_ids: tuple[int, ...]
+
+    def read_in(self, readings: Sequence[Stored | None]) -> Prompt:
+        """Return the prompt with each passage in the reading given for it."""
+        passages = (s.reading.passage if s else p for p, s in zip(self.passages, readings, strict=True))
+        return Prompt(tuple(passages), self.question_ids)
 
     @property
     def n_tokens(self) -> int:
@@ -68,12 +103,15 @@ class Prompt:
         return Request(tuple(asks), len(self.question_ids))
 
 
-def offers(hits: Sequence[Hit], codec: str, device_nbytes: Mapping[int, int]) -> Hits:
-    """Return what can be loaded: decoded copies in device memory (their sizes by passage) first, then what the store has READY."""
+def offers(asked: Sequence[Asked], codec: str, device_nbytes: Mapping[ChunkKey, int]) -> Hits:
+    """Return what can be loaded, the best readings first: decoded copies in device memory, then what the store has READY."""
     found: dict[int, list[Offer]] = {}
-    for index, hit in enumerate(hits):
-        if index in device_nbytes:
-            found.setdefault(index, []).append(Offer(DEVICE, device_nbytes[index], hit.key.variant, DECODED))
-        if hit.status is Status.READY:
-            found.setdefault(index, []).append(Offer(hit.tier, hit.nbytes, hit.key.variant, codec))
+    for index, passage in enumerate(asked):
+        for stored in passage.stored:
+            hit, read_as, rank = stored.hit, stored.reading.read_as, stored.reading.rank
+            if hit.key in device_nbytes:
+                copy = Offer(DEVICE, device_nbytes[hit.key], hit.key.variant, DECODED, read_as, rank)
+                found.setdefault(index, []).append(copy)
+            if hit.status is Status.READY:
+                found.setdefault(index, []).append(Offer(hit.tier, hit.nbytes, hit.key.variant, codec, read_as, rank))
     return found

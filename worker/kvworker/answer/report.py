@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from kvclient.records import Passage as PassageRecord
 from kvclient.records import PassageReport, Report
 from kvstore.core.stages import PipelineSpec
@@ -47,15 +49,24 @@ def passage_record(passage: Passage) -> PassageRecord:
 
 def _passage_report(course: Course, index: int, codec: str) -> PassageReport:
     """Return what was done for one passage."""
-    item, hit = course.plan.items[index], course.hits[index]
-    source, passage = course.sources.get(index), passage_record(course.prompt.passages[index])
-    if source is None or isinstance(item, Compute) or (isinstance(source, StoredSource) and not source.has_arrived):
-        return PassageReport(passage, "compute", "", "", 0, 0.0, _why_computed(course, item, hit.reason), passage.n_tokens)
+    item, read = course.plan.items[index], course.read[index]
+    source, passage = course.sources.get(index), passage_record(course.asked[index].passage)
+    if read is None or source is None or isinstance(item, Compute) or (isinstance(source, StoredSource) and not source.has_arrived):
+        why = _why_computed(course, item, read.hit.reason if read else "never_stored")
+        return PassageReport(passage, "compute", "", "", 0, 0.0, why, passage.n_tokens)
     if isinstance(source, StoredSource):
         tier, nbytes, seconds = source.tier, source.nbytes, source.seconds
     else:
         tier, nbytes, seconds = DEVICE, item.offer.nbytes, 0.0
-    return PassageReport(passage, "load", tier, codec, nbytes, seconds, item.why, item.patch_rows)
+    rows = _rows_computed(course, index)
+    return PassageReport(passage, "load", tier, codec, nbytes, seconds, item.why, rows, read.reading.read_as)
+
+
+def _rows_computed(course: Course, index: int) -> int:
+    """Return how many rows of a passage were computed."""
+    lengths = [len(p.token_ids) for p in course.prompt.passages[: index + 1]]
+    stop = sum(lengths)
+    return bisect_left(course.rows, stop) - bisect_left(course.rows, stop - lengths[-1])
 
 
 def _why_computed(course: Course, item: Load | Compute, reason: str) -> str:

@@ -4,40 +4,49 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
-from kvstore.core.api import PutNote, PutReceipt, Status, StoreAPI
+from kvstore.core.api import PutNote, PutReceipt, Scope, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
+from kvstore.core.key import ChunkKey
 from kvworker.chunk import PassageKV
 from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.engine import Engine
 from kvworker.ingest.catalog import Catalog
-from kvworker.ingest.passages import Passage, read_window
+from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
-from kvworker.ingest.windows import Window, document_windows
-
-READ_AS = ("document", "alone")
+from kvworker.ingest.steps import Step, Task, ingest_steps
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What became of one passage: computed now, or found; `nbytes` is the size of its stored chunk."""
+    """What became of one passage: computed now, or found; `nbytes` is the size of its stored chunks, one for each way it is read.
+
+    `tokens_read` is how many tokens went through the model for it, those of passages that only gave context included.
+    """
 
     passage: Passage
     computed: bool
     nbytes: int
     n_passages: int
+    tokens_read: int = 0
 
 
 @dataclass(frozen=True)
 class _Pending:
-    """A passage whose chunk is on its way to the store (receipt), or was there (nbytes)."""
+    """A chunk on its way to the store (receipt), for which some tokens were read, or one that was there (nbytes)."""
 
-    passage: Passage
     receipt: Future[PutReceipt] | None = None
     nbytes: int = 0
+    tokens_read: int = 0
+
+    def stored_nbytes(self) -> int:
+        """Wait until it is stored and return its size; raises what the store raised."""
+        return self.receipt.result().nbytes if self.receipt else self.nbytes
 
 
 class Ingestor:
@@ -53,22 +62,29 @@ class Ingestor:
     def ingest(self, tenant: str, store: StoreAPI, source: str, texts: Sequence[str], read_as: str) -> Iterator[Ingested]:
         """Read the passages of one source, in order, and yield each as it is stored or found.
 
-        The passages are in the catalog before the first is computed, so that questions can be asked, slower, even if storing fails.
-        Raises InvalidInputError for an empty passage or one longer than the model reads at once, and what the store raises.
+        The passages are in the catalog before the first is computed, so that questions can be asked, slower, even if storing fails. What
+        an earlier ingest of this source stored and the source no longer says is deleted. Raises InvalidInputError for an empty passage or
+        one longer than the model reads at once, CapacityError for a full catalog, and what the store raises.
         """
         tokens = self.tokenize(texts)
-        windows = self._windows(tokens, read_as)
-        readings = [read_window(self._namespace, source, texts, tokens, window) for window in windows]
-        fresh = [
-            passage for window, reading in zip(windows, readings, strict=True) for passage in reading[window.first_new - window.start :]
-        ]
-        self._catalog.add(tenant, [p for reading in readings for p in reading])
-        self._catalog.place(tenant, source, [p.content for p in fresh])
-        pending: list[_Pending] = []
-        for window, reading in zip(windows, readings, strict=True):
-            before, pending = pending, self._store_window(store, reading, window.first_new - window.start)
-            yield from (_finish(p, len(texts)) for p in before)
-        yield from (_finish(p, len(texts)) for p in pending)
+        steps = ingest_steps(self._namespace, source, texts, tokens, self._window_tokens, read_as)
+        if superseded := self._keys(self._record(tenant, source, steps)):
+            store.delete(superseded)
+        waiting: list[Callable[[], Ingested]] = []
+        for step in steps:
+            before, waiting = waiting, self._take(store, step, len(texts))
+            yield from (finish() for finish in before)
+        yield from (finish() for finish in waiting)
+
+    def forget(self, tenant: str, store: StoreAPI, source: str) -> list[ChunkKey]:
+        """Take a document back: its chunks from the store, its passages from the catalog; return the keys that its chunks had.
+
+        What it shares with another document is computed again when that one is asked about.
+        """
+        keys = self._keys(self._catalog.forget(tenant, source))
+        store.delete(keys)
+        store.invalidate(Scope("source", source))
+        return keys
 
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return each text's token ids behind a BOS of its own, where the model has one."""
@@ -81,37 +97,57 @@ class Ingestor:
 
     def restore(self, tenant: str, store: StoreAPI, passage: Passage) -> None:
         """Compute and push the chunk of a passage that the store lost; returns once it is stored and raises what the store raises."""
-        chain = self._catalog.chain(tenant, passage)
-        for pending in self._store_window(store, chain, len(chain) - 1):
-            _finish(pending, 1)
+        read = tuple(self._catalog.chain(tenant, passage))
+        for pending in self._store(store, [Task(read, len(read) - 1)]).values():
+            pending.stored_nbytes()
 
-    def _windows(self, tokens: Sequence[tuple[int, ...]], read_as: str) -> list[Window]:
-        """Return what is read together."""
-        if read_as not in READ_AS:
-            raise InvalidInputError(f"read_as is one of {', '.join(READ_AS)}, not {read_as!r}")
-        lengths = [len(ids) for ids in tokens]
-        windows = document_windows(lengths, self._window_tokens)
-        return windows if read_as == "document" else [Window(i, i, i + 1) for i in range(len(tokens))]
+    def _record(self, tenant: str, source: str, steps: Sequence[Step]) -> list[bytes]:
+        """Write what the document consists of now to the catalog; return the contents that it no longer consists of."""
+        placed: dict[str, list[Passage]] = {}
+        for step in steps:
+            for reading in chain.from_iterable(step.rows):
+                placed.setdefault(reading.read_as, []).append(reading.passage)
+        behind = [p for step in steps for task in step.tasks for p in task.chain]
+        return self._catalog.add(tenant, source, placed, behind)
 
-    def _store_window(self, store: StoreAPI, reading: Sequence[Passage], first_new: int) -> list[_Pending]:
-        """Compute and queue what the store lacks of `reading[first_new:]`."""
+    def _keys(self, contents: Sequence[bytes]) -> list[ChunkKey]:
+        """Return the keys of chunks by their contents."""
+        return [ChunkKey(self._namespace, content, self._pipeline.spec.variant()) for content in contents]
+
+    def _take(self, store: StoreAPI, step: Step, n_passages: int) -> list[Callable[[], Ingested]]:
+        """Compute and queue what the store lacks of one step; return what waits for each of its passages."""
+        found = self._store(store, step.tasks)
+        waiting: list[Callable[[], Ingested]] = []
+        for readings in step.rows:
+            contents = list(dict.fromkeys(r.passage.content for r in readings))
+            waiting.append(partial(_finish, readings[0].passage, [found[c] for c in contents], n_passages))
+            found.update((c, replace(found[c], tokens_read=0)) for c in contents)  # a text that comes twice was read once
+        return waiting
+
+    def _store(self, store: StoreAPI, tasks: Sequence[Task]) -> dict[bytes, _Pending]:
+        """Look up what the tasks are to store, and compute and queue what is lacking; return what became of each content."""
         variant = self._pipeline.spec.variant()
-        hits = store.lookup([p.key(self._namespace, variant) for p in reading[first_new:]])
-        lacking = [first_new + i for i, hit in enumerate(hits) if hit.status is Status.ABSENT]
+        new = [p for task in tasks for p in task.new]
+        hits = store.lookup([p.key(self._namespace, variant) for p in new])
+        found = {p.content: _Pending(nbytes=hit.nbytes) for p, hit in zip(new, hits, strict=True) if hit.status is not Status.ABSENT}
+        for task in tasks:
+            found |= self._compute(store, task, found)
+        return found
+
+    def _compute(self, store: StoreAPI, task: Task, found: Mapping[bytes, _Pending]) -> dict[bytes, _Pending]:
+        """Read a task up to the last passage that is lacking, and queue those that are."""
+        lacking = [i for i, p in enumerate(task.chain) if i >= task.first_new and p.content not in found]
         if not lacking:
-            return [_Pending(p, nbytes=h.nbytes) for p, h in zip(reading[first_new:], hits, strict=True)]
-        read = reading[: lacking[-1] + 1]
+            return {}
+        read = task.chain[: lacking[-1] + 1]
         with self._lock:
             started = time.perf_counter()
             exported = self._engine.export([p.token_ids for p in read])
             seconds_per_token = (time.perf_counter() - started) / sum(len(p.token_ids) for p in read)
-        result = []
-        for at in range(first_new, len(reading)):
-            if at in lacking:
-                receipt = self._queue(store, reading[at], exported[at], seconds_per_token)
-                result.append(_Pending(reading[at], receipt))
-            else:
-                result.append(_Pending(reading[at], nbytes=hits[at - first_new].nbytes))
+        result, borders = {}, [0, *(i + 1 for i in lacking)]
+        for before, i in zip(borders, lacking, strict=False):
+            receipt = self._queue(store, read[i], exported[i], seconds_per_token)
+            result[read[i].content] = _Pending(receipt, tokens_read=sum(len(p.token_ids) for p in read[before : i + 1]))
         return result
 
     def _queue(self, store: StoreAPI, passage: Passage, kv: PassageKV, seconds_per_token: float) -> Future[PutReceipt]:
@@ -124,7 +160,8 @@ class Ingestor:
         return self._push.submit(kv, put)
 
 
-def _finish(pending: _Pending, n_passages: int) -> Ingested:
-    """Wait until a passage is stored."""
-    nbytes = pending.receipt.result().nbytes if pending.receipt else pending.nbytes
-    return Ingested(pending.passage, pending.receipt is not None, nbytes, n_passages)
+def _finish(passage: Passage, pending: Sequence[_Pending], n_passages: int) -> Ingested:
+    """Wait until a passage is stored in all the ways it is read."""
+    nbytes = sum(p.stored_nbytes() for p in pending)
+    tokens_read = sum(p.tokens_read for p in pending)
+    return Ingested(passage, tokens_read > 0, nbytes, n_passages, tokens_read)

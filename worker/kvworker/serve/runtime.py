@@ -23,7 +23,7 @@ from kvworker.codec.specs import find_codec
 from kvworker.engine.engine import Engine
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.ingest import Ingested, Ingestor
-from kvworker.ingest.passages import Passage
+from kvworker.ingest.passages import AUTO, Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.restore import Restorer
 from kvworker.settings import WorkerSettings
@@ -59,7 +59,7 @@ class Worker:
         find_planner(settings.planner)
         namespace = engine.identity.namespace
         folder = _folder(data_dir, namespace)
-        self.catalog = Catalog(namespace, folder / "catalog.sqlite" if folder else None)
+        self.catalog = Catalog(namespace, folder / "passages.sqlite" if folder else None, settings.catalog_bytes)
         self.device_tier = DeviceTier(settings.device_bytes)
         self.costs = self._measured_costs(folder, probe_store)
         lock = threading.Lock()
@@ -86,11 +86,21 @@ class Worker:
                     self._reports.setdefault(caller.tenant, deque(maxlen=_KEPT_REPORTS)).append(event)
             yield event
 
-    def resolve(self, caller: Caller, names: Sequence[str]) -> list[tuple[Passage, ChunkKey]]:
-        """Return passages by name with the keys of their chunks."""
+    def forget(self, caller: Caller, source: str) -> int:
+        """Take a document back: its chunks, wherever they are, and everything that is known of it; return how many it consisted of."""
+        keys = self._ingestor.forget(caller.tenant, caller.store, source)
+        self.device_tier.drop((caller.tenant, key) for key in keys)
+        return len(keys)
+
+    def resolve(self, caller: Caller, names: Sequence[str], read_as: str = AUTO) -> list[tuple[Passage, ChunkKey]]:
+        """Return passages by name with the keys of their chunks, in the best of the readings allowed; raises NotFoundError."""
         namespace, variant = self.engine.identity.namespace, self.pipeline.spec.variant()
-        passages = [self.catalog.find(caller.tenant, name) for name in names]
-        return [(p, p.key(namespace, variant)) for p in passages]
+        found = self.catalog.readings(caller.tenant, names, read_as)
+        lacking = [name for name, (_, readings) in zip(names, found, strict=True) if not readings]
+        if lacking:
+            raise NotFoundError(f"{lacking[0]} was never read in its document; ingest its document so")
+        best = [readings[0].passage for _, readings in found]
+        return [(p, p.key(namespace, variant)) for p in best]
 
     def explain(self, tenant: str, request_id: str = "") -> AnswerExplanation:
         """Say what was decided for one of the tenant's last 256 requests, by default the latest; raises NotFoundError."""
