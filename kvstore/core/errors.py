@@ -5,6 +5,7 @@ KVError
 │   ├── ConfigError          a configuration key or value
 │   └── FormatError          bytes that are not a chunk, a key or a message of ours
 ├── CorruptError             bytes of ours that fail their digest; the copy is quarantined
+│   └── EvictedError         not damage: a part of the copy is gone, so all of it is; a miss
 ├── IdentityError            right bytes of the wrong model, codec, tenant or passage
 ├── NotFoundError            a name that nobody stored; asking for a *chunk* that is absent is a miss, not this error
 ├── UnsupportedError         a model, RoPE variant, layout or codec that this version does not know
@@ -48,6 +49,10 @@ class CorruptError(KVError):
 
     code: ClassVar[str] = "DATA_LOSS"
     retryable: ClassVar[bool] = True
+
+
+class EvictedError(CorruptError):
+    """A part of a stored copy was evicted, or expired, before it was read."""
 
 
 class IdentityError(KVError):

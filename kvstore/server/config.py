@@ -161,10 +161,10 @@ class RedisConfig:
         "on" for Redis Cluster, else "off".
     connections : int
         Most connections to a server.
-    window : int
-        Pieces of 1 MiB that are under way ahead of the one that is awaited.
+    ahead : int
+        Bytes of a record that are under way ahead of what is awaited; 0 chooses by whether the server is on this machine.
     socket_buffer : int
-        Buffers of each connection; 0 leaves them to the system, which suits a network with a long round trip.
+        Buffers of each TCP connection; 0 chooses too.
     """
 
     url: str = ""
@@ -172,8 +172,8 @@ class RedisConfig:
     ttl_s: int = 0
     cluster: str = "off"
     connections: int = 4
-    window: int = 4
-    socket_buffer: int = field(default=256 << 10, metadata=SIZE)
+    ahead: int = field(default=0, metadata=SIZE)
+    socket_buffer: int = field(default=0, metadata=SIZE)
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0 or self.ttl_s < 0 or self.cluster not in ("on", "off"):

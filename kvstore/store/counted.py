@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kvstore.core.blob import Buffer
-from kvstore.core.errors import KVError
+from kvstore.core.errors import EvictedError, KVError
 from kvstore.core.landing import Landing
 from kvstore.store.counters import Counters
 from kvstore.store.tier import Tier, WrappedTier
@@ -17,7 +17,8 @@ from kvstore.store.watched import Watched
 class CountedTier(WrappedTier):
     """Adds to counters: `hits`, `misses`, `read_bytes`, `read_s`, `puts`, `written_bytes`, `write_s`, `errors`.
 
-    A hit is counted when a landing is opened; its bytes and seconds while they are received.
+    A hit is counted when a landing is opened; its bytes and seconds while they are received. One whose record was evicted meanwhile is
+    counted as a miss too.
     """
 
     def __init__(self, tier: Tier, counters: Counters, clock: Callable[[], float] = time.monotonic) -> None:
@@ -62,6 +63,9 @@ class CountedTier(WrappedTier):
         start = self._clock()
         try:
             yield
+        except EvictedError:
+            self._add("misses")
+            raise
         except KVError:
             self._add("errors")
             raise

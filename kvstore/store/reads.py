@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 from kvstore.core.api import Status
-from kvstore.core.errors import CorruptError, DeadlineError, FormatError, IdentityError, KVError, TierUnavailableError
+from kvstore.core.errors import CorruptError, DeadlineError, EvictedError, FormatError, IdentityError, KVError, TierUnavailableError
 from kvstore.core.landing import Landing
 from kvstore.core.reading import land_all
 from kvstore.store import decide
@@ -59,7 +59,7 @@ class Reads:
                 return self._describe(key, position, landing)
             self._index.drop(key, position, EVICTED)
         except DAMAGE as error:
-            seen.append(CORRUPT)
+            seen.append(EVICTED if isinstance(error, EvictedError) else CORRUPT)
             self.quarantine(key, position, error)
         except DeadlineError:
             seen.append("timeout")
@@ -82,7 +82,7 @@ class Reads:
                     check_describes(opened.meta, land_all(opened.landing).manifest)
         except DAMAGE as error:
             self.quarantine(key, position, error)
-            return True
+            return not isinstance(error, EvictedError)
         except (DeadlineError, TierUnavailableError) as error:
             _log.warning("tier %s could not be scrubbed: %s", self._infos[position].name, error)
         return False
@@ -138,10 +138,16 @@ class Reads:
         return news
 
     def quarantine(self, key: bytes, position: int, why: KVError) -> None:
-        """Take a damaged copy out of sight and count it; several who read it may find out, and only the first one does."""
+        """Take a damaged copy out of sight and count it; several who read it may find out, and only the first one does.
+
+        One that was evicted while it was read is not damaged: its tier has removed what was left of it.
+        """
         name, was_here = self._infos[position].name, True
-        self._index.drop(key, position, CORRUPT)
+        is_evicted = isinstance(why, EvictedError)
+        self._index.drop(key, position, EVICTED if is_evicted else CORRUPT)
         self._arriving.forget((key, position))
+        if is_evicted:
+            return
         try:
             was_here = self.call(position, partial(self._shelves[position].quarantine, key), self.deadline(None))
         except KVError as error:

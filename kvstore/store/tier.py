@@ -80,7 +80,8 @@ class Tier(ABC):
         """Begin to read the record; None when it is not here.
 
         What the landing has received stays valid and unchanged as long as a view of it is held, whatever happens to the record meanwhile.
-        This call and every later `fill` raise CorruptError when the tier itself sees that the copy is damaged or not whole any more.
+        This call and every later `fill` raise CorruptError when the tier itself sees that the copy is damaged, and EvictedError when a
+        part of it is gone; then the tier has removed the rest.
         """
 
     @abstractmethod

@@ -5,12 +5,16 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from kvstore.core.errors import DeadlineError, TierUnavailableError
 from kvstore.store.redis.client import Control, import_redis
 from kvstore.store.redis.resp import Connection, Refusal
 from kvstore.store.redis.settings import RedisSettings, read_url, tls_context
 from kvstore.store.redis.socket import Channel, PlainChannel, TlsChannel
+
+_AHEAD_NEAR_NBYTES, _AHEAD_FAR_NBYTES = 512 << 10, 4 << 20
+_BUFFER_NEAR_NBYTES = 256 << 10
 
 
 @dataclass(frozen=True, order=True)
@@ -19,6 +23,16 @@ class Address:
 
     host: str
     port: int
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine, as far as its name tells."""
+        if not self.port or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}" if self.port else self.host
@@ -35,6 +49,11 @@ class Dialer:
         else:
             self.seed = Address(str(self._options.get("host", "localhost")), int(str(self._options.get("port", 6379))))
         self._tls = tls_context(self._options) if settings.url.startswith("rediss://") else None
+
+    @property
+    def ahead_nbytes(self) -> int:
+        """How many bytes of a record are under way ahead of what is awaited."""
+        return self.settings.ahead or (_AHEAD_NEAR_NBYTES if self.seed.is_near else _AHEAD_FAR_NBYTES)
 
     def dial(self, address: Address, failed: Callable[[], None]) -> Connection:
         """Connect and log in; raises TierUnavailableError or DeadlineError. Looking up the host's name is not bounded in time."""
@@ -80,9 +99,9 @@ class Dialer:
         sock = socket.create_connection((address.host, address.port), timeout_s)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.settings.socket_buffer:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.settings.socket_buffer)
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.settings.socket_buffer)
+            if buffer_nbytes := self.settings.socket_buffer or (_BUFFER_NEAR_NBYTES if address.is_near else 0):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_nbytes)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_nbytes)
             return PlainChannel(sock) if self._tls is None else TlsChannel(self._tls.wrap_socket(sock, server_hostname=address.host))
         except BaseException:
             sock.close()

@@ -4,6 +4,10 @@
     larder:1:<storage key in hex>:0    the first piece, and so on
 
 The index is 40 bytes, little-endian; its digest covers the storage key and what stands before it.
+
+A piece is read in ranges of 256 KiB, `ahead` bytes of them asked for before the first one is there. Whole pieces, four ahead, make a
+server build replies of 4 MiB at a time, in memory that is neither in the processor's cache nor, with the C library's allocator, mapped any
+more: measured over a Unix socket, 2.3 GB/s against 4.4, and 3.8 against 4.3 where Redis brings an allocator of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ PREFIX = b"larder:1:"
 _MAGIC = b"KVPIECES"
 _INDEX = struct.Struct("<8sIIQ")
 INDEX_NBYTES = _INDEX.size + 16
+RANGE_NBYTES = 256 << 10
 
 
 def index_name(key: bytes) -> bytes:
@@ -35,6 +40,12 @@ def piece_names(key: bytes, nbytes: int) -> list[bytes]:
     """Return the names of the pieces of a record of `nbytes`, in order."""
     stem = PREFIX + key.hex().encode() + b":"
     return [stem + str(number).encode() for number in range(-(-nbytes // PIECE_NBYTES))]
+
+
+def ask_range(names: Sequence[bytes], number: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return the command for range `number` of the record whose pieces have these names; of the last one, all that there is."""
+    piece, start = divmod(number * RANGE_NBYTES, PIECE_NBYTES)
+    return b"GETRANGE", names[piece], b"%d" % start, b"%d" % (start + RANGE_NBYTES - 1)
 
 
 def make_index(key: bytes, nbytes: int) -> bytes:

@@ -113,7 +113,7 @@ class Connection:
         return self._within("answer", lambda: self._reply(most_nbytes))
 
     def land(self, room: memoryview) -> bool | Refusal:
-        """Receive the value of the next reply straight into `room`; returns whether there is one.
+        """Receive the value of the next reply straight into `room`; returns whether there is one, and it is not empty.
 
         Copies: the kernel's, and one more of at most 16 KiB that came together with the line before. Raises CorruptError for a value of any
         other length than the room's, TierUnavailableError or DeadlineError; the connection is of no use after any of them.
@@ -169,13 +169,13 @@ class Connection:
         if kind != b"$":
             raise _GarbageError(f"a value begins with {kind!r}")
         nbytes = _number(rest)
-        if nbytes not in (-1, room.nbytes):
+        if nbytes not in (-1, 0, room.nbytes):
             self._is_broken = True
             raise CorruptError(f"{self._where}: a piece has {nbytes} B instead of {room.nbytes} B")
         if nbytes >= 0:
-            self._receive(room)
+            self._receive(room[:nbytes])
         self.n_owed -= 1
-        return nbytes >= 0
+        return nbytes > 0
 
     def _line(self) -> tuple[bytes, bytes]:
         """Return the first byte and the rest of the next line."""

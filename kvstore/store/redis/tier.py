@@ -19,7 +19,17 @@ from kvstore.store.redis.dial import Dialer
 from kvstore.store.redis.exchange import Answer, Command, exchange, first_problem
 from kvstore.store.redis.landing import PiecesLanding, discard
 from kvstore.store.redis.node import Leases
-from kvstore.store.redis.record import INDEX_NBYTES, PREFIX, index_name, key_of_index, make_index, parse_index, piece_names, regroup
+from kvstore.store.redis.record import (
+    INDEX_NBYTES,
+    PREFIX,
+    ask_range,
+    index_name,
+    key_of_index,
+    make_index,
+    parse_index,
+    piece_names,
+    regroup,
+)
 from kvstore.store.redis.route import Cluster, OneServer, Route
 from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.tier import Listed, Tier, TierInfo
@@ -53,6 +63,7 @@ class RedisTier(Tier):
         dialer = Dialer(settings)
         self._settings = settings
         self._route: Route = Cluster(dialer) if settings.cluster == "on" else OneServer(dialer)
+        self._ahead_nbytes = dialer.ahead_nbytes
         self._max_record_nbytes = max_record_nbytes
         self._pool = pool or BufferPool(_POOL_NBYTES)
         self._info = TierInfo(name, 0, is_remote=True)
@@ -67,9 +78,9 @@ class RedisTier(Tier):
         return sum(self._ask_nodes(lambda control: int(str(control.info("memory")["used_memory"]))))
 
     def get(self, key: bytes) -> Landing | None:
-        """Read the index, in one round trip with the first pieces when there is one server only, and begin to receive the pieces.
+        """Read the index, in one round trip with the record's front when there is one server only, and begin to receive the pieces.
 
-        The landing raises CorruptError and removes the record when a piece is missing.
+        The landing raises EvictedError and removes the record when a piece is missing.
         """
         if self._settings.cluster == "on":
             index = self._read_index(key)
@@ -79,7 +90,7 @@ class RedisTier(Tier):
         leases.require()
         try:
             leases[owner].ask(*_read(key))
-            leases[owner].ask(b"GET", piece_names(key, 1)[0])
+            leases[owner].ask(*ask_range(piece_names(key, 1), 0))
             index = self._bytes_of(leases[owner].reply())
             if not index:
                 discard(leases, owner)
@@ -98,7 +109,7 @@ class RedisTier(Tier):
             return
         commands = [self._set(name, value) for name, value in zip(piece_names(key, nbytes), regroup(pieces, PIECE_NBYTES), strict=True)]
         for first in range(0, len(commands), _BATCH_PIECES):
-            answers = exchange(self._route, commands[first : first + _BATCH_PIECES], self._settings.window + 1)
+            answers = exchange(self._route, commands[first : first + _BATCH_PIECES], self._ahead_nbytes // PIECE_NBYTES + 2)
             if problem := first_problem(answers, f"tier {self._info.name}"):
                 self._clean_up(commands[: first + _BATCH_PIECES], problem)
                 raise problem
@@ -144,20 +155,10 @@ class RedisTier(Tier):
         self._route.close()
 
     def _land(self, key: bytes, index: bytes, leases: Leases | None) -> Landing:
-        """Begin to receive a record; with `leases` there is one server, and the first piece was asked for already."""
+        """Begin to receive a record; with `leases` there is one server, and the first range was asked for already."""
         nbytes = parse_index(key, index, self._max_record_nbytes)
-        names = piece_names(key, nbytes)
-        owners = [self._route.node_of(name) for name in names]
-        n_asked = 0 if leases is None else 1
-        leases = leases or Leases(owners)
-        leases.require()
-        try:
-            room = self._pool.take(nbytes)
-            forget = lambda: self._forget(key, index)  # noqa: E731
-            return PiecesLanding(room, names, owners, leases, n_asked, self._route, self._settings.window, forget)
-        except BaseException:
-            leases.close()
-            raise
+        room = self._pool.take(nbytes)
+        return PiecesLanding(room, piece_names(key, nbytes), self._route, self._ahead_nbytes, lambda: self._forget(key, index), leases)
 
     def _forget(self, key: bytes, index: bytes) -> None:
         """Remove what is left of a record; that it could not be removed says nothing new."""

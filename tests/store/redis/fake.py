@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 Words = list[bytes]
@@ -67,3 +67,9 @@ class FakeRedis:
 def bulk(value: bytes) -> bytes:
     """Return a value as a reply."""
     return b"$%d\r\n%s\r\n" % (len(value), value)
+
+
+def read_reply(stored: Mapping[bytes, bytes], words: Words) -> bytes:
+    """Return the reply to a GETRANGE, as Redis gives it: empty for a key that is not there."""
+    value, first, last = stored.get(words[1], b""), int(words[2]), int(words[3])
+    return bulk(value[first : last + 1])

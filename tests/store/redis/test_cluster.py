@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from kvstore.core.errors import CorruptError, DeadlineError, TierUnavailableError
+from kvstore.core.errors import DeadlineError, EvictedError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES
 from kvstore.store.redis.record import index_name, piece_names
 from kvstore.store.redis.route import N_SLOTS, slot_of
@@ -138,7 +138,7 @@ def test_a_missing_piece_is_an_error_that_cleans_up_on_all_nodes(cluster: ThreeN
     tier.put(key, [record])
     name = piece_names(key, len(record))[4]
     cluster.owner(name).command("DEL", name)
-    with pytest.raises(CorruptError, match="piece 4 of 8 is missing"):
+    with pytest.raises(EvictedError, match="piece 4 of 8 is missing"):
         read(tier, key)
     assert cluster.keys() == [0, 0, 0]
     assert tier.get(key) is None

@@ -103,7 +103,7 @@ def test_values_land_whole_and_in_order_however_the_bytes_arrive(seed: int) -> N
         connection.ask(b"GET", b"k")
         connection.ask(b"UNLINK", b"k")
         room = bytearray(len(value))
-        assert connection.land(memoryview(room)) is True
+        assert connection.land(memoryview(room)) is bool(value)
         assert room == value
         assert connection.reply() == 3
     assert connection.is_clean
@@ -118,13 +118,21 @@ def test_a_value_that_is_not_there_leaves_the_connection_clean(pair: Pair, reply
     assert connection.is_clean
 
 
-@pytest.mark.parametrize("length", [b"3", b"5", b"0", b"536870912", b"999999999999999999"])
+@pytest.mark.parametrize("length", [b"3", b"5", b"536870912", b"999999999999999999"])
 def test_a_value_of_another_length_is_corrupt_and_takes_no_memory(pair: Pair, length: bytes) -> None:
     """The room is all that is ever written to."""
     connection = answered(pair, b"$" + length + b"\r\nabcdefgh")
     with pytest.raises(CorruptError, match="instead of 4 B"):
         connection.land(memoryview(bytearray(4)))
     assert not connection.is_clean
+
+
+@pytest.mark.parametrize("reply", [b"$-1\r\n", b"$0\r\n\r\n"], ids=["nothing", "an empty value"])
+def test_a_value_that_is_not_there_leaves_the_room_and_the_connection_alone(pair: Pair, reply: bytes) -> None:
+    """A range of a key that does not exist is empty."""
+    connection, room = answered(pair, reply), bytearray(b"abcd")
+    assert connection.land(memoryview(room)) is False
+    assert (room, connection.is_clean) == (b"abcd", True)
 
 
 HOSTILE = {

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from kvstore.core.errors import CapacityError, ConfigError, CorruptError, DeadlineError, TierUnavailableError
+from kvstore.core.errors import CapacityError, ConfigError, CorruptError, DeadlineError, EvictedError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES
 from kvstore.core.pool import BufferPool
-from kvstore.store.breaker import BusyError
 from kvstore.store.redis.record import regroup
 from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.redis.tier import RedisTier
 from tests.certificates import make_certificates
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_record
-from tests.store.redis.fake import FakeRedis, Words, bulk
+from tests.store.redis.fake import FakeRedis, Words, bulk, read_reply
 from tests.store.redis.tls_proxy import TlsProxy
 
 TIMEOUT_S = 0.2
@@ -86,7 +85,7 @@ def test_a_missing_piece_is_a_miss_that_cleans_up(server: RedisServer, tier: Red
     key, record = make_record(2, 3 * PIECE_NBYTES)
     tier.put(key, [record])
     server.command("DEL", name(key, piece))
-    with pytest.raises(CorruptError, match="missing"):
+    with pytest.raises(EvictedError, match="missing"):
         read(tier, key)
     assert server.command("DBSIZE") == b":0"
     assert tier.get(key) is None
@@ -198,7 +197,7 @@ def test_the_front_may_be_used_while_the_rest_stalls() -> None:
     def script(words: Words) -> bytes | None:
         if words[1].endswith(b":2"):
             fake.stopped.wait(10)
-        return bulk(stored[words[1]])
+        return read_reply(stored, words)
 
     with FakeRedis(script) as fake:
         tier = RedisTier(RedisSettings(fake.url, timeout_s=TIMEOUT_S))
@@ -233,7 +232,7 @@ def test_a_server_that_lies_is_a_typed_error_and_loses_its_connection(piece: byt
     """In the index, the first piece and the last one."""
     key, record = make_record(21, 3 * PIECE_NBYTES)
     stored = stored_by_a_tier(key, record)
-    with FakeRedis(lambda words: reply if words[1].endswith(piece) else bulk(stored[words[1]])) as fake:
+    with FakeRedis(lambda words: reply if words[1].endswith(piece) else read_reply(stored, words)) as fake:
         tier = RedisTier(RedisSettings(fake.url, timeout_s=TIMEOUT_S))
         start = time.monotonic()
         with pytest.raises((TierUnavailableError, CorruptError, DeadlineError)):
@@ -270,22 +269,75 @@ def test_a_piece_that_an_index_left_behind_does_not_hurt_the_next_call(server: R
     assert read(tier, other) == small
 
 
-def test_when_all_connections_are_lent_a_call_waits_its_timeout(server: RedisServer, tier: RedisTier) -> None:
-    """The message names the setting; a landing that is closed, or dropped, gives its connection back."""
-    key, record = make_record(25, 12 * PIECE_NBYTES)
-    tier.put(key, [record])
-    few = RedisTier(RedisSettings(server.url, timeout_s=TIMEOUT_S, connections=2))
-    first, second = few.get(key), few.get(key)
-    assert first is not None
-    assert second is not None
-    with pytest.raises(BusyError, match="raise connections"):
-        few.get(key)
-    first.close()
-    assert read(few, key) == record
-    del second
-    gc.collect()
-    assert [few.get(key) is None for _ in range(2)] == [False, False]
+def test_readers_that_pause_do_not_keep_others_from_reading(server: RedisServer, tier: RedisTier) -> None:
+    """A reader may take its time between two layer groups; its connections go to those who want them, and it gets its own later."""
+    records = [make_record(seed, 6 * PIECE_NBYTES + seed) for seed in range(25, 31)]
+    for key, record in records:
+        tier.put(key, [record])
+    few = RedisTier(RedisSettings(server.url, timeout_s=5.0, connections=2))
+    landings = []
+    for key, record in records:
+        landing = few.get(key)
+        assert landing is not None
+        landing.fill(2 * PIECE_NBYTES)
+        landings.append(landing)
+        assert few.find([key]) == [len(record)]
+    for landing, (_, record) in zip(landings, records, strict=True):
+        landing.fill(landing.nbytes)
+        assert landing.view == record
     few.close()
+
+
+def test_readers_that_read_all_the_time_take_turns(server: RedisServer, tier: RedisTier) -> None:
+    """One connection for four long records: each of them goes on as soon as another has got what it asked for."""
+    records = [make_record(seed, 20 * PIECE_NBYTES + seed) for seed in range(4)]
+    for key, record in records:
+        tier.put(key, [record])
+    one = RedisTier(RedisSettings(server.url, timeout_s=5.0, connections=1))
+    order: list[int] = []
+
+    def read_slowly(number: int) -> bool:
+        landing = one.get(records[number][0])
+        assert landing is not None
+        for end in range(PIECE_NBYTES, landing.nbytes, PIECE_NBYTES):
+            landing.fill(end)
+            order.append(number)
+        landing.fill(landing.nbytes)
+        return landing.view == records[number][1]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read_slowly, range(4))) == [True] * 4
+    first_done = next(at for at in range(len(order)) if order[: at + 1].count(order[at]) == 20)
+    assert len(set(order[:first_done])) == 4, "somebody waited until another was done"
+    one.close()
+
+
+def test_a_reader_that_paused_and_lost_a_piece_meanwhile_is_told_so(server: RedisServer, tier: RedisTier) -> None:
+    """What it asked for before it paused is asked for again."""
+    key, record = make_record(26, 6 * PIECE_NBYTES)
+    tier.put(key, [record])
+    one = RedisTier(RedisSettings(server.url, timeout_s=5.0, connections=1))
+    landing = one.get(key)
+    assert landing is not None
+    landing.fill(PIECE_NBYTES)
+    assert one.find([key]) == [len(record)]
+    server.command("DEL", name(key, "1"))
+    with pytest.raises(EvictedError, match="piece 1 of 7 is missing"):
+        landing.fill(landing.nbytes)
+    assert server.command("DBSIZE") == b":0"
+    one.close()
+
+
+def test_a_landing_that_is_dropped_gives_its_connection_back(server: RedisServer, tier: RedisTier) -> None:
+    """Nobody has to close what nobody refers to any more."""
+    key, record = make_record(27, 12 * PIECE_NBYTES)
+    tier.put(key, [record])
+    one = RedisTier(RedisSettings(server.url, timeout_s=TIMEOUT_S, connections=1))
+    for _ in range(3):
+        assert one.get(key) is not None
+        gc.collect()
+    assert read(one, key) == record
+    one.close()
 
 
 def test_readers_at_once_get_their_own_records(tier: RedisTier) -> None:
@@ -381,7 +433,7 @@ def test_a_url_that_cannot_work_says_why(url: str, message: str) -> None:
         RedisTier(RedisSettings(url))
 
 
-@pytest.mark.parametrize("setting", [{"timeout_s": 0.0}, {"ttl_s": -1}, {"cluster": "maybe"}, {"connections": 0}, {"window": 0}])
+@pytest.mark.parametrize("setting", [{"timeout_s": 0.0}, {"ttl_s": -1}, {"cluster": "maybe"}, {"connections": 0}, {"ahead": -1}])
 def test_settings_out_of_range_are_refused(setting: dict[str, object]) -> None:
     """The message names them."""
     with pytest.raises(ConfigError, match="redis needs"):
