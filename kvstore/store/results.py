@@ -39,18 +39,22 @@ class Opened:
 
 @dataclass(frozen=True)
 class Draft:
-    """A record being written: `view` is all of it, head included; `room` is the block of the memory tier that it lies in, if it does."""
+    """A record being written.
+
+    `view` is all of it, head included, and `blob` what stands behind the head; `room` is the block of the memory tier that it lies in, if it
+    does. A commit takes both views away: nothing can be written through them into what others read.
+    """
 
     storage_key: bytes
     meta: RecordMeta
     view: memoryview
+    blob: memoryview
     room: Room | None
-    blob_nbytes: int
 
-    @property
-    def blob(self) -> memoryview:
-        """The memory of the blob."""
-        return self.view[self.view.nbytes - self.blob_nbytes :]
+    def seal(self) -> None:
+        """Take the memory away from whoever filled it. Safe to call again."""
+        self.blob.release()
+        self.view.release()
 
 
 @dataclass(frozen=True)

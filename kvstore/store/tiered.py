@@ -163,13 +163,15 @@ class TieredStore:
         room = self._reserve(len(head) + blob_nbytes)
         view = room.view if room else self._pool.take(len(head) + blob_nbytes)
         view[: len(head)] = head
-        return Draft(storage_key, meta, view, room, blob_nbytes)
+        return Draft(storage_key, meta, view, view[len(head) :], room)
 
     def commit(self, draft: Draft, durable: bool = False) -> Stored:
-        """Publish a draft whose blob the caller has verified; the first writer wins. Raises as `put` does."""
+        """Publish a draft whose blob the caller has verified, and seal it; the first writer wins. Raises as `put` does."""
         self._check_open()
         with self._index.writing(draft.storage_key):
-            return self._keep_first(draft.storage_key, durable) or self._place(draft, durable)
+            stored = self._keep_first(draft.storage_key, durable) or self._place(draft, durable)
+        draft.seal()
+        return stored
 
     def delete(self, storage_key: bytes) -> bool:
         """Remove a record from every tier; return whether it was in one.
@@ -279,7 +281,7 @@ class TieredStore:
 
     def _place(self, draft: Draft, durable: bool) -> Stored:
         """Write a new record where it has to be now, and queue it for the other tiers."""
-        key, slot = draft.storage_key, Slot(draft.meta, draft.blob_nbytes, draft.view.nbytes)
+        key, slot = draft.storage_key, Slot(draft.meta, draft.blob.nbytes, draft.view.nbytes)
         placement = decide.place_put(self._infos, slot.nbytes, (), durable)
         self._index.admit(key)
         if placement.must is not None:

@@ -34,11 +34,12 @@ def test_a_draft_is_published_where_it_was_written(open_store: OpenStore) -> Non
     """No copy: what a reader sees is the memory that the writer filled."""
     store = open_store(MemoryTier(ROOMY))
     draft = write(store, 1)
+    block = draft.view.obj
     stored = store.commit(draft)
     opened = store.get(draft.storage_key)
     assert isinstance(opened, Opened)
     assert (stored.stored, stored.tier, stored.nbytes, opened.meta) == (True, "memory", len(make_chunk(1)[2]), draft.meta)
-    assert opened.landing.view.obj is draft.view.obj
+    assert opened.landing.view.obj is block
     assert blob_of(opened) == make_chunk(1)[2]
 
 
@@ -49,6 +50,23 @@ def test_nobody_sees_a_draft_before_it_is_committed(open_store: OpenStore, tmp_p
     assert store.drain()
     assert (store.get(draft.storage_key), list(store.entries())) == (Miss("never_stored"), [])
     assert store.lookup([draft.storage_key])[0].status is Status.ABSENT
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first writer", "second writer"])
+def test_nobody_can_write_through_a_draft_once_it_is_committed(open_store: OpenStore, is_first: bool) -> None:
+    """Neither through what it was filled by nor through its whole view: readers share that memory."""
+    store = open_store(MemoryTier(ROOMY))
+    if not is_first:
+        store.commit(write(store, 1))
+    draft = write(store, 1)
+    blob, view = draft.blob, draft.view
+    assert store.commit(draft).stored is is_first
+    for memory in (blob, view):
+        with pytest.raises(ValueError, match="released"):
+            memory[0] = 1
+    opened = store.get(draft.storage_key)
+    assert isinstance(opened, Opened)
+    assert blob_of(opened) == make_chunk(1)[2]
 
 
 def test_a_draft_that_is_dropped_frees_its_memory_and_stores_nothing(open_store: OpenStore, tmp_path: Path) -> None:
