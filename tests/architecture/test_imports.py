@@ -15,6 +15,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "kvstore.codecs": ("kvstore.core",),
     "kvstore.planners": ("kvstore.core",),
     "kvstore.store": ("kvstore.core", "kvstore.codecs"),
+    "kvstore.simulate": ("kvstore.core", "kvstore.planners", "kvstore.store", "kvclient"),
     "kvstore.server": ("kvstore.core", "kvstore.codecs", "kvstore.planners", "kvstore.store", "kvclient", "kvproto"),
     "kvproto": (),
     "kvclient": ("kvstore.core", "kvproto"),
@@ -26,6 +27,7 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "kvclient": ("torch", "triton", "transformers", "ray", "redis"),
     "kvstore.planners": ("asyncio", "time", "threading", "random"),
     "kvstore.store.evict": ("asyncio", "time", "threading", "random"),
+    "kvstore.simulate": ("asyncio", "time", "threading"),
 }
 CORE_MAY_IMPORT = {"xxhash"}
 

@@ -105,20 +105,20 @@ def test_lfu_evicts_what_was_read_least(wanted: list[int]) -> None:
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(requests)
 def test_value_evicts_the_fewest_seconds_saved_per_byte(wanted: list[int]) -> None:
-    """The oracle scans all values: age + reads x seconds / bytes, the age being the last victim's value."""
-    policy, seen, reads, age = make_policy("value", 20), {}, {}, 0.0
-    for tick, number in enumerate(wanted):
+    """The oracle keeps every read, halves each by its age, and scans: reads x seconds / bytes, a first insertion being half a read."""
+    policy, here, reads, now = make_policy("value", 20), dict[int, Item](), dict[int, list[tuple[float, float]]](), 0.0
+
+    def worth(n: int) -> float:
+        return sum(count * 2 ** (at - now) for count, at in reads[n]) * here[n].recompute_s / here[n].nbytes
+
+    for number in wanted:
         new = item(number, 1 + number % 5, 1 + number % 3)
-        expected = []
-        if number not in seen:
-            while sum(1 + n % 5 for n in seen) + new.nbytes > 20:
-                worst = min(seen, key=lambda n: seen[n])
-                age = seen.pop(worst)[0]
-                del reads[worst]
-                expected.append(worst)
-        assert [v.key[0] for v in request(policy, new) or []] == expected
-        reads[number] = reads.get(number, 0) + 1
-        seen[number] = (age + reads[number] * new.recompute_s / new.nbytes, tick)
+        for victim in request(policy, new) or []:
+            assert worth(victim.key[0]) <= min(map(worth, here)) * (1 + 1e-9)
+            del here[victim.key[0]]
+        now += 1 / (12 * 16)
+        reads[number] = [*reads.get(number, []), (1.0 if number in reads else 0.5, now)]
+        here[number] = new
 
 
 def test_value_prefers_small_dear_chunks_and_forgets_old_fame() -> None:
@@ -129,8 +129,34 @@ def test_value_prefers_small_dear_chunks_and_forgets_old_fame() -> None:
     assert [v.key[0] for v in request(policy, item(3, 50, 2.0)) or []] == [1]
     for _ in range(100):
         policy.on_hit(bytes([2]))
-    gone = [v.key[0] for number in range(4, 250) for v in request(policy, item(number, 50, 5.0)) or []]
+    gone = [v.key[0] for number in range(3000) for v in request(policy, item(4 + number % 2, 50, 5.0)) or []]
     assert 2 in gone
+
+
+def test_value_goes_on_counting_where_an_evicted_key_left_off() -> None:
+    """One that comes back is read again and again; one that comes first may never be."""
+    policy = make_policy("value", 2)
+    for number in (1, 2, 1, 2, 3):
+        request(policy, item(number))
+    assert bytes([2]) in policy
+    request(policy, item(1))
+    assert sorted(n for n in (1, 2, 3) if bytes([n]) in policy) == [1, 2]
+
+
+def test_value_evicts_what_nobody_measured_least_recently_used_first() -> None:
+    """Nothing is known to be saved by it, however often it is read."""
+    policy = make_policy("value", 3)
+    for number, seconds in ((1, 0.0), (2, 0.0), (3, 1e-9), (1, 0.0)):
+        request(policy, item(number, 1, seconds))
+    assert [v.key[0] for v in policy.evict(3)] == [2, 1, 3]
+
+
+def test_value_remembers_a_bounded_number_of_victims() -> None:
+    """A store that runs for months must not grow with the keys it has seen."""
+    policy = make_policy("value", 20)
+    for number in range(5000):
+        request(policy, Item(number.to_bytes(2, "big"), 1, 1.0))
+    assert len(policy._ghosts) == 4 * 20  # type: ignore[attr-defined]
 
 
 @settings(derandomize=True, max_examples=150, deadline=None)
