@@ -41,8 +41,8 @@ class Opened:
 class Draft:
     """A record being written.
 
-    `view` is all of it, head included, and `blob` what stands behind the head; `room` is the block of the memory tier that it lies in, if it
-    does. A commit takes both views away: nothing can be written through them into what others read.
+    `view` is all of it, head included, and `blob` what stands behind the head; `room` is the block of the memory tier that it lies in, or
+    None. A commit takes both views away: nothing can be written through them into what others read.
     """
 
     storage_key: bytes
