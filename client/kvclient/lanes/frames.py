@@ -85,10 +85,10 @@ def pack_frame(kind: Kind, head_nbytes: int, body_nbytes: int) -> bytes:
     return FRAME.pack(_MAGIC, kind, head_nbytes, body_nbytes)
 
 
-def parse_frame(data: Buffer) -> tuple[Kind, int, int]:
+def parse_frame(data: Buffer, max_head_nbytes: int = MAX_HEAD_NBYTES) -> tuple[Kind, int, int]:
     """Return kind, length of the head and length of the body."""
     magic, kind, head_nbytes, body_nbytes = FRAME.unpack_from(data)
-    if magic != _MAGIC or kind not in _KINDS or head_nbytes > MAX_HEAD_NBYTES:
+    if magic != _MAGIC or kind not in _KINDS or head_nbytes > max_head_nbytes:
         raise FormatError("not a message of a lane, or of another version")
     return _KINDS[kind], head_nbytes, body_nbytes
 

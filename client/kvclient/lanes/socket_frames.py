@@ -11,7 +11,7 @@ import struct
 import time
 from contextlib import suppress
 
-from kvclient.lanes.frames import FRAME, Kind, pack_frame, parse_error, parse_frame
+from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, Kind, pack_frame, parse_error, parse_frame
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import DeadlineError, FormatError, KVError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES
@@ -43,6 +43,7 @@ class SocketFrames:
         self._waits = (0, 0)
         self.is_closed = False
         self.owes_answer = False
+        self.max_head_nbytes = MAX_HEAD_NBYTES  # memory for a head is taken before it came
         self.reads_ahead = True  # False while an open file may come, which is lost when its byte is received with others
 
     def fileno(self) -> int:
@@ -75,7 +76,7 @@ class SocketFrames:
     def receive(self, deadline: float) -> tuple[Kind, bytes, int]:
         """Receive a message's kind, head and the length of its body."""
         self._bound(deadline)
-        kind, head_nbytes, body_nbytes = parse_frame(self._take(FRAME.size))
+        kind, head_nbytes, body_nbytes = parse_frame(self._take(FRAME.size), self.max_head_nbytes)
         return kind, bytes(self._take(head_nbytes)), body_nbytes
 
     def expect(self, kind: Kind, deadline: float) -> tuple[bytes, int]:

@@ -12,14 +12,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from kvclient.lanes.frames import Kind, pack_count, pack_error
+from kvclient.lanes.frames import MAX_HEAD_NBYTES, Kind, pack_count, pack_error
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import tune
 from kvstore.core.errors import AuthError, ConfigError, KVError
 from kvstore.server.budget import ByteBudget
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.session import Session
-from kvstore.server.lanes.tickets import Tickets
+from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
 from kvstore.server.service import StoreService
 from kvstore.store.shared_blocks import SharedBlocks
 
@@ -194,6 +194,7 @@ class Listener:
     def _greet(self, frames: SocketFrames) -> Session:
         """Redeem the ticket, and hand over the shared memory."""
         deadline = time.monotonic() + GREETING_S
+        frames.max_head_nbytes = TICKET_NBYTES  # of whom nobody has vouched for
         try:
             ticket, _ = frames.expect(Kind.HELLO, deadline)
             store = self._service.bind(self._tickets.redeem(ticket))
@@ -201,6 +202,7 @@ class Listener:
             if not frames.is_closed:
                 frames.send(Kind.ERROR, pack_error(error), deadline)
             raise
+        frames.max_head_nbytes = MAX_HEAD_NBYTES
         frames.send(Kind.WELCOME, pack_count(0), deadline)
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
