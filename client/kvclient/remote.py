@@ -16,7 +16,7 @@ from kvclient.lanes.frames import Found
 from kvclient.lanes.grpc_lane import GrpcLane
 from kvclient.lanes.lane import Lane
 from kvclient.retry import Deadline, Retry
-from kvclient.status import typed
+from kvclient.status import answered, typed
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreStats
@@ -208,7 +208,7 @@ class RemoteStore:
     def _unary(self, method: Callable[..., T], request: object, left_s: float) -> T:
         """Make one call."""
         with typed():
-            return method(request, timeout=left_s, metadata=self._metadata)
+            return answered(method(request, timeout=left_s, metadata=self._metadata))
 
     def _again(self, operation: Callable[[float], T], timeout_s: float | None = None) -> T:
         """Run an idempotent operation, trying again as `retry` says."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import grpc
 import grpc.aio
 
 from kvstore.core import errors
 from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, UnsupportedError, error_for_code
+
+T = TypeVar("T")
 
 ERROR_KEY = "larder-error"  # trailing metadata: the class name of the error, so that the client raises the same one
 _NO_METHOD = "Method not found!"  # what gRPC says by itself
@@ -36,6 +39,13 @@ def _class_of(error: grpc.RpcError, code: str) -> type[KVError]:
         if isinstance(named, type) and issubclass(named, KVError) and named.code == code:
             return named
     return error_for_code(code)
+
+
+def answered(answer: T | None) -> T:
+    """Return the answer of a call; gRPC has None for a call that ended well before its message came: CorruptError."""
+    if answer is None:
+        raise errors.CorruptError("the call ended without its answer; send it again")
+    return answer
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from kvclient.channel import Metadata
 from kvclient.lanes.body import land_in_row
 from kvclient.lanes.frames import Found, pack_keys, pack_put, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
-from kvclient.status import typed
+from kvclient.status import answered, typed
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer, iter_pieces
 from kvstore.core.errors import CorruptError, FormatError
@@ -48,7 +48,7 @@ class GrpcLane:
         request = pack_keys(keys)
         with typed():
             answer = self._fetch(request, timeout=_left_s(deadline), metadata=self._metadata)
-        found, rest = self._parse(answer, len(keys))
+        found, rest = self._parse(answered(answer), len(keys))
         if rest is not None:
             return self._land(found, _Pieces(iter([rest]), None), deadline)
         with typed():
@@ -67,7 +67,7 @@ class GrpcLane:
         pieces = (bytes(piece) for piece in iter_pieces(view[header_nbytes:], PIECE_NBYTES))
         with typed():
             answer = self._put(chain((pack_put(note, view[:header_nbytes]),), pieces), timeout=_left_s(deadline), metadata=self._metadata)
-        return parse_receipt(key, answer)
+        return parse_receipt(key, answered(answer))
 
     def retire(self) -> bool:
         """Hold nothing of its own."""
