@@ -18,6 +18,8 @@ class WorkerSettings:
         Preset or spec of the codec that new chunks are stored with.
     policy, planner : str
         Used where a request names none.
+    quality_budget : float
+        Highest share of answers that may be lost against full prefill where the policy is "auto".
     question_template : str
         What stands behind the passages; "{question}" is replaced.
     window_tokens : int
@@ -32,11 +34,15 @@ class WorkerSettings:
         Longest wait for a stored chunk; shorter where computing everything is quicker than that.
     load_threads, restore_passages : int
         Chunks fetched at once; passages that wait at most to be computed and stored again after the store lost them.
+    trace_file, trace_bytes : str, int
+        Where lengths, times and opaque keys of answered requests are recorded for `larder simulate`, and how long that file may grow; ""
+        records nothing. No text and no token is recorded.
     """
 
     codec: str = "raw"
     policy: str = "first_k"
     planner: str = "min_cost"
+    quality_budget: float = 0.01
     question_template: str = "{question}"
     window_tokens: int = 0
     max_new_tokens: int = 1024
@@ -46,12 +52,16 @@ class WorkerSettings:
     load_timeout_s: float = 5.0
     load_threads: int = 4
     restore_passages: int = 256
+    trace_file: str = ""
+    trace_bytes: int = field(default=256 << 20, metadata=SIZE)
 
     def __post_init__(self) -> None:
-        for name in ("window_tokens", "device_bytes", "push_bytes", "catalog_bytes", "restore_passages"):
+        for name in ("window_tokens", "device_bytes", "push_bytes", "catalog_bytes", "restore_passages", "trace_bytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"worker.{name} must be 0 or more, got {getattr(self, name)}")
         if min(self.max_new_tokens, self.load_threads) < 1 or not self.load_timeout_s > 0:
             raise ConfigError("worker.max_new_tokens, load_threads and load_timeout_s must be above 0")
+        if not 0 <= self.quality_budget <= 1:
+            raise ConfigError(f"worker.quality_budget is a share of answers from 0 to 1, got {self.quality_budget}")
         if self.question_template.count("{question}") != 1:
             raise ConfigError(f"worker.question_template must contain {{question}} once, got {self.question_template!r}")

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kvclient.records import Report, Token
+from kvclient.records import AnswerExplanation, Report, Token
 from kvstore.core.api import Hit, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError, KVError
 from kvstore.core.key import ChunkKey
@@ -20,9 +20,9 @@ from kvstore.planners.samples import CostSample, PrefillSample, ReadSample
 from kvworker.answer.costs import CostBook
 from kvworker.answer.course import Course, Timing
 from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.explain import Explanations, explain
 from kvworker.answer.load import TIMEOUT, DeviceSource, Loader, StoredSource
-from kvworker.answer.policy import parse_policy
-from kvworker.answer.prompt import DEVICE, Asked, Prompt, Stored, offers
+from kvworker.answer.prompt import DEVICE, Asked, Prompt, Stored, offers, read_as
 from kvworker.answer.report import make_report
 from kvworker.answer.text_stream import TextStream
 from kvworker.codec.pipeline import Pipeline
@@ -31,6 +31,7 @@ from kvworker.engine.sampling import Sampling
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import AUTO, Passage, Reading
 from kvworker.ingest.restore import Restorer
+from kvworker.quality.gate import Gate
 from kvworker.settings import WorkerSettings
 
 _LEASE_SLACK_S = 5.0
@@ -70,12 +71,14 @@ class Answerer:
         loader: Loader,
         device_tier: DeviceTier,
         costs: CostBook,
+        gate: Gate,
         restorer: Restorer,
+        explanations: Explanations,
         settings: WorkerSettings,
     ) -> None:
         self._engine, self._lock, self._catalog, self._pipeline = engine, engine_lock, catalog, pipeline
-        self._loader, self._device_tier, self._costs = loader, device_tier, costs
-        self._restorer, self._settings = restorer, settings
+        self._loader, self._device_tier, self._costs, self._gate = loader, device_tier, costs, gate
+        self._restorer, self._explanations, self._settings = restorer, explanations, settings
         self._resting_until: dict[str, float] = {}  # by tenant: whose token the store refuses must not stop the others
 
     def answer(self, tenant: str, store: StoreAPI, question: Question) -> Iterator[Token | Report]:
@@ -84,7 +87,7 @@ class Answerer:
         Whatever the store does, the answer comes: what cannot be loaded in time is computed. Raises NotFoundError, InvalidInputError
         or UnsupportedError for passages, policies and planners that are not known and for a prompt that is too long.
         """
-        started = time.perf_counter()
+        started, costs = time.perf_counter(), self._costs.model
         course = self._plan(tenant, store, question)
         token, tokens = self._prefill(tenant, store, course, question.sampling)
         course.timing.ttft_s = time.perf_counter() - started
@@ -96,7 +99,9 @@ class Answerer:
         yield from stream.flush()
         self._learn(tenant, course)
         self._restore(tenant, store, course)
-        yield make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
+        report = make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
+        self._explanations.keep(tenant, AnswerExplanation(report, tuple(explain(report, course, costs))))
+        yield report
 
     def _next(self, tokens: Iterator[int]) -> int | None:
         """Return the next token, or None at the end."""
@@ -105,7 +110,6 @@ class Answerer:
 
     def _plan(self, tenant: str, store: StoreAPI, question: Question) -> Course:
         """Look up all passages in one call and let the planner decide."""
-        policy = parse_policy(question.policy or self._settings.policy)
         planner = find_planner(question.planner or self._settings.planner)
         named = self._catalog.readings(tenant, question.passages, question.read_as)
         prompt = Prompt(tuple(p for p, _ in named), self._question_ids(question))
@@ -116,10 +120,11 @@ class Answerer:
             device_nbytes = self._on_device(tenant, [s.hit for a in asked for s in a.stored])
         best = [a.best(device_nbytes) for a in asked]
         with timing.measure("plan"):
-            request = prompt.read_in(best).request(policy)
+            choice = self._gate.choose(question.policy or self._settings.policy, read_as(prompt, best))
+            request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
             plan = planner.plan(request, offers(asked, self._pipeline.spec.label, device_nbytes), self._costs.model)
         read = [a.read_as(i.offer.read_as) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
-        return Course(prompt.read_in(read), policy, planner.name, asked, read, plan, timing)
+        return Course(prompt.read_in(read), choice, planner.name, asked, read, plan, timing)
 
     def _question_ids(self, question: Question) -> tuple[int, ...]:
         """Return the tokens behind the passages; without any passage, the prompt starts with BOS."""
@@ -169,10 +174,10 @@ class Answerer:
         course.sources = {i.index: self._source(tenant, store, course, i, timeout_s) for i in course.plan.items if isinstance(i, Load)}
         while True:
             segments = course.prompt.segments(course.sources)
-            course.rows = course.policy.select(segments)
             try:
                 with course.timing.queue(self._lock), course.timing.measure("prefill"):
-                    tokens = iter(self._engine.prefill(segments, course.rows, sampling))
+                    generation = course.choice.policy.finish(self._engine.begin(segments, sampling))
+                    course.rows, tokens = generation.work.rows, iter(generation)
                     return next(tokens, None), tokens
             except LoadFailed:
                 self._give_up_failed(course)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kvstore.planners.plan import Plan
-from kvworker.answer.policy import RecomputePolicy
 from kvworker.answer.prompt import Asked, Prompt, Stored
 from kvworker.engine.engine import ChunkSource
+from kvworker.quality.gate import Choice
 
 
 class Timing:
@@ -56,7 +56,7 @@ class Course:
     """
 
     prompt: Prompt
-    policy: RecomputePolicy
+    choice: Choice
     planner: str
     asked: Sequence[Asked]
     read: Sequence[Stored | None]
@@ -64,6 +64,6 @@ class Course:
     timing: Timing
     sources: dict[int, ChunkSource] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
-    rows: list[int] = field(default_factory=list)
+    rows: tuple[int, ...] = ()
     n_failed_passes: int = 0
     n_generated: int = 0

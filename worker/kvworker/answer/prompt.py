@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +9,13 @@ from itertools import accumulate, takewhile
 
 from kvstore.core.api import Hit, Status
 from kvstore.core.key import ChunkKey
+from kvstore.core.identity import KVLayout
 from kvstore.planners.plan import Hits, Offer, PassageAsk, Request
 from kvworker.answer.policy import RecomputePolicy
 from kvworker.chunk import KVChunk
 from kvworker.engine.engine import ChunkSource, Segment
-from kvworker.ingest.passages import Passage, Reading
+from kvworker.ingest.passages import ALONE, Passage, Reading
+from kvworker.quality.variants import ReadAs
 
 DEVICE = "device"
 DECODED = "decoded"
@@ -92,15 +93,19 @@ class Prompt:
         pieces = [Segment(p.token_ids, sources.get(i), i < self.n_exact) for i, p in enumerate(self.passages)]
         return [*pieces, Segment(self.question_ids)]
 
-    def request(self, policy: RecomputePolicy) -> Request:
+    def request(self, policy: RecomputePolicy, layout: KVLayout) -> Request:
         """Return what a planner is asked: places, lengths and the rows that the policy repairs in a loaded passage."""
-        starts = list(accumulate((len(p.token_ids) for p in self.passages), initial=0))
-        rows = sorted(policy.own_rows(self.segments({i: _Promised() for i in range(len(self.passages))})))
-        asks = [
-            PassageAsk(i, len(p.token_ids), starts[i], bisect_left(rows, starts[i + 1]) - bisect_left(rows, starts[i]))
-            for i, p in enumerate(self.passages)
-        ]
+        starts = accumulate((len(p.token_ids) for p in self.passages), initial=0)
+        work = policy.work(self.segments({i: _Promised() for i in range(len(self.passages))}), layout.n_layers)
+        asks = [PassageAsk(i, len(p.token_ids), start, n) for i, (p, start, n) in enumerate(zip(self.passages, starts, work, strict=False))]
         return Request(tuple(asks), len(self.question_ids))
+
+
+def read_as(prompt: Prompt, best: Sequence[Stored | None]) -> ReadAs:
+    """Return how the passages that may be loaded were read: alone if any was, unless all of them are an exact prefix of the prompt."""
+    n_exact = prompt.read_in(best).n_exact
+    others = {stored.reading.read_as for stored in best[n_exact:] if stored}
+    return "alone" if ALONE in others else "document" if others else "prefix"
 
 
 def offers(asked: Sequence[Asked], codec: str, device_nbytes: Mapping[ChunkKey, int]) -> Hits:

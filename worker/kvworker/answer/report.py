@@ -23,23 +23,22 @@ def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
         request_id=request_id,
         passages=passages,
         planner=course.planner,
-        policy=course.policy.spec,
+        policy=course.choice.policy.spec,
         ttft_split_s=course.timing.split(),
         ttft_s=course.timing.ttft_s,
         predicted_ttft_s=course.plan.predicted_s or 0.0,
         tokens_loaded=loaded,
         tokens_recomputed=len(course.rows),
         tokens_generated=course.n_generated,
-        quality=_quality(course, declared_quality(codec)),
+        quality=_quality(course, declared_quality(codec) == "lossless"),
     )
 
 
-def _quality(course: Course, codec: str) -> str:
+def _quality(course: Course, is_lossless: bool) -> str:
     """Return the declared loss: none where everything was computed, or loaded without loss exactly where it was read."""
     is_prefix = all(index < course.prompt.n_exact for index in course.sources)
-    if not course.sources or course.policy.name == "all" or (is_prefix and codec == "lossless"):
-        return "exact"
-    return f"codec {codec}" if is_prefix else f"codec {codec}, policy {course.policy.name} unmeasured"
+    is_exact = not course.sources or course.choice.policy.name == "all" or (is_prefix and is_lossless)
+    return "; ".join(filter(None, ("exact" if is_exact else course.choice.quality, course.choice.note)))
 
 
 def passage_record(passage: Passage) -> PassageRecord:

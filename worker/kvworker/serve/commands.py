@@ -1,4 +1,4 @@
-"""`larder up`, `larder worker`, `larder demo` and `larder bench`; what needs torch is imported when a command runs."""
+"""`larder up`, `larder worker`, `larder demo`, `larder calibrate` and `larder bench`; what needs torch is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def register(subparsers: Subparsers) -> None:
     demo.add_argument("--examples", type=Path, metavar="DIR", help="folder with documents/*.txt and questions.json")
     demo.add_argument("--json", action="store_true", help="print one JSON object per line")
     demo.set_defaults(run=_demo)
+    _register_calibrate(subparsers)
     bench = subparsers.add_parser("bench", help="measure, and print one row per point")
-    bench.add_argument("name", help="a benchmark: context or transport")
+    bench.add_argument("name", help="a benchmark: context, reuse, scbench or transport")
     bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
     bench.add_argument("--json", action="store_true", help="print one JSON object per line")
     bench.add_argument("--sizes", metavar="LIST", help="sizes to measure, such as 512,1024 tokens or 1MiB,8MiB")
@@ -50,6 +51,23 @@ def register(subparsers: Subparsers) -> None:
     bench.add_argument("--model", metavar="DIR", help='model directory; "random-100m" for random weights of that size')
     bench.add_argument("--examples", type=Path, metavar="DIR", help="folder with documents/*.txt and questions.json")
     bench.set_defaults(run=_bench)
+
+
+def _register_calibrate(subparsers: Subparsers) -> None:
+    """Add `larder calibrate`."""
+    text = "Ask the model questions over stored passages in every way, and keep what each way loses for the policy auto."
+    parser = subparsers.add_parser("calibrate", help="measure what reuse costs a model in quality", description=text)
+    parser.add_argument("--model", metavar="DIR", help="a local Hugging Face model directory (default: the reference model)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
+    parser.add_argument("--codec", help="the codec that the worker stores with")
+    parser.add_argument("--codecs", metavar="LIST", help="codecs to measure beside it (default: raw,lossless,int8,kivi4,kivi2)")
+    parser.add_argument("--data-dir", metavar="DIR", help="the worker's data directory, where the result is kept")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; LARDER_... variables and flags win over it")
+    parser.add_argument("--seconds", type=float, metavar="S", help="end after about so many seconds (default: 300)")
+    parser.add_argument("--quick", action="store_true", help="ask fewer questions, of the worker's own codec")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.set_defaults(run=_calibrate)
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -96,6 +114,12 @@ def _demo(args: argparse.Namespace) -> int:
     from kvworker.demo.command import run
 
     return run(args.examples, flags_of(args, {**_MODEL_KEYS, **_STORE_KEYS}), args.json)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from kvworker.quality.command import run
+
+    return run(args, flags_of(args, _MODEL_KEYS))
 
 
 def _bench(args: argparse.Namespace) -> int:

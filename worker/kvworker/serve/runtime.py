@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +14,26 @@ from kvstore.core.api import StoreAPI
 from kvstore.core.errors import NotFoundError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.planner import find_planner
+from kvstore.store.secret import SECRET_NBYTES, load_secret
 from kvworker.answer.answer import Answerer, Question
 from kvworker.answer.costs import CostBook, saved_costs
 from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.explain import Explanations
 from kvworker.answer.load import Loader
 from kvworker.answer.measure import calibrate
-from kvworker.answer.policy import parse_policy
 from kvworker.codec.specs import find_codec
 from kvworker.engine.engine import Engine
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.ingest import Ingested, Ingestor
-from kvworker.ingest.passages import AUTO, Passage
+from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.restore import Restorer
+from kvworker.quality.calibration import calibration_path, codec_id, load_calibration
+from kvworker.quality.gate import Gate
+from kvworker.serve.recorder import TraceRecorder
 from kvworker.settings import WorkerSettings
 
-_KEPT_REPORTS = 256
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ class Worker:
     def __init__(self, engine: Engine, settings: WorkerSettings, probe_store: StoreAPI | None = None, data_dir: Path | None = None) -> None:
         self.engine, self.settings = engine, settings
         self.pipeline = find_codec(settings.codec)
-        parse_policy(settings.policy)  # a default that does not exist fails here and not with every question
-        find_planner(settings.planner)
+        find_planner(settings.planner)  # a default that does not exist fails here and not with every question
         namespace = engine.identity.namespace
-        folder = _folder(data_dir, namespace)
+        folder = model_folder(data_dir, namespace) if data_dir else None
+        gate = self._gate(folder)
         self.catalog = Catalog(namespace, folder / "passages.sqlite" if folder else None, settings.catalog_bytes)
         self.device_tier = DeviceTier(settings.device_bytes)
         self.costs = self._measured_costs(folder, probe_store)
@@ -68,11 +73,11 @@ class Worker:
         window = min(settings.window_tokens or engine.max_context_tokens, engine.max_context_tokens)
         self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, window)
         self._restorer = Restorer(self._ingestor, settings.restore_passages)
+        self._explanations = Explanations()
         self._answerer = Answerer(
-            engine, lock, self.catalog, self.pipeline, self._loader, self.device_tier, self.costs, self._restorer, settings
+            engine, lock, self.catalog, self.pipeline, self._loader, self.device_tier, self.costs, gate, self._restorer, settings
         )
-        self._reports: dict[str, deque[Report]] = {}
-        self._reports_lock = threading.Lock()
+        self._recorder = _recorder(settings, data_dir)
 
     def ingest(self, caller: Caller, source: str, texts: Sequence[str], read_as: str = "document") -> Iterator[Ingested]:
         """Read the passages of one source and store their KV; see `Ingestor.ingest`."""
@@ -81,9 +86,8 @@ class Worker:
     def ask(self, caller: Caller, question: Question) -> Iterator[Token | Report]:
         """Answer a question; see `Answerer.answer`. What the store lacked is stored again behind the answer."""
         for event in self._answerer.answer(caller.tenant, caller.store, question):
-            if isinstance(event, Report):
-                with self._reports_lock:
-                    self._reports.setdefault(caller.tenant, deque(maxlen=_KEPT_REPORTS)).append(event)
+            if self._recorder and isinstance(event, Report):
+                self._recorder.record(caller.tenant, event)
             yield event
 
     def forget(self, caller: Caller, source: str) -> int:
@@ -92,7 +96,7 @@ class Worker:
         self.device_tier.drop((caller.tenant, key) for key in keys)
         return len(keys)
 
-    def resolve(self, caller: Caller, names: Sequence[str], read_as: str = AUTO) -> list[tuple[Passage, ChunkKey]]:
+    def resolve(self, caller: Caller, names: Sequence[str], read_as: str = "auto") -> list[tuple[Passage, ChunkKey]]:
         """Return passages by name with the keys of their chunks, in the best of the readings allowed; raises NotFoundError."""
         namespace, variant = self.engine.identity.namespace, self.pipeline.spec.variant()
         found = self.catalog.readings(caller.tenant, names, read_as)
@@ -104,12 +108,7 @@ class Worker:
 
     def explain(self, tenant: str, request_id: str = "") -> AnswerExplanation:
         """Say what was decided for one of the tenant's last 256 requests, by default the latest; raises NotFoundError."""
-        with self._reports_lock:
-            reports = list(self._reports.get(tenant, ()))
-        found = next((r for r in reversed(reports) if not request_id or r.request_id.startswith(request_id)), None)
-        if found is None:
-            raise NotFoundError(f"no request {request_id or 'of this tenant'} among the last {_KEPT_REPORTS}")
-        return AnswerExplanation(found, tuple(_lines(found)))
+        return self._explanations.find(tenant, request_id)
 
     def close(self) -> None:
         """Finish what is queued, keep what was measured and close the files. The engine and the store stay open."""
@@ -118,6 +117,16 @@ class Worker:
         self._loader.close()
         self.costs.save()
         self.catalog.close()
+        if self._recorder:
+            self._recorder.close()
+
+    def _gate(self, folder: Path | None) -> Gate:
+        """Return the gate of this model, device and codec; a calibration that was damaged, or is another model's, raises."""
+        found = load_calibration(calibration_path(folder, self.engine.device), self.engine.identity.namespace) if folder else None
+        gate = Gate(found, self.settings.quality_budget, codec_id(self.pipeline))
+        if note := gate.choose(self.settings.policy, "alone").note:  # a default that does not exist fails here too
+            _log.warning("%s: what is no exact prefix is computed; run `larder calibrate` for this model and codec", note)
+        return gate
 
     def _measured_costs(self, folder: Path | None, probe_store: StoreAPI | None) -> CostBook:
         """Return the costs that were kept for this model, device and codec, else measure them."""
@@ -129,19 +138,16 @@ class Worker:
         return book
 
 
-def _folder(data_dir: Path | None, namespace: bytes) -> Path | None:
+def model_folder(data_dir: Path, namespace: bytes) -> Path:
     """Return the worker's folder for one model, made if needed, for its owner only."""
-    if data_dir is None:
-        return None
     folder = data_dir / "worker" / namespace.hex()[:16]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
 
-def _lines(report: Report) -> Iterator[str]:
-    """Yield the decisions of a request for people."""
-    yield f"request {report.request_id}: planner {report.planner}, policy {report.policy}, quality {report.quality}"
-    yield f"time to first token: predicted {report.predicted_ttft_s * 1e3:.1f} ms, took {report.ttft_s * 1e3:.1f} ms"
-    yield "of it: " + ", ".join(f"{step} {seconds * 1e3:.1f} ms" for step, seconds in report.ttft_split_s.items())
-    for row in report.passages:
-        yield f"{row.passage.source}#{row.passage.index} ({row.passage.id[:12]}): {row.why}"
+def _recorder(settings: WorkerSettings, data_dir: Path | None) -> TraceRecorder | None:
+    """Return what records traffic, if the settings name a file; its secret is kept in the data directory."""
+    if not settings.trace_file:
+        return None
+    secret = load_secret(data_dir / "worker" / "trace.secret") if data_dir else secrets.token_bytes(SECRET_NBYTES)
+    return TraceRecorder(Path(settings.trace_file).expanduser(), secret, settings.trace_bytes)

@@ -1,0 +1,66 @@
+"""`larder calibrate`: measure a model's losses under reuse and keep them where its worker finds them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from kvclient.cli.output import Number, Output, output_of
+from kvclient.cli.progress import progress
+from kvstore.core.errors import InvalidInputError
+from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
+from kvstore.server.config import load
+from kvworker.codec.specs import PRESETS, find_codec
+from kvworker.quality.calibrate import QUICK, Extent, calibrate_quality
+from kvworker.quality.calibration import Calibration, calibration_path, codec_id
+from kvworker.quality.gate import AUTO, Gate
+from kvworker.quality.variants import ReadAs
+from kvworker.serve.config import ENV_PREFIX, Flags, UpConfig
+from kvworker.serve.local import open_engine
+from kvworker.serve.runtime import model_folder
+
+_READINGS: tuple[ReadAs, ...] = ("document", "alone", "prefix")
+
+
+def run(args: argparse.Namespace, flags: Flags) -> int:
+    """Measure, keep the result in the data directory, and print it with what a worker would choose."""
+    config = load(UpConfig, (STORE_PREFIX, ENV_PREFIX), args.config, None, flags)
+    extent = QUICK if args.quick else Extent()
+    if args.seconds is not None:
+        if not args.seconds > 0:
+            raise InvalidInputError(f"--seconds must be above 0, got {args.seconds:g}")
+        extent = replace(extent, seconds=args.seconds)
+    others = args.codecs.split(",") if args.codecs else [] if args.quick else list(PRESETS)
+    codecs = [find_codec(name) for name in (config.worker.codec, *others)]
+    engine = open_engine(config.model, config.local.data_path)
+    with progress("calibrating", extent.n_questions) as advance:
+        calibration = calibrate_quality(engine, codecs, config.worker.question_template, extent, advance)
+    path = calibration_path(model_folder(config.local.data_path, engine.identity.namespace), engine.device)
+    calibration.save(path)
+    _show(calibration, path, Gate(calibration, config.worker.quality_budget, codec_id(find_codec(config.worker.codec))), output_of(args))
+    return 0
+
+
+def _show(calibration: Calibration, path: Path, gate: Gate, output: Output) -> None:
+    """Print one row per combination, the cheapest first, then the choices."""
+    rows = sorted(calibration.rows, key=lambda r: (r.reading, r.codec, r.cost))
+    output.rows([{**asdict(row), "loss": row.loss, "at_most": row.at_most} for row in rows], _COLUMNS)
+    if calibration.basis == "all":
+        output.text("The model gives too few right answers to count: a loss is the share of first tokens that changed.")
+    output.text(f"kept in {path}; with policy {AUTO} and a budget of {gate.budget:.2%} of answers, codec {gate.codec}:")
+    for reading in _READINGS:
+        output.text(f"  passages read {_WORDS[reading]}: {gate.choose(AUTO, reading).quality}")
+
+
+_WORDS = {"document": "in their document", "alone": "alone", "prefix": "as an exact prefix"}
+_COLUMNS = {
+    "reading": lambda r: r["reading"],
+    "codec": lambda r: r["codec"],
+    "policy": lambda r: r["policy"],
+    "asked": lambda r: r["n_asked"],
+    "lost": lambda r: Number(f"{r['loss']:.2%}"),
+    "at most": lambda r: Number(f"{r['at_most']:.2%}"),
+    "KL, nats": lambda r: Number(f"{r['kl']:.4f}"),
+    "TTFT ratio": lambda r: Number(f"{r['cost']:.2f}"),
+}

@@ -1,0 +1,85 @@
+"""Keep answers inside the operator's quality budget: choose the cheapest policy whose measured loss fits, and say what it is: pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvworker.answer.policy import RecomputePolicy, parse_policy
+from kvworker.quality.calibration import LOSSLESS, Calibration, Measured
+from kvworker.quality.variants import ReadAs
+
+AUTO = "auto"
+NOT_CALIBRATED = "not calibrated"
+EXACT, ALL, NONE = "exact", "all", "none"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A policy, what is known about answers under it, and what else an operator should know, "" for nothing."""
+
+    policy: RecomputePolicy
+    quality: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Chooses policies for requests.
+
+    Parameters
+    ----------
+    calibration : Calibration or None
+        What was measured of the model that serves.
+    budget : float
+        The highest share of answers that may be lost against full prefill.
+    codec : str
+        `codec_id` of how chunks are stored.
+    """
+
+    calibration: Calibration | None
+    budget: float
+    codec: str
+
+    def choose(self, spec: str, reading: ReadAs) -> Choice:
+        """Return the policy that `spec` names, or for "auto" the cheapest inside the budget.
+
+        `reading` is how the passages that the store has were read: "prefix" where all of them are an exact prefix of the prompt, "alone"
+        if any was read alone, else "document". Where nothing that was measured fits, what is not exact is computed. A policy that is not
+        known raises InvalidInputError.
+        """
+        if spec != AUTO:
+            policy = parse_policy(spec)
+            return Choice(policy, self._declared(reading, policy))
+        fitting = [row for row in self._rows(reading) if row.at_most <= self.budget]
+        if reading == "prefix" or not fitting:
+            return self._safest()
+        policy = parse_policy(min(fitting, key=lambda row: (row.cost, row.at_most)).policy)
+        return Choice(policy, self._declared(reading, policy))
+
+    def _safest(self) -> Choice:
+        """Return the policy that takes nothing but exact rows from the store, and none at all if the codec loses too much of them."""
+        note = "" if self.calibration else NOT_CALIBRATED
+        row = self._find("prefix", NONE)
+        if self.codec == LOSSLESS or (row and row.at_most <= self.budget):
+            return Choice(parse_policy(EXACT), self._declared("prefix", parse_policy(EXACT)), note)
+        why = f"codec {self.codec} loses up to {row.at_most:.2%} of answers" if row else f"codec {self.codec} is not calibrated"
+        return Choice(parse_policy(ALL), "exact", note or why)
+
+    def _declared(self, reading: ReadAs, policy: RecomputePolicy) -> str:
+        """Say what is known about the worker's codec and a policy; an exact prefix needs no repair, so that only the codec counts."""
+        if policy.name == ALL or (self.codec == LOSSLESS and (reading == "prefix" or policy.name == EXACT)):
+            return "exact"
+        is_prefix = reading == "prefix" or policy.name == EXACT
+        row = self._find("prefix", NONE) if is_prefix else self._find(reading, policy.spec)
+        what = f"codec {self.codec}" if is_prefix else f"codec {self.codec}, policy {policy.spec}"
+        if row is None:
+            return f"{what}: unmeasured"
+        return f"{what}: {row.loss:.2%} of answers lost, at most {row.at_most:.2%} ({row.n_asked} asked)"
+
+    def _find(self, reading: ReadAs, policy: str) -> Measured | None:
+        return next((row for row in self._rows(reading) if row.policy == policy), None)
+
+    def _rows(self, reading: ReadAs) -> list[Measured]:
+        """Return what was measured of the worker's codec over passages read in one way."""
+        rows = self.calibration.rows if self.calibration else ()
+        return [row for row in rows if (row.reading, row.codec) == (reading, self.codec)]

@@ -1,0 +1,106 @@
+"""Ask an engine over passages that were read in one way or another, without a store: logits, rows and seconds of the first token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kvstore.core.blob import BufferedBlob
+from kvstore.core.key import Kind, content_key
+from kvworker.answer.load import DeviceSource
+from kvworker.answer.policy import RecomputePolicy, find_policy
+from kvworker.chunk import PassageKV
+from kvworker.codec.pipeline import Pipeline, decode_part
+from kvworker.engine.engine import Engine, Generation, Segment
+from kvworker.engine.sampling import Sampling
+from kvworker.ingest.windows import document_windows
+from kvworker.quality.context import Context, Spot
+from kvworker.quality.variants import ReadAs
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The logits (V,) behind a prompt, the share of the stored rows that were computed again, and the seconds that it took."""
+
+    logits: torch.Tensor
+    rows: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The passages of a prompt as they were read before, in its order, and how many leading ones are an exact prefix of it."""
+
+    passages: tuple[PassageKV, ...]
+    n_exact: int
+
+
+class Probe:
+    """Reads the passages of contexts and asks over them. Not thread-safe, as its engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._bos = () if engine.bos_id is None else (engine.bos_id,)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Return a passage's tokens behind a BOS of its own."""
+        return (*self._bos, *self.engine.encode(text))
+
+    def read(self, context: Context, reading: ReadAs) -> Stored:
+        """Prefill what the prompt needs: each passage alone, each document at once, or the prompt's passages as they stand."""
+        if reading == "prefix":
+            return Stored(tuple(self.engine.export([self.tokens(text) for text in context.texts])), len(context.prompt))
+        if reading == "alone":
+            return Stored(tuple(self.engine.export([self.tokens(text)])[0] for text in context.texts), 1)
+        cut: dict[Spot, PassageKV] = {}
+        for document in sorted({spot[0] for spot in context.prompt}):
+            cut.update(self._read_document(document, [self.tokens(text) for text in context.documents[document]]))
+        return Stored(tuple(cut[spot] for spot in context.prompt), _n_exact(context.prompt))
+
+    def _read_document(self, document: int, passages: Sequence[tuple[int, ...]]) -> Mapping[Spot, PassageKV]:
+        """Read a document as ingesting does: at once, or in overlapping windows where it is longer than the model's context."""
+        cut: dict[Spot, PassageKV] = {}
+        for window in document_windows([len(ids) for ids in passages], self.engine.max_context_tokens):
+            exported = self.engine.export(passages[window.start : window.stop])
+            cut.update({(document, i): exported[i - window.start] for i in range(window.first_new, window.stop)})
+        return cut
+
+    def recode(self, stored: Stored, codec: Pipeline) -> Stored:
+        """Return passages as a codec gives them back."""
+        return Stored(tuple(self._through(kv, codec) for kv in stored.passages), stored.n_exact)
+
+    def _through(self, kv: PassageKV, codec: Pipeline) -> PassageKV:
+        content = content_key(self.engine.identity.namespace, Kind.ALONE, (0,))  # nobody looks this blob up
+        reader = BufferedBlob(codec.encode(kv, self.engine.identity, Kind.ALONE, content), "")
+        return tuple(decode_part(reader.manifest, i, reader.part(i), self.engine.device) for i in range(len(kv)))
+
+    def ask(self, context: Context, question: str, stored: Stored | None = None, policy: RecomputePolicy | None = None) -> Answered:
+        """Answer a question from what is stored, repaired by a policy; without either, compute the whole prompt.
+
+        What stands before the question in its text, as in a conversation, is computed with it.
+        """
+        kvs = stored.passages if stored else (None,) * len(context.prompt)
+        pieces = [
+            Segment(self.tokens(text), DeviceSource(kv) if kv else None, stored is not None and i < stored.n_exact)
+            for i, (text, kv) in enumerate(zip(context.texts, kvs, strict=True))
+        ]
+        segments = [*pieces, Segment(tuple(self.engine.encode(question)))]
+        n_stored = sum(len(s.token_ids) for s in pieces)
+        started = time.perf_counter()
+        generation, n_rows = _run(self.engine, segments, policy)
+        seconds = time.perf_counter() - started
+        return Answered(generation.first_logits, (n_rows - len(segments[-1].token_ids)) / n_stored if stored else 1.0, seconds)
+
+
+def _n_exact(prompt: Sequence[Spot]) -> int:
+    """Return how many leading passages stand as in their document, from its beginning on."""
+    return next((n for n, spot in enumerate(prompt) if spot != (prompt[0][0], n)), len(prompt))
+
+
+def _run(engine: Engine, segments: list[Segment], policy: RecomputePolicy | None) -> tuple[Generation, int]:
+    """Run a prompt; return its generation and how many rows went through the model."""
+    generation = (policy or find_policy("all")).finish(engine.begin(segments, Sampling(max_new_tokens=1)))
+    return generation, generation.rows_computed
