@@ -6,6 +6,7 @@ from kvclient.records import AnswerExplanation, Info, IngestedPassage, Passage, 
 from kvclient.wire import key_from_wire
 from kvproto.v1 import context_pb2
 
+_READ_AS = {context_pb2.READ_AS_DOCUMENT: "document", context_pb2.READ_AS_ALONE: "alone"}
 _STEPS = ("lookup", "plan", "load", "prefill")
 
 
@@ -16,7 +17,7 @@ def passage_from(message: context_pb2.PassageRef) -> Passage:
 
 def ingested_from(message: context_pb2.IngestResponse) -> IngestedPassage:
     """Return what became of one passage."""
-    return IngestedPassage(passage_from(message.passage), message.computed, message.nbytes, message.n_passages)
+    return IngestedPassage(passage_from(message.passage), message.computed, message.nbytes, message.n_passages, message.tokens_read)
 
 
 def report_from(message: context_pb2.Report) -> Report:
@@ -52,6 +53,7 @@ def _passage_report(row: context_pb2.PassageReport) -> PassageReport:
         seconds=row.seconds,
         why=row.why,
         rows_recomputed=row.rows_recomputed,
+        read_as=_READ_AS.get(row.read_as, ""),
     )
 
 

@@ -21,22 +21,30 @@ class Passage:
 
 @dataclass(frozen=True)
 class IngestedPassage:
-    """What became of one passage of `n_passages`: `is_computed` is False when its chunk of `nbytes` was stored before."""
+    """What became of one passage of `n_passages`: `is_computed` is False when its chunk of `nbytes` was stored before.
+
+    `tokens_read` is how many tokens went through the model for it, those of passages that only gave context included.
+    """
 
     passage: Passage
     is_computed: bool
     nbytes: int
     n_passages: int
+    tokens_read: int
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """A document whose passages are all stored; `n_computed` of them were computed now, `nbytes` is their size together."""
+    """A document whose passages are all stored: `n_computed` of them were computed now, which took `tokens_read` tokens.
+
+    `nbytes` is the size of all their chunks together.
+    """
 
     source: str
     passages: tuple[Passage, ...]
     n_computed: int
     nbytes: int
+    tokens_read: int
 
     @property
     def ids(self) -> list[str]:

@@ -13,13 +13,19 @@ MAX_PASSAGES = 4096
 MAX_REQUEST_NBYTES = 4_000_000  # a server with gRPC's own defaults takes messages of 4 MiB
 MAX_TOKENS = 2**31 - 1
 _MIN_ID_LENGTH = 8
-_READ_AS = {"document": context_pb2.READ_AS_DOCUMENT, "alone": context_pb2.READ_AS_ALONE}
+READ_AS = {
+    "auto": context_pb2.READ_AS_UNSPECIFIED,
+    "document": context_pb2.READ_AS_DOCUMENT,
+    "alone": context_pb2.READ_AS_ALONE,
+    "both": context_pb2.READ_AS_BOTH,
+}
+INGEST_AS = ("document", "alone", "both")
+ASK_AS = ("auto", "document", "alone")
 
 
 def ingest_request(source: str, passages: Sequence[str], read_as: str) -> context_pb2.IngestRequest:
     """Return the request that reads a document; raises InvalidInputError."""
-    if read_as not in _READ_AS:
-        raise InvalidInputError(f"read_as must be one of {', '.join(_READ_AS)}, got {read_as!r}")
+    way = _read_as(read_as, INGEST_AS)
     texts = _strings(passages, "passages")
     empty = [i for i, text in enumerate(texts) if not text.strip()]
     if empty:
@@ -27,11 +33,19 @@ def ingest_request(source: str, passages: Sequence[str], read_as: str) -> contex
     nbytes = sum(_utf8_nbytes(text) for text in texts)
     if nbytes > MAX_REQUEST_NBYTES:
         raise InvalidInputError(f"{nbytes} B of text do not fit one request of at most {MAX_REQUEST_NBYTES} B; cut the document")
-    return context_pb2.IngestRequest(source=_text(source, "source"), passages=texts, read_as=_READ_AS[read_as])
+    return context_pb2.IngestRequest(source=_text(source, "source"), passages=texts, read_as=way)
 
 
 def ask_request(
-    passage_ids: Sequence[str], question: str, *, max_tokens: int, temperature: float, seed: int, policy: str, planner: str
+    passage_ids: Sequence[str],
+    question: str,
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    policy: str,
+    planner: str,
+    read_as: str,
 ) -> context_pb2.AskRequest:
     """Return the request that asks a question over an ordered list of passages; raises InvalidInputError."""
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_TOKENS:
@@ -48,12 +62,18 @@ def ask_request(
         seed=seed,
         policy=policy,
         planner=planner,
+        read_as=_read_as(read_as, ASK_AS),
     )
 
 
-def resolve_request(passage_ids: Sequence[str]) -> context_pb2.ResolveRequest:
+def resolve_request(passage_ids: Sequence[str], read_as: str) -> context_pb2.ResolveRequest:
     """Return the request for the stored chunks of passages; raises InvalidInputError."""
-    return context_pb2.ResolveRequest(passage_ids=_ids(passage_ids))
+    return context_pb2.ResolveRequest(passage_ids=_ids(passage_ids), read_as=_read_as(read_as, ASK_AS))
+
+
+def forget_request(source: str) -> context_pb2.ForgetRequest:
+    """Return the request that takes a document back; raises InvalidInputError."""
+    return context_pb2.ForgetRequest(source=_text(source, "source"))
 
 
 def passages_request(source: str, limit: int) -> context_pb2.PassagesRequest:
@@ -68,6 +88,13 @@ def scope(source: str, model: str) -> Scope:
     if bool(source) == bool(model):
         raise InvalidInputError("name either the source or the model to invalidate; invalidate_all takes back everything")
     return Scope("source", source) if source else Scope("model", model)
+
+
+def _read_as(read_as: str, allowed: Sequence[str]) -> context_pb2.ReadAs:
+    """Return a way to read; raises InvalidInputError unless it is one of those allowed."""
+    if read_as not in allowed:
+        raise InvalidInputError(f"read_as must be one of {', '.join(allowed)}, got {read_as!r}")
+    return READ_AS[read_as]
 
 
 def _ids(passage_ids: Sequence[str]) -> list[str]:

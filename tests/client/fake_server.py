@@ -100,7 +100,10 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         for index, text in enumerate(request.passages):
             ref, is_new = self.add_passage(request.source, index, text)
             nbytes = len(self.blobs[self.key_of(ref.id)])
-            yield context_pb2.IngestResponse(passage=ref, computed=is_new, nbytes=nbytes, n_passages=len(request.passages))
+            n_read = ref.n_tokens if is_new else 0
+            yield context_pb2.IngestResponse(
+                passage=ref, computed=is_new, nbytes=nbytes, n_passages=len(request.passages), tokens_read=n_read
+            )
             if "Ingest" in self.late_faults:
                 fail(context, self.late_faults["Ingest"])
 
@@ -132,6 +135,14 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         for ref, _ in list(self.passages.values())[: request.limit]:
             if request.source in ("", ref.source):
                 yield context_pb2.PassagesResponse(passage=ref)
+
+    def Forget(self, request: context_pb2.ForgetRequest, context: grpc.ServicerContext) -> context_pb2.ForgetResponse:  # noqa: N802
+        """Forget a document's passages."""
+        self._begin("Forget", request, context)
+        gone = [name for name, (ref, _) in self.passages.items() if ref.source == request.source]
+        for name in gone:
+            del self.passages[name]
+        return context_pb2.ForgetResponse(n_chunks=len(gone))
 
     def ExplainAnswer(  # noqa: N802
         self, request: context_pb2.ExplainAnswerRequest, context: grpc.ServicerContext
@@ -247,10 +258,9 @@ def make_chunk(token_ids: tuple[int, ...]) -> tuple[ChunkKey, bytes]:
 
 def make_report(refs: list[context_pb2.PassageRef], request: context_pb2.AskRequest) -> context_pb2.Report:
     """Return a report that loads every passage."""
-    rows = [
-        context_pb2.PassageReport(passage=ref, action="load", tier="memory", variant="raw", nbytes=512, seconds=0.25, why="cheaper")
-        for ref in refs
-    ]
+    loaded = {"action": "load", "tier": "memory", "variant": "raw", "nbytes": 512, "seconds": 0.25, "why": "cheaper"}
+    read_as = request.read_as or context_pb2.READ_AS_DOCUMENT
+    rows = [context_pb2.PassageReport(passage=ref, read_as=read_as, **loaded) for ref in refs]  # type: ignore[arg-type]
     return context_pb2.Report(
         request_id="r-1",
         passages=rows,

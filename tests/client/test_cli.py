@@ -11,6 +11,7 @@ import pytest
 
 from kvclient.cli.checks import Finding
 from kvclient.cli.main import main
+from kvclient.requests import READ_AS
 from kvstore.core.errors import ForbiddenError, InvalidInputError, KVError
 from tests.client.fake_server import FakeServer
 
@@ -64,7 +65,7 @@ def test_ingest_stores_the_paragraphs_of_a_file(larder: Larder, server: FakeServ
     result = larder("ingest", str(file), "--json")
     assert result.code == 0
     assert [r["index"] for r in result.records] == [0, 1]
-    assert set(result.records[0]) == {"id", "source", "index", "n_tokens", "preview", "computed", "nbytes"}
+    assert set(result.records[0]) == {"id", "source", "index", "n_tokens", "preview", "computed", "nbytes", "tokens_read"}
     assert list(server.requests["Ingest"].passages) == ["Thornham stores marble.", "It sells the marble."]
     assert result.records[0]["source"] == file.as_posix()
 
@@ -82,7 +83,15 @@ def test_ingest_shows_people_a_table_and_a_sum(larder: Larder, tmp_path: Path) -
     (tmp_path / "notes.txt").write_text(TEXT)
     result = larder("ingest", str(tmp_path / "notes.txt"))
     assert "notes.txt#1" in result.out
-    assert "2 passages of 1 documents, 2 computed now" in result.out
+    assert "2 passages of 1 documents, 2 computed now (7 tokens read)" in result.out
+
+
+@pytest.mark.parametrize("read_as", ["document", "alone", "both"])
+def test_ingest_says_how_to_read(larder: Larder, server: FakeServer, tmp_path: Path, read_as: str) -> None:
+    """In the document where nothing is said."""
+    (tmp_path / "notes.txt").write_text(TEXT)
+    larder("ingest", str(tmp_path / "notes.txt"), "--read-as", read_as)
+    assert server.requests["Ingest"].read_as == READ_AS[read_as]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +125,14 @@ def test_ask_shows_people_the_answer_and_a_row_per_passage(larder: Larder, ids: 
     assert "notes.txt#0" in result.out
     assert "first token after 875.0 ms" in result.out
     assert "\x1b" not in result.out
+
+
+@pytest.mark.parametrize("read_as", ["auto", "document", "alone"])
+def test_ask_says_which_readings_may_be_loaded(larder: Larder, server: FakeServer, ids: list[str], read_as: str) -> None:
+    """And the report has the reading of each passage."""
+    result = larder("ask", "What?", "--context", ids[0], "--read-as", read_as, "--json")
+    assert server.requests["Ask"].read_as == READ_AS[read_as]
+    assert result.records[-1]["passages"][0]["read_as"] == ("document" if read_as == "auto" else read_as)
 
 
 def test_ls_lists_passages_and_chunks(larder: Larder, ids: list[str]) -> None:
@@ -160,6 +177,20 @@ def test_rm_removes_chunks_by_the_start_of_their_id(larder: Larder, server: Fake
     """And says how many there were."""
     result = larder("rm", ids[0][:8], "notes.txt#1", "--json")
     assert (result.code, result.records, server.blobs) == (0, [{"deleted": 2}], {})
+
+
+def test_rm_removes_a_passage_in_both_readings(larder: Larder, server: FakeServer, ids: list[str]) -> None:
+    """What was asked to go must not stay under its other key."""
+    larder("rm", ids[0], "--json")
+    assert server.calls["Resolve"] == 2
+
+
+def test_forget_takes_documents_back(larder: Larder, server: FakeServer, ids: list[str]) -> None:
+    """3 says that none of them was known."""
+    result = larder("forget", "other.txt", "notes.txt", "--json")
+    assert (result.code, result.records) == (0, [{"source": "other.txt", "n_chunks": 0}, {"source": "notes.txt", "n_chunks": 2}])
+    assert server.passages == {}
+    assert larder("forget", "notes.txt").code == 3
 
 
 def test_rm_of_an_unknown_id_is_not_found(larder: Larder) -> None:

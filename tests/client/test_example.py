@@ -20,7 +20,7 @@ def test_the_ten_line_example_prints_answer_and_report(
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     out = capsys.readouterr().out
     assert out.startswith("marble")
-    assert "notes/harbour.txt#1: load 512 B from memory in 0.2500 s: cheaper" in out
+    assert "notes/harbour.txt#1: load 512 B from memory in 0.2500 s, read in its document: cheaper" in out
 
 
 def test_the_example_is_about_ten_lines() -> None:

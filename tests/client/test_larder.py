@@ -44,6 +44,36 @@ def test_a_second_ingest_computes_nothing(server: FakeServer, connect: Connect) 
     assert twin.do(twin.larder, "ingest", "notes.txt", TEXTS, "alone").n_computed == 0
 
 
+def test_an_ingest_counts_the_tokens_that_were_read_for_it(server: FakeServer, connect: Connect) -> None:
+    """What an edit costs."""
+    twin = connect(server)
+    assert twin.do(twin.larder, "ingest", "notes.txt", TEXTS).tokens_read == 7
+    assert twin.do(twin.larder, "ingest", "notes.txt", [TEXTS[0], "It sells nothing"]).tokens_read == 3
+
+
+@pytest.mark.parametrize("read_as", ["document", "alone"])
+def test_a_question_says_which_readings_it_allows_and_the_report_which_were_used(
+    server: FakeServer, connect: Connect, read_as: str
+) -> None:
+    """Per passage."""
+    twin = connect(server)
+    ids = twin.do(twin.larder, "ingest", "notes.txt", TEXTS, "both").ids
+    answer = twin.do(twin.do(twin.larder, "ask", ids, "What?", read_as=read_as), "finish")
+    assert [row.read_as for row in answer.report.passages] == [read_as] * 2
+    assert "read alone: cheaper" in str(answer.report) or read_as == "document"
+
+
+def test_a_forgotten_document_is_unknown(server: FakeServer, connect: Connect) -> None:
+    """And only that one."""
+    twin = connect(server)
+    twin.do(twin.larder, "ingest", "a.txt", TEXTS)
+    twin.do(twin.larder, "ingest", "b.txt", ["Something else"])
+    assert [twin.do(twin.larder, "forget", source) for source in ("a.txt", "c.txt")] == [2, 0]
+    assert [p.source for p in twin.do(twin.larder, "passages")] == ["b.txt"]
+    with pytest.raises(InvalidInputError, match="source must be"):
+        twin.do(twin.larder, "forget", " ")
+
+
 def test_ingest_each_yields_passages_as_they_are_stored(server: FakeServer, connect: Connect) -> None:
     """A progress bar needs them one by one, and the total with the first."""
     twin = connect(server)

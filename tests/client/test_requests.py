@@ -31,7 +31,7 @@ def test_passages_that_cannot_be_ingested_are_refused(passages: Any, words: str)
         requests.ingest_request("notes.txt", passages, "document")
 
 
-@pytest.mark.parametrize(("source", "read_as", "words"), [("", "document", "source must be"), ("a", "backwards", "document, alone")])
+@pytest.mark.parametrize(("source", "read_as", "words"), [("", "document", "source must be"), ("a", "auto", "document, alone, both")])
 def test_an_ingest_needs_a_source_and_a_known_way_to_read(source: str, read_as: str, words: str) -> None:
     """Without a name nothing could be taken back."""
     with pytest.raises(InvalidInputError, match=words):
@@ -50,11 +50,21 @@ def test_an_ingest_needs_a_source_and_a_known_way_to_read(source: str, read_as: 
         ({"temperature": -1.0}, "temperature must be"),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"seed": -1}, "seed must be"),
+        ({"read_as": "both"}, "read_as must be one of auto, document, alone, got 'both'"),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused(changed: dict[str, Any], words: str) -> None:
     """Every message names the argument."""
-    good = {"passage_ids": [ID], "question": "What?", "max_tokens": 4, "temperature": 0.0, "seed": 0, "policy": "", "planner": ""}
+    good = {
+        "passage_ids": [ID],
+        "question": "What?",
+        "max_tokens": 4,
+        "temperature": 0.0,
+        "seed": 0,
+        "policy": "",
+        "planner": "",
+        "read_as": "auto",
+    }
     with pytest.raises(InvalidInputError, match=words):
         requests.ask_request(**{**good, **changed})
 

@@ -66,15 +66,16 @@ class Larder:
     def ingest(self, source: str, passages: Sequence[str], read_as: str = "document", *, timeout_s: float | None = None) -> Ingested:
         """Read a document's passages, in its order, and store their KV; return when all of them are stored.
 
-        `source` names the document: `invalidate(source=...)` takes it back. "document" reads each passage behind those before it, "alone"
-        by itself. Passages that are stored already are not computed again.
+        `source` names the document; ingest it again when it was edited, `forget` it to take it back. `read_as` "document" reads each
+        passage behind those before it, "alone" by itself, "both" stores both readings. What is stored already is not computed again.
         """
-        stored, n_computed, nbytes = [], 0, 0
+        stored, n_computed, nbytes, tokens_read = [], 0, 0, 0
         for row in self.ingest_each(source, passages, read_as, timeout_s=timeout_s):
             stored.append(row.passage)
             n_computed += row.is_computed
             nbytes += row.nbytes
-        return Ingested(source, tuple(stored), n_computed, nbytes)
+            tokens_read += row.tokens_read
+        return Ingested(source, tuple(stored), n_computed, nbytes, tokens_read)
 
     def ingest_each(
         self, source: str, passages: Sequence[str], read_as: str = "document", *, timeout_s: float | None = None
@@ -97,15 +98,24 @@ class Larder:
         seed: int = 0,
         policy: str = "",
         planner: str = "",
+        read_as: str = "auto",
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask a question over passages in the order given; iterate over the answer to get its tokens as they come.
 
         Passages are named by id, by a start of it of at least 8 digits, or as source#index. Temperature 0 is greedy. `policy` is a
-        recompute policy such as "first_k:k=8" and `planner` one such as "always_compute"; empty takes the worker's default.
+        recompute policy such as "first_k:k=8" and `planner` one such as "always_compute"; empty takes the worker's default. `read_as`
+        says which readings may be loaded: "auto" the best that is stored, "document" or "alone" no other.
         """
         request = requests.ask_request(
-            passage_ids, question, max_tokens=max_tokens, temperature=temperature, seed=seed, policy=policy, planner=planner
+            passage_ids,
+            question,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            policy=policy,
+            planner=planner,
+            read_as=read_as,
         )
         return Answer(self._calls.stream(self._services.context().Ask, request, timeout_s))
 
@@ -115,19 +125,22 @@ class Larder:
         stream = self._calls.stream(self._services.context().Passages, request, timeout_s)
         return [passage_from(message.passage) for message in stream]
 
-    def resolve(self, passage_ids: Sequence[str], *, timeout_s: float | None = None) -> list[ResolvedPassage]:
-        """Return the chunk key and the tokens of each passage, in order; raises NotFoundError for a name that nobody ingested."""
-        request = requests.resolve_request(passage_ids)
+    def resolve(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[ResolvedPassage]:
+        """Return the chunk key and the tokens of each passage, in order; raises NotFoundError for a name that nobody ingested.
+
+        "auto" gives the better of the readings that were ingested.
+        """
+        request = requests.resolve_request(passage_ids, read_as)
         response = self._calls.one(self._services.context().Resolve, request, timeout_s)
         return [resolved_from(row) for row in response.passages]
 
-    def chunks(self, passage_ids: Sequence[str], *, timeout_s: float | None = None) -> list[StoredPassage]:
+    def chunks(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[StoredPassage]:
         """Fetch the stored chunks of passages, verified, for an engine of one's own; `to_numpy()` of each decodes it.
 
         A chunk that is absent, or that fails its digest, its key or its tokens, is a miss: it has no blob and says why.
         """
         deadline = self._calls.deadline(timeout_s)
-        resolved = self.resolve(passage_ids, timeout_s=deadline.left_s())
+        resolved = self.resolve(passage_ids, read_as=read_as, timeout_s=deadline.left_s())
         info = self.info(timeout_s=deadline.left_s())
         found = []
         for row in resolved:
@@ -140,8 +153,20 @@ class Larder:
         get: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._services.channel(store).unary_stream(GET)
         return collect_chunk(key, self._calls.stream(get, pack_keys([key]), timeout_s))
 
+    def forget(self, source: str, *, timeout_s: float | None = None) -> int:
+        """Take a document back, with all its chunks, its tokens and its earlier texts; return how many chunks it consisted of.
+
+        What another document says too stays that document's.
+        """
+        request = requests.forget_request(source)
+        response = self._calls.one(self._services.context().Forget, request, timeout_s)
+        return int(response.n_chunks)
+
     def invalidate(self, *, source: str = "", model: str = "", timeout_s: float | None = None) -> int:
-        """Make every chunk of one document (`source`) or one model (its namespace in hex) a miss at once; return the new epoch."""
+        """Make every chunk of one document (`source`) or one model (its namespace in hex) a miss at once; return the new epoch.
+
+        Its passages stay known, so that a question computes them again; see `forget`.
+        """
         return self._invalidate(requests.scope(source, model), timeout_s)
 
     def invalidate_all(self, *, timeout_s: float | None = None) -> int:

@@ -12,6 +12,7 @@ from kvclient.cli.options import Session, common_options
 from kvclient.cli.output import Output, output_of
 from kvclient.cli.progress import waiting
 from kvclient.cli.reports import show_report
+from kvclient.requests import ASK_AS
 
 if TYPE_CHECKING:
     from kvclient.cli.plugins import Subparsers
@@ -27,6 +28,12 @@ def register(subparsers: Subparsers) -> None:
         action="append",
         required=True,
         help="passages in the order to read them: ids, starts of ids of 8 digits or more, or source#index; may be given again",
+    )
+    parser.add_argument(
+        "--read-as",
+        choices=ASK_AS,
+        default=ASK_AS[0],
+        help="readings that may be loaded: the best that is stored, those in their document, or those alone (default: %(default)s)",
     )
     parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="longest answer (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: %(default)g)")
@@ -49,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             policy=args.policy,
             planner=args.planner,
+            read_as=args.read_as,
         )
         print_tokens(answer, output)
     output.record({"kind": "report", "text": answer.text, **asdict(answer.report)})

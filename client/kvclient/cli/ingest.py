@@ -13,6 +13,7 @@ from kvclient.cli.options import Session, common_options
 from kvclient.cli.output import Number, output_of
 from kvclient.cli.progress import progress
 from kvclient.cli.split import MODES, find_files, passages_of, read_text
+from kvclient.requests import INGEST_AS
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.units import format_nbytes
 
@@ -35,7 +36,10 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="a text file, or a folder whose .txt and .md files are read")
     parser.add_argument("--passages", choices=MODES, default=MODES[0], help="what a passage is (default: %(default)s, cut at blank lines)")
     parser.add_argument(
-        "--read-as", choices=("document", "alone"), default="document", help="read passages behind those before them, or alone"
+        "--read-as",
+        choices=INGEST_AS,
+        default=INGEST_AS[0],
+        help="read passages behind those before them in their document, alone, or both (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -51,7 +55,10 @@ def run(args: argparse.Namespace) -> int:
                 rows.append(row)
                 output.record(row)
     output.table(rows, COLUMNS)
-    output.text(f"{len(rows)} passages of {len(documents)} documents, {sum(r['computed'] for r in rows)} computed now")
+    n_read = sum(r["tokens_read"] for r in rows)
+    output.text(
+        f"{len(rows)} passages of {len(documents)} documents, {sum(r['computed'] for r in rows)} computed now ({n_read} tokens read)"
+    )
     return exits.OK
 
 
@@ -76,4 +83,4 @@ def ingest(larder: Larder, source: str, passages: list[str], read_as: str, advan
 
 def to_record(row: IngestedPassage) -> dict[str, Any]:
     """Return what became of a passage as it is printed."""
-    return {**asdict(row.passage), "computed": row.is_computed, "nbytes": row.nbytes}
+    return {**asdict(row.passage), "computed": row.is_computed, "nbytes": row.nbytes, "tokens_read": row.tokens_read}

@@ -13,19 +13,20 @@ from kvstore.core.key import ChunkKey
 _ID = re.compile(r"[0-9a-f]{8,64}")
 
 
-def find_keys(session: Session, names: Sequence[str]) -> list[ChunkKey]:
+def find_keys(session: Session, names: Sequence[str], readings: Sequence[str] = ("auto",)) -> list[ChunkKey]:
     """Return the keys of passages by id, start of an id or source#index, and of any stored chunk by its content key in hex.
 
     The worker knows its passages; what it does not know, or a store without a worker, is looked for among the stored chunks, where one
-    name may stand for several variants. Raises NotFoundError and InvalidInputError.
+    name may stand for several variants. Of a passage the best reading is meant, unless `readings` names others. Raises NotFoundError and
+    InvalidInputError.
     """
-    return [key for name in names for key in _find(session, name)]
+    return list(dict.fromkeys(key for name in names for key in _find(session, name, readings)))
 
 
-def _find(session: Session, name: str) -> list[ChunkKey]:
+def _find(session: Session, name: str, readings: Sequence[str]) -> list[ChunkKey]:
     """Return the keys that one name stands for."""
     try:
-        return [row.key for row in session.larder.resolve([name])]
+        return [row.key for read_as in readings for row in session.larder.resolve([name], read_as=read_as)]
     except (NotFoundError, UnsupportedError) as error:
         if not _ID.fullmatch(name):
             if isinstance(error, NotFoundError):

@@ -15,6 +15,7 @@ COLUMNS: dict[str, Callable[[Any], object]] = {
     "id": lambda r: r["passage"]["id"][:12],
     "action": lambda r: r["action"],
     "tier": lambda r: r["tier"] or "-",
+    "read": lambda r: r["read_as"] or "-",
     "variant": lambda r: r["variant"],
     "size": lambda r: Number(format_nbytes(r["nbytes"])),
     "ms": lambda r: Number(f"{1000 * r['seconds']:.1f}"),

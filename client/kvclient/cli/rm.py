@@ -1,4 +1,4 @@
-"""`larder rm ID...`: remove stored chunks from every tier."""
+"""`larder rm ID...`: remove stored chunks from every tier; their passages stay known."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def register(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Remove them; 3 where none of them was there."""
+    """Remove them in both readings; 3 where none of them was there."""
     output = output_of(args)
     with Session(args) as session:
-        deleted = session.store.delete(find_keys(session, args.ids))
+        deleted = session.store.delete(find_keys(session, args.ids, ("auto", "alone")))
     output.record({"deleted": deleted})
     output.text(f"removed {deleted} chunks")
     return exits.OK if deleted else exits.NOT_FOUND

@@ -13,9 +13,11 @@ class ReadAs(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     READ_AS_UNSPECIFIED: _ClassVar[ReadAs]
     READ_AS_DOCUMENT: _ClassVar[ReadAs]
     READ_AS_ALONE: _ClassVar[ReadAs]
+    READ_AS_BOTH: _ClassVar[ReadAs]
 READ_AS_UNSPECIFIED: ReadAs
 READ_AS_DOCUMENT: ReadAs
 READ_AS_ALONE: ReadAs
+READ_AS_BOTH: ReadAs
 
 class IngestRequest(_message.Message):
     __slots__ = ("source", "passages", "read_as")
@@ -42,19 +44,21 @@ class PassageRef(_message.Message):
     def __init__(self, id: _Optional[str] = ..., source: _Optional[str] = ..., index: _Optional[int] = ..., n_tokens: _Optional[int] = ..., preview: _Optional[str] = ...) -> None: ...
 
 class IngestResponse(_message.Message):
-    __slots__ = ("passage", "computed", "nbytes", "n_passages")
+    __slots__ = ("passage", "computed", "nbytes", "n_passages", "tokens_read")
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
     COMPUTED_FIELD_NUMBER: _ClassVar[int]
     NBYTES_FIELD_NUMBER: _ClassVar[int]
     N_PASSAGES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_READ_FIELD_NUMBER: _ClassVar[int]
     passage: PassageRef
     computed: bool
     nbytes: int
     n_passages: int
-    def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., computed: bool = ..., nbytes: _Optional[int] = ..., n_passages: _Optional[int] = ...) -> None: ...
+    tokens_read: int
+    def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., computed: bool = ..., nbytes: _Optional[int] = ..., n_passages: _Optional[int] = ..., tokens_read: _Optional[int] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("passage_ids", "question", "max_tokens", "temperature", "seed", "policy", "planner")
+    __slots__ = ("passage_ids", "question", "max_tokens", "temperature", "seed", "policy", "planner", "read_as")
     PASSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -62,6 +66,7 @@ class AskRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     POLICY_FIELD_NUMBER: _ClassVar[int]
     PLANNER_FIELD_NUMBER: _ClassVar[int]
+    READ_AS_FIELD_NUMBER: _ClassVar[int]
     passage_ids: _containers.RepeatedScalarFieldContainer[str]
     question: str
     max_tokens: int
@@ -69,7 +74,8 @@ class AskRequest(_message.Message):
     seed: int
     policy: str
     planner: str
-    def __init__(self, passage_ids: _Optional[_Iterable[str]] = ..., question: _Optional[str] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., planner: _Optional[str] = ...) -> None: ...
+    read_as: ReadAs
+    def __init__(self, passage_ids: _Optional[_Iterable[str]] = ..., question: _Optional[str] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., planner: _Optional[str] = ..., read_as: _Optional[_Union[ReadAs, str]] = ...) -> None: ...
 
 class AskResponse(_message.Message):
     __slots__ = ("token", "report")
@@ -88,7 +94,7 @@ class Token(_message.Message):
     def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class PassageReport(_message.Message):
-    __slots__ = ("passage", "action", "tier", "variant", "nbytes", "seconds", "why", "rows_recomputed")
+    __slots__ = ("passage", "action", "tier", "variant", "nbytes", "seconds", "why", "rows_recomputed", "read_as")
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -97,6 +103,7 @@ class PassageReport(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     WHY_FIELD_NUMBER: _ClassVar[int]
     ROWS_RECOMPUTED_FIELD_NUMBER: _ClassVar[int]
+    READ_AS_FIELD_NUMBER: _ClassVar[int]
     passage: PassageRef
     action: str
     tier: str
@@ -105,7 +112,8 @@ class PassageReport(_message.Message):
     seconds: float
     why: str
     rows_recomputed: int
-    def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., action: _Optional[str] = ..., tier: _Optional[str] = ..., variant: _Optional[str] = ..., nbytes: _Optional[int] = ..., seconds: _Optional[float] = ..., why: _Optional[str] = ..., rows_recomputed: _Optional[int] = ...) -> None: ...
+    read_as: ReadAs
+    def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., action: _Optional[str] = ..., tier: _Optional[str] = ..., variant: _Optional[str] = ..., nbytes: _Optional[int] = ..., seconds: _Optional[float] = ..., why: _Optional[str] = ..., rows_recomputed: _Optional[int] = ..., read_as: _Optional[_Union[ReadAs, str]] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("request_id", "passages", "planner", "policy", "ttft_split_s", "ttft_s", "predicted_ttft_s", "tokens_loaded", "tokens_recomputed", "tokens_generated", "quality")
@@ -141,10 +149,12 @@ class Report(_message.Message):
     def __init__(self, request_id: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[PassageReport, _Mapping]]] = ..., planner: _Optional[str] = ..., policy: _Optional[str] = ..., ttft_split_s: _Optional[_Mapping[str, float]] = ..., ttft_s: _Optional[float] = ..., predicted_ttft_s: _Optional[float] = ..., tokens_loaded: _Optional[int] = ..., tokens_recomputed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., quality: _Optional[str] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
-    __slots__ = ("passage_ids",)
+    __slots__ = ("passage_ids", "read_as")
     PASSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
+    READ_AS_FIELD_NUMBER: _ClassVar[int]
     passage_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, passage_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    read_as: ReadAs
+    def __init__(self, passage_ids: _Optional[_Iterable[str]] = ..., read_as: _Optional[_Union[ReadAs, str]] = ...) -> None: ...
 
 class ResolvedPassage(_message.Message):
     __slots__ = ("passage", "key", "token_ids")
@@ -175,6 +185,18 @@ class PassagesResponse(_message.Message):
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
     passage: PassageRef
     def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ...) -> None: ...
+
+class ForgetRequest(_message.Message):
+    __slots__ = ("source",)
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    source: str
+    def __init__(self, source: _Optional[str] = ...) -> None: ...
+
+class ForgetResponse(_message.Message):
+    __slots__ = ("n_chunks",)
+    N_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    n_chunks: int
+    def __init__(self, n_chunks: _Optional[int] = ...) -> None: ...
 
 class ExplainAnswerRequest(_message.Message):
     __slots__ = ("request_id",)

@@ -54,6 +54,11 @@ class ContextServiceStub(object):
                 request_serializer=kvproto_dot_v1_dot_context__pb2.PassagesRequest.SerializeToString,
                 response_deserializer=kvproto_dot_v1_dot_context__pb2.PassagesResponse.FromString,
                 _registered_method=True)
+        self.Forget = channel.unary_unary(
+                '/kvproto.v1.ContextService/Forget',
+                request_serializer=kvproto_dot_v1_dot_context__pb2.ForgetRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_context__pb2.ForgetResponse.FromString,
+                _registered_method=True)
         self.ExplainAnswer = channel.unary_unary(
                 '/kvproto.v1.ContextService/ExplainAnswer',
                 request_serializer=kvproto_dot_v1_dot_context__pb2.ExplainAnswerRequest.SerializeToString,
@@ -96,6 +101,13 @@ class ContextServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Forget(self, request, context):
+        """Takes a document back: its chunks, its tokens, and every earlier text of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExplainAnswer(self, request, context):
         """What was decided for an earlier request and why.
         """
@@ -131,6 +143,11 @@ def add_ContextServiceServicer_to_server(servicer, server):
                     servicer.Passages,
                     request_deserializer=kvproto_dot_v1_dot_context__pb2.PassagesRequest.FromString,
                     response_serializer=kvproto_dot_v1_dot_context__pb2.PassagesResponse.SerializeToString,
+            ),
+            'Forget': grpc.unary_unary_rpc_method_handler(
+                    servicer.Forget,
+                    request_deserializer=kvproto_dot_v1_dot_context__pb2.ForgetRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_context__pb2.ForgetResponse.SerializeToString,
             ),
             'ExplainAnswer': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainAnswer,
@@ -251,6 +268,33 @@ class ContextService(object):
             '/kvproto.v1.ContextService/Passages',
             kvproto_dot_v1_dot_context__pb2.PassagesRequest.SerializeToString,
             kvproto_dot_v1_dot_context__pb2.PassagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Forget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/kvproto.v1.ContextService/Forget',
+            kvproto_dot_v1_dot_context__pb2.ForgetRequest.SerializeToString,
+            kvproto_dot_v1_dot_context__pb2.ForgetResponse.FromString,
             options,
             channel_credentials,
             insecure,

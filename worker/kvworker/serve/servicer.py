@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import grpc
 
@@ -17,6 +17,8 @@ from kvstore.server.auth import Authenticate
 from kvworker.answer.answer import Question
 from kvworker.answer.report import passage_record
 from kvworker.engine.sampling import Sampling
+from kvworker.ingest.passages import ALONE, AUTO, DOCUMENT
+from kvworker.ingest.steps import BOTH
 from kvworker.serve.runtime import Caller, Worker
 
 StoreOf = Callable[[str, str], StoreAPI]
@@ -24,7 +26,9 @@ StoreOf = Callable[[str, str], StoreAPI]
 
 MAX_PASSAGES = 4096
 _DEFAULT_MAX_TOKENS = 256
-_READ_AS = {pb.READ_AS_UNSPECIFIED: "document", pb.READ_AS_DOCUMENT: "document", pb.READ_AS_ALONE: "alone"}
+_ASK_AS: dict[int, str] = {pb.READ_AS_UNSPECIFIED: AUTO, pb.READ_AS_DOCUMENT: DOCUMENT, pb.READ_AS_ALONE: ALONE}
+_INGEST_AS: dict[int, str] = {**_ASK_AS, pb.READ_AS_UNSPECIFIED: DOCUMENT, pb.READ_AS_BOTH: BOTH}
+_REPORTED = {"": pb.READ_AS_UNSPECIFIED, DOCUMENT: pb.READ_AS_DOCUMENT, ALONE: pb.READ_AS_ALONE}
 
 
 class ContextServicer(pb_grpc.ContextServiceServicer):
@@ -44,11 +48,14 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         """Read one document; answer per passage."""
         caller = self._caller(context)
         _check_count(len(request.passages))
-        if request.read_as not in _READ_AS:
-            raise InvalidInputError(f"read_as {request.read_as} is not known here")
-        for done in self._worker.ingest(caller, request.source, list(request.passages), _READ_AS[request.read_as]):
-            ref = _ref(passage_record(done.passage))
-            yield pb.IngestResponse(passage=ref, computed=done.computed, nbytes=done.nbytes, n_passages=done.n_passages)
+        for done in self._worker.ingest(caller, request.source, list(request.passages), _read_as(request.read_as, _INGEST_AS)):
+            yield pb.IngestResponse(
+                passage=_ref(passage_record(done.passage)),
+                computed=done.computed,
+                nbytes=done.nbytes,
+                n_passages=done.n_passages,
+                tokens_read=done.tokens_read,
+            )
 
     def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> Iterator[pb.AskResponse]:  # noqa: N802
         """Stream an answer, then its report."""
@@ -57,7 +64,8 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
             raise InvalidInputError(f"{len(request.passage_ids)} passages; a question names at most {MAX_PASSAGES}")
         n_tokens = request.max_tokens or min(_DEFAULT_MAX_TOKENS, self._worker.settings.max_new_tokens)
         sampling = Sampling(max_new_tokens=n_tokens, temperature=request.temperature, seed=request.seed)
-        question = Question(tuple(request.passage_ids), request.question, sampling, request.policy, request.planner)
+        read_as = _read_as(request.read_as, _ASK_AS)
+        question = Question(tuple(request.passage_ids), request.question, sampling, request.policy, request.planner, read_as)
         for event in self._worker.ask(caller, question):
             if isinstance(event, Token):
                 yield pb.AskResponse(token=pb.Token(id=event.id, text=event.text))
@@ -68,7 +76,7 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         """Return passages with the keys of their chunks."""
         caller = self._caller(context)
         _check_count(len(request.passage_ids))
-        found = self._worker.resolve(caller, list(request.passage_ids))
+        found = self._worker.resolve(caller, list(request.passage_ids), _read_as(request.read_as, _ASK_AS))
         rows = [pb.ResolvedPassage(passage=_ref(passage_record(p)), key=key_to_wire(key), token_ids=p.token_ids) for p, key in found]
         return pb.ResolveResponse(passages=rows)
 
@@ -77,6 +85,13 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         tenant = self._caller(context).tenant
         for passage in self._worker.catalog.listing(tenant, request.source, request.limit or 1000):
             yield pb.PassagesResponse(passage=_ref(passage_record(passage)))
+
+    def Forget(self, request: pb.ForgetRequest, context: grpc.ServicerContext) -> pb.ForgetResponse:  # noqa: N802
+        """Take a document back."""
+        caller = self._caller(context)
+        if not request.source:
+            raise InvalidInputError("forget needs the name of a document")
+        return pb.ForgetResponse(n_chunks=self._worker.forget(caller, request.source))
 
     def ExplainAnswer(self, request: pb.ExplainAnswerRequest, context: grpc.ServicerContext) -> pb.ExplainAnswerResponse:  # noqa: N802
         """Say what was decided for an earlier question."""
@@ -87,6 +102,13 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         """Say what this worker serves."""
         self._caller(context)
         return self._info
+
+
+def _read_as(asked: int, known: Mapping[int, str]) -> str:
+    """Return a way to read as the worker calls it; one that is not known raises InvalidInputError."""
+    if asked not in known:
+        raise InvalidInputError(f"read_as {asked} is not known here")
+    return known[asked]
 
 
 def _check_count(n_passages: int) -> None:
@@ -112,6 +134,7 @@ def _report(report: Report) -> pb.Report:
             seconds=row.seconds,
             why=row.why,
             rows_recomputed=row.rows_recomputed,
+            read_as=_REPORTED[row.read_as],
         )
         for row in report.passages
     ]
