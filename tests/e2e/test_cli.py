@@ -60,7 +60,7 @@ def test_a_question_is_answered_with_its_report_and_can_be_explained(verb: Verb,
     assert "".join(token["text"] for token in tokens) == report["text"]
     (explained,) = verb("explain", report["request_id"])
     assert explained["report"]["request_id"] == report["request_id"]
-    assert len(explained["lines"]) == 3 + 2
+    assert len(explained["lines"]) == 5 + 2
 
 
 def test_what_is_stored_is_listed_and_shown(verb: Verb, folder: Path, tmp_path: Path) -> None:

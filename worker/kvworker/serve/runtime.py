@@ -75,7 +75,17 @@ class Worker:
         self._restorer = Restorer(self._ingestor, settings.restore_passages)
         self._explanations = Explanations()
         self._answerer = Answerer(
-            engine, lock, self.catalog, self.pipeline, self._loader, self.device_tier, self.costs, gate, self._restorer, settings
+            engine,
+            lock,
+            self.catalog,
+            self.pipeline,
+            self._loader,
+            self.device_tier,
+            self.costs,
+            gate,
+            self._restorer,
+            self._explanations,
+            settings,
         )
         self._recorder = _recorder(settings, data_dir)
 
