@@ -222,6 +222,15 @@ def test_explain_takes_a_request_or_a_chunk(larder: Larder, ids: list[str]) -> N
     assert (chunk["kind"], chunk["status"], chunk["tenant_epoch"], chunk["lines"]) == ("chunk", "ready", 1, ["memory: looked"])
 
 
+@pytest.mark.parametrize("name", ["r-9", "deadbeef"])
+def test_explain_says_that_it_looked_for_a_request_and_for_a_chunk(larder: Larder, ids: list[str], name: str) -> None:
+    """Whoever mistypes a request's id must not be told about passages alone."""
+    result = larder("explain", name)
+    assert result.code == 3
+    assert "request" in result.err
+    assert "; and as a chunk: " in result.err
+
+
 def test_ping_prints_the_round_trip(larder: Larder, server: FakeServer) -> None:
     """For a script's health check."""
     [record] = larder("ping", "--json").records

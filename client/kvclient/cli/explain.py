@@ -12,7 +12,7 @@ from kvclient.cli.options import Session, common_options
 from kvclient.cli.output import Output, output_of
 from kvclient.cli.reports import show_report
 from kvstore.core.api import Status
-from kvstore.core.errors import NotFoundError, UnsupportedError
+from kvstore.core.errors import InvalidInputError, KVError, NotFoundError, UnsupportedError
 from kvstore.core.key import ChunkKey
 
 if TYPE_CHECKING:
@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> int:
         try:
             explain_request(session, args.subject, output)
             return exits.OK
-        except (NotFoundError, UnsupportedError):
+        except (NotFoundError, UnsupportedError) as error:
             if not args.subject:
                 raise
-        statuses = [explain_chunk(session, key, output) for key in find_keys(session, [args.subject])]
+            no_request = error
+        statuses = [explain_chunk(session, key, output) for key in _find_chunks(session, args.subject, no_request)]
     return exits.OK if Status.READY in statuses else exits.NOT_FOUND
 
 
@@ -48,6 +49,14 @@ def explain_request(session: Session, request_id: str, output: Output) -> None:
         output.text(line)
     if not explanation.lines:
         show_report(explanation.report, output)
+
+
+def _find_chunks(session: Session, subject: str, no_request: KVError) -> list[ChunkKey]:
+    """Return the chunks of a name that is no request's; NotFoundError says what was looked for, as a request and as a chunk."""
+    try:
+        return find_keys(session, [subject])
+    except (NotFoundError, InvalidInputError) as error:
+        raise NotFoundError(f"{no_request}; and as a chunk: {error}") from error
 
 
 def explain_chunk(session: Session, key: ChunkKey, output: Output) -> Status:
