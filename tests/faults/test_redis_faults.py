@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kvstore.core.errors import CorruptError, KVError
+from kvstore.core.errors import CorruptError, EvictedError, KVError
 from kvstore.core.reading import land_all
 from kvstore.store.breaker import BreakerTier
 from kvstore.store.memory import MemoryTier
 from kvstore.store.record import land_head
+from kvstore.store.redis.record import piece_names
 from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.redis.tier import RedisTier
 from kvstore.store.results import Miss, Opened, StoreSettings
@@ -110,6 +111,93 @@ def test_an_evicting_redis_gives_the_right_answer_or_a_miss() -> None:
         reader.close()
     assert outcomes.count(None) > 0
     assert all(outcome in (None, chunk[2]) for outcome, chunk in zip(outcomes, chunks, strict=True))
+
+
+def open_far(store: TieredStore, key: bytes) -> Opened:
+    """Open a record that only Redis has, and verify the first half of it."""
+    opened = store.get(key, timeout_s=10.0)
+    assert isinstance(opened, Opened)
+    assert opened.tier == "redis"
+    opened.landing.fill(opened.landing.nbytes // 2)
+    return opened
+
+
+@pytest.fixture
+def long_read(server: RedisServer) -> Iterator[tuple[TieredStore, bytes, Opened]]:
+    """A store, and a chunk of six pieces that it has begun to read from Redis."""
+    key, meta, blob = make_chunk(50, 6 << 20)
+    writer = open_store(server)
+    writer.put(key, meta, blob)
+    assert writer.drain()
+    writer.close()
+    store = open_store(server)
+    yield store, key, open_far(store, key)
+    store.close(timeout_s=1.0)
+
+
+def piece(key: bytes, number: int) -> bytes:
+    """Return the name of a piece in Redis."""
+    return piece_names(key, 6 << 20)[number]
+
+
+def test_a_piece_evicted_while_it_is_read_is_a_miss_and_no_damage(
+    server: RedisServer, long_read: tuple[TieredStore, bytes, Opened]
+) -> None:
+    """Redis may always do that: nothing is quarantined, counted as damaged or as an error, and what is left goes too."""
+    store, key, opened = long_read
+    server.command("DEL", piece(key, 5))
+    with pytest.raises(EvictedError) as caught:
+        land_all(opened.landing)
+    store.quarantine(key, "redis", caught.value)
+    assert [server.command("EXISTS", piece(key, number)) for number in range(6)] == [b":0"] * 6
+    assert store.get(key, timeout_s=10.0) == Miss("never_stored")
+    counters = store.counters
+    assert (counters["quarantined"], counters["tier.redis.errors"], counters["misses.corrupt"]) == (0, 0, 0)
+    assert counters["tier.redis.misses"] == 2
+
+
+def test_a_front_piece_that_was_evicted_is_a_miss_by_that_name(server: RedisServer) -> None:
+    """The index is there still, so the read begins, and ends at once."""
+    store, key = open_store(server), make_chunk(0, 1000)[0]
+    server.command("DEL", piece_names(key, 1000)[0])
+    assert store.get(key, timeout_s=10.0) == Miss("evicted")
+    assert store.counters["quarantined"] == 0
+    assert not store.scrub(key)
+    store.close()
+
+
+def test_a_piece_that_changed_while_it_is_read_is_damage(server: RedisServer, long_read: tuple[TieredStore, bytes, Opened]) -> None:
+    """One flipped bit fails the part's digest; the copy is out of use and counted."""
+    store, key, opened = long_read
+    bit = server.command("GETBIT", piece(key, 5), "77")
+    server.command("SETBIT", piece(key, 5), "77", "0" if bit == b":1" else "1")
+    with pytest.raises(CorruptError, match="digest") as caught:
+        land_all(opened.landing)
+    store.quarantine(key, "redis", caught.value)
+    assert store.counters["quarantined"] == 1
+    assert isinstance(store.get(key, timeout_s=10.0), Miss)
+
+
+def test_slow_readers_leave_the_tier_to_others(server: RedisServer) -> None:
+    """More readers pause in the middle of a chunk than there are connections; lookups, reads and puts go on, and so do they in the end."""
+    chunks = [make_chunk(60 + seed, 2 << 20) for seed in range(7)]
+    writer, store = open_store(server), open_store(server)
+    for chunk in chunks:
+        writer.put(*chunk)
+        assert writer.drain()
+    slow = [open_far(store, key) for key, _, _ in chunks[:6]]
+    assert store.lookup([chunks[6][0]])[0].tier == "redis"
+    assert read(store, chunks[6][0]) == chunks[6][2]
+    key, meta, blob = make_chunk(70, 2 << 20)
+    store.put(key, meta, blob)
+    assert store.drain()
+    assert open_store(server).lookup([key])[0].tier == "redis"
+    for opened, (_, _, blob) in zip(slow, chunks, strict=False):
+        land_all(opened.landing)
+        assert opened.landing.view == blob
+    assert store.counters["tier.redis.errors"] == 0
+    writer.close()
+    store.close()
 
 
 class Liar:

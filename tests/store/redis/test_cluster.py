@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -227,6 +228,47 @@ def test_a_dead_node_costs_its_deadline_once_and_only_its_own_keys(fault: Callab
         assert time.monotonic() - start < 2 * TIMEOUT_S + SLACK_S
         tier.close()
         dead.resume() if fault is RedisServer.pause else None
+
+
+@pytest.mark.parametrize("fault", [RedisServer.stop, RedisServer.pause], ids=["killed", "paused"])
+def test_a_node_that_dies_in_the_middle_of_a_read_ends_it_in_time(fault: Callable[[RedisServer], None]) -> None:
+    """What has landed stays right, the rest is an error within the node's deadline, and every connection is free again."""
+    with ExitStack() as stack:
+        cluster = start_cluster(stack)
+        dead = cluster.servers[2]
+        key, record = record_where(lambda key, names: cluster.owner(names[1]) is not dead and cluster.owner(names[-2]) is dead, n_pieces=12)
+        tier = open_tier(cluster, TIMEOUT_S)
+        tier.put(key, [record])
+        landing = tier.get(key)
+        assert landing is not None
+        landing.fill(1000)
+        fault(dead)
+        start = time.monotonic()
+        with pytest.raises((TierUnavailableError, DeadlineError)):
+            landing.fill(landing.nbytes)
+        assert time.monotonic() - start < 2 * TIMEOUT_S + SLACK_S
+        assert landing.view[: landing.filled] == record[: landing.filled]
+        living = record_where(lambda key, names: all(cluster.owner(name) is not dead for name in names))
+        tier.put(living[0], [living[1]])
+        assert [read(tier, living[0]) for _ in range(5)] == [living[1]] * 5
+        tier.close()
+        dead.resume() if fault is RedisServer.pause else None
+
+
+def test_readers_that_pause_do_not_keep_others_from_any_node(cluster: ThreeNodes, tier: RedisTier) -> None:
+    """A record has a connection to each node; they are given up together, so that nobody who waits for one holds another."""
+    records = [make_record(seed, 9 * PIECE_NBYTES) for seed in range(6)]
+    for key, record in records:
+        tier.put(key, [record])
+    few = RedisTier(RedisSettings(cluster.url, timeout_s=5.0, cluster="on", connections=2))
+    landings = [few.get(key) for key, _ in records]
+    for landing in landings:
+        assert landing is not None
+        landing.fill(PIECE_NBYTES)
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda landing: landing.fill(landing.nbytes), filter(None, landings)))
+    assert [landing and landing.view == record for landing, (_, record) in zip(landings, records, strict=True)] == [True] * 6
+    few.close()
 
 
 def test_a_cluster_that_is_down_is_unavailable() -> None:
