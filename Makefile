@@ -39,6 +39,7 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench context --csv tests/bench/results.csv
 	$(BIN)/larder bench context --model random-100m --csv tests/bench/results.csv
 	$(BIN)/larder bench transport --csv tests/bench/results.csv
+	$(BIN)/larder bench eviction --csv tests/bench/results.csv
 
 bench-peers: setup  ## measure other systems' clients beside ours, in environments of their own, into tests/bench/PEERS.md
 	$(BIN)/python -m bench.peers.compare
