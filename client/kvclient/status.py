@@ -54,6 +54,7 @@ def typed() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
+        error.__traceback__ = None  # a stream is its own error: with the frames that wait for it, it would keep their memory
         raise to_error(error) from error
     except ValueError as error:  # what gRPC raises on a closed channel
         raise errors.ClosedError(f"the channel is closed: {error}") from error

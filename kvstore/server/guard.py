@@ -137,6 +137,9 @@ class Guard(grpc.ServerInterceptor):
         """Call a method that answers once."""
         try:
             return act(stream or _first(requests), context)
+        except grpc.RpcError as error:
+            error.__traceback__ = None  # gRPC keeps the error, and with its frames the memory of the call
+            raise
         except Exception as error:
             reason = error
         return _abort(context, reason)
@@ -151,6 +154,9 @@ class Guard(grpc.ServerInterceptor):
                 self._watch.end(context)
             return
         except GeneratorExit:
+            raise
+        except grpc.RpcError as error:
+            error.__traceback__ = None
             raise
         except Exception as error:
             reason = error
@@ -169,12 +175,11 @@ def _first(requests: Iterator[Any]) -> Any:
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> Any:
     """End the call with the error's status and class name; what is not ours becomes INTERNAL and says nothing of the inside."""
-    if isinstance(error, grpc.RpcError):
-        raise error  # the call is over already
     name, code, message = "KVError", "INTERNAL", "the server failed; its log says why"
     if isinstance(error, KVError):
         name, code, message = type(error).__name__, error.code, str(error)[:_MAX_MESSAGE_CHARS]
     else:
         logger.error("a call failed", exc_info=error)
+    error.__traceback__ = None  # its frames refer to the error: together they would keep the memory of the call
     context.set_trailing_metadata(((ERROR_KEY, name),))
     context.abort(grpc.StatusCode[code], message)
