@@ -67,11 +67,19 @@ class LaneLab:
         self._folder = folder
         self._n_proxies = 0
 
-    def restore(self) -> None:
-        """Put back what a run took out of sight, and take back what it put."""
-        self.api.delete([key(chunk(seed)) for seed in PUT])
+    def fill(self) -> None:
+        """Put what a run may read."""
         for seed in STORED:
             self.api.put(chunk(seed), PutNote(source=SOURCE))
+
+    def empty(self) -> None:
+        """Delete everything; every byte that anybody held is free again then, on both sides, without a garbage collection."""
+        self.api.delete([key(chunk(seed)) for seed in (*STORED, *PUT)])
+        self._wait(lambda: not (self._used_bytes() or self.pool.lent_nbytes))
+        assert (self._used_bytes(), self.pool.lent_nbytes) == (0, 0)
+
+    def _used_bytes(self) -> int:
+        return self.api.stats().tiers[0].used_bytes
 
     @contextmanager
     def client(self, fault: Fault | None, retry: Retry) -> Iterator[tuple[RemoteStore, FaultProxy]]:
@@ -115,10 +123,13 @@ class LaneLab:
 
     def settle(self) -> None:
         """Wait until the server holds nothing for anybody."""
-        ends = time.monotonic() + SETTLE_S
-        while (self.server.budget.lent_bytes or self.doors.n_connections) and time.monotonic() < ends:
-            time.sleep(0.001)
+        self._wait(lambda: not (self.server.budget.lent_bytes or self.doors.n_connections))
         assert (self.server.budget.lent_bytes, self.doors.n_connections) == (0, 0)
+
+    def _wait(self, is_so: Callable[[], bool]) -> None:
+        ends = time.monotonic() + SETTLE_S
+        while not is_so() and time.monotonic() < ends:
+            time.sleep(0.001)
 
 
 Action = Callable[[RemoteStore, int], str]
@@ -192,12 +203,13 @@ def run_once(lab: LaneLab, seed: int, passed: dict[str, dict[Way, int]]) -> tupl
     name = rng.choice([name for name in ACTIONS if name != "view" or lab.lane == "shm"])
     number, retry = rng.randrange(12), Retry(rng.choice((1, 3)), first_pause_s=PAUSE_S, seed=seed)
     fault = draw_fault(rng, passed[name])
-    lab.restore()
+    lab.fill()
     with lab.client(fault, retry) as (remote, _):
         outcome, took_s = attempt(ACTIONS[name], remote, number)
     lab.settle()
     if name == "put":
         check_put(lab, number, outcome)
+    lab.empty()
     return name, outcome, took_s, fault
 
 
@@ -205,10 +217,11 @@ def measure(lab: LaneLab) -> dict[str, dict[Way, int]]:
     """Return how many bytes each action sends each way when nothing is hurt."""
     passed = {}
     for name in (name for name in ACTIONS if name != "view" or lab.lane == "shm"):
-        lab.restore()
+        lab.fill()
         with lab.client(None, Retry(1)) as (remote, proxy):
             outcome, _ = attempt(ACTIONS[name], remote, 2)
             assert outcome == "right"
             passed[name] = {way: proxy.passed_nbytes(way) for way in Way}
         lab.settle()
+        lab.empty()
     return passed

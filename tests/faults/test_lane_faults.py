@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import gc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from kvclient.lanes.choice import LaneName
-from tests.faults.lane_lab import DEADLINE_S, PUT, STORED, LaneLab, chunk, measure, run_once
+from tests.faults.lane_lab import DEADLINE_S, LaneLab, measure, run_once
 from tests.faults.soak import n_runs
-from tests.server.chunks import key, make_service
+from tests.server.chunks import make_service
 from tests.server.leaks import leaving_nothing
 from tests.server.serving import serving
 from tests.server.ways import LANES
@@ -33,13 +33,15 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LaneLab]:
     """A store, and one way to it."""
     service = make_service()
+    gc.disable()  # nothing that failed may wait for it
     lane: LaneName = request.param
     with serving(service) as server:
         yield LaneLab(service, server, lane, tmp_path)
+    gc.enable()
 
 
 def test_a_hurt_lane_gives_the_right_bytes_or_a_miss_or_a_typed_error_in_time(lab: LaneLab) -> None:
-    """And afterwards neither side holds a byte, a lease or a connection of it."""
+    """And after each run neither side holds a byte, a lease or a connection of it."""
     outcomes: Counter[str] = Counter()
     slowest_s = 0.0
     passed = measure(lab)
@@ -48,14 +50,4 @@ def test_a_hurt_lane_gives_the_right_bytes_or_a_miss_or_a_typed_error_in_time(la
         outcomes[outcome] += 1
         slowest_s = max(slowest_s, took_s)
         assert took_s < DEADLINE_S + SLACK_S, (seed, name, outcome, took_s, fault)
-    check_nothing_is_held(lab)
     print(f"{lab.lane}: {N_RUNS} runs, {dict(outcomes)}, slowest {slowest_s:.2f} s of {DEADLINE_S} s")
-
-
-def check_nothing_is_held(lab: LaneLab) -> None:
-    """Every block of memory is free again once the chunks are deleted, on both sides."""
-    lab.api.delete([key(chunk(seed)) for seed in (*STORED, *PUT)])
-    ends = time.monotonic() + 5.0
-    while (lab.api.stats().tiers[0].used_bytes or lab.pool.lent_nbytes) and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert (lab.api.stats().tiers[0].used_bytes, lab.pool.lent_nbytes) == (0, 0)
