@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import xxhash
 
@@ -29,7 +29,7 @@ VERSION = 1
 HEADER_NBYTES = 48
 ALIGNMENT = 64
 MAX_MANIFEST_NBYTES = 4 << 20
-_SMALL_MANIFEST_NBYTES = 16 << 10
+_SMALL_HEADER_NBYTES = 16 << 10
 _HEAD = struct.Struct("<8sIIQQ")
 
 Buffer = bytes | bytearray | memoryview
@@ -60,6 +60,11 @@ class Header:
     def parts_offset(self) -> int:
         """Where the first part may begin: the end of header and manifest."""
         return HEADER_NBYTES + self.manifest_nbytes
+
+    @cached_property
+    def key(self) -> ChunkKey:
+        """The chunk key that the manifest claims."""
+        return key_of(self.manifest)
 
 
 def build_blob(manifest: Manifest, payloads: Sequence[Sequence[Buffer]]) -> bytearray:
@@ -132,22 +137,21 @@ def parse_header(head: Buffer) -> Header:
     end = header_nbytes(head)
     if len(head) < end:
         raise FormatError(f"header and manifest take {end} B, got {len(head)} B")
-    view = memoryview(head)
-    if xxh3(view[: _HEAD.size], view[HEADER_NBYTES:end]) != bytes(view[_HEAD.size : HEADER_NBYTES]):
+    text = bytes(memoryview(head)[:end])
+    return _known_header(text) if end <= _SMALL_HEADER_NBYTES else _parse_header(text)
+
+
+def _parse_header(text: bytes) -> Header:
+    """Parse and verify header and manifest; equal bytes always give an equal header."""
+    if xxh3(text[: _HEAD.size], text[HEADER_NBYTES:]) != text[_HEAD.size : HEADER_NBYTES]:
         raise CorruptError("the digest of the chunk's header and manifest does not match")
-    nbytes = int(_HEAD.unpack_from(head)[3])
-    text = bytes(view[HEADER_NBYTES:end])
-    manifest = _known_manifest(text) if len(text) <= _SMALL_MANIFEST_NBYTES else _parse_manifest(text)
-    _check_places(manifest, end, nbytes)
-    return Header(manifest, end - HEADER_NBYTES, nbytes)
+    nbytes = int(_HEAD.unpack_from(text)[3])
+    manifest = Manifest.from_json(canonical.loads(text[HEADER_NBYTES:]))
+    _check_places(manifest, len(text), nbytes)
+    return Header(manifest, len(text) - HEADER_NBYTES, nbytes)
 
 
-def _parse_manifest(text: bytes) -> Manifest:
-    """Parse and check a manifest; equal bytes always give an equal manifest."""
-    return Manifest.from_json(canonical.loads(text))
-
-
-_known_manifest = lru_cache(1024)(_parse_manifest)  # a chunk is read more often than written, and checking it takes longer than its digest
+_known_header = lru_cache(1024)(_parse_header)  # a chunk is read more often than written, and checking it takes longer than its digest
 
 
 def _check_places(manifest: Manifest, offset: int, nbytes: int) -> None:

@@ -32,6 +32,7 @@ class Landing(ABC):
         self.nbytes = buffer.nbytes
         self.deadline = float("inf")  # on time.monotonic; no receive begins behind it
         self.filled = filled
+        self._wanted = 0  # where the caller's need ends: who copies no further leaves its bytes in the processor's cache to be digested
         self._failure: Exception | None = None
         self._is_closed = False
         self._lock = threading.Lock()
@@ -98,6 +99,7 @@ class Landing(ABC):
         """Receive with the lock held; return whether this call received the last byte."""
         if self.filled >= end:
             return False
+        self._wanted = end
         try:
             while self.filled < end:
                 self._check()
@@ -178,7 +180,7 @@ class Copied(Landing):
         self._source = source
 
     def _receive(self, room: memoryview) -> int:
-        count = min(PIECE_NBYTES // 2, room.nbytes)
+        count = min(PIECE_NBYTES // 2, self._wanted - self.filled)
         room[:count] = self._source[self.filled : self.filled + count]
         return count
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import xxhash
 
-from kvstore.core.blob import HEADER_NBYTES, Header, header_nbytes, key_of, parse_header
+from kvstore.core.blob import HEADER_NBYTES, Header, header_nbytes, parse_header
 from kvstore.core.errors import ClosedError, CorruptError, IdentityError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import Landing
 from kvstore.core.manifest import Manifest, PartSpec
 
 # Bytes are digested this many at a time, right behind their landing, while they are still in the processor's cache.
-_STEP_NBYTES = 512 << 10
+_STEP_NBYTES = 256 << 10
 
 
 class PartReader:
@@ -26,8 +26,8 @@ class PartReader:
         self.tier = tier
         self._is_closed = False
         self._header = land_header(landing)
-        if key_of(self._header.manifest) != key:
-            raise IdentityError(f"asked for chunk {key}, got {key_of(self._header.manifest)}")
+        if self._header.key != key:
+            raise IdentityError(f"asked for chunk {key}, got {self._header.key}")
 
     @property
     def manifest(self) -> Manifest:
@@ -65,20 +65,28 @@ def land_header(landing: Landing) -> Header:
 def land_part(landing: Landing, header: Header, index: int) -> memoryview:
     """Receive part `index` and verify it and the padding before it; raises CorruptError."""
     spec = header.manifest.parts[index]
-    end = spec.offset + spec.nbytes
-    state = xxhash.xxh3_128()
-    at = spec.offset
+    at, end = spec.offset, spec.offset + spec.nbytes
     landing.fill(min(at, landing.nbytes))
+    if _digest(landing, at, end) != spec.xxh3:
+        raise CorruptError(f"part {spec.group}: {spec.nbytes} B do not match their digest")
+    behind = _behind(header, index)
+    if behind < at and any(landing.view[behind:at]):
+        raise CorruptError(f"the padding before part {index} is not zero")
+    return landing.view[at:end]
+
+
+def _digest(landing: Landing, at: int, end: int) -> str:
+    """Receive the bytes from `at` to `end` and return their digest."""
+    if end - at <= _STEP_NBYTES:
+        landing.fill(end)
+        return xxhash.xxh3_128_hexdigest(landing.view[at:end])
+    state = xxhash.xxh3_128()
     while at < end:
         until = min(at + _STEP_NBYTES, end)
         landing.fill(until)
         state.update(landing.view[at:until])
         at = until
-    if state.hexdigest() != spec.xxh3:
-        raise CorruptError(f"part {spec.group}: {spec.nbytes} B do not match their digest")
-    if any(landing.view[_behind(header, index) : spec.offset]):
-        raise CorruptError(f"the padding before part {index} is not zero")
-    return landing.view[spec.offset : end]
+    return state.hexdigest()
 
 
 def land_all(landing: Landing) -> Header:

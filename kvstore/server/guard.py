@@ -102,12 +102,20 @@ class Guard(grpc.ServerInterceptor):
 
     def __init__(self, watch: SilenceWatch) -> None:
         self._watch = watch
+        self._guarded: dict[str, tuple[Any, Any]] = {}  # by method: its handler, which a server keeps, and the guarded one
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
         """Return the method's handler, guarded; None for an unknown method."""
         handler = continuation(details)
         if handler is None:
             return None
+        known = self._guarded.get(details.method)
+        if known is None or known[0] is not handler:
+            known = self._guarded[details.method] = handler, self._guard(handler)
+        return known[1]
+
+    def _guard(self, handler: Any) -> Any:
+        """Return a handler that watches its client."""
         act = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
         make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
         run = self._answer_many if handler.response_streaming else self._answer_one

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Protocol
 
-from kvstore.core.errors import CapacityError, ClosedError, CorruptError, DeadlineError, KVError
-from kvstore.core.landing import Landing
+from kvstore.core.errors import CapacityError, ClosedError, CorruptError, KVError
+from kvstore.core.landing import Landed, Landing
 from kvstore.core.pool import BufferPool
 
 
@@ -16,7 +16,7 @@ class Source(Protocol):
     """Where the bytes come from."""
 
     def receive_into(self, room: memoryview, deadline: float) -> int:
-        """Write at least one byte to the front of `room` and return how many."""
+        """Write at least one byte to the front of `room` and return how many; raises DeadlineError past `deadline`."""
         ...
 
     def done(self) -> None:
@@ -59,7 +59,7 @@ class Body:
                 if landing.is_closed or current is None:
                     raise _again(self._failure or ClosedError("the chunk was closed"))
                 try:
-                    self._receive(current)
+                    self._receive(current, end if current is landing else current.nbytes)
                 except KVError as error:
                     raise _again(self._end(error)) from error
 
@@ -71,14 +71,15 @@ class Body:
         if is_last:
             self._end(ClosedError("the chunk was closed"))
 
-    def _receive(self, current: BodyLanding) -> None:
-        if time.monotonic() > self._deadline:
-            raise DeadlineError(f"the deadline passed with {current.filled} of {current.nbytes} B received")
-        count = self._source.receive_into(current.room, self._deadline)
-        if not 0 < count <= current.nbytes - current.filled:
+    def _receive(self, current: BodyLanding, end: int) -> None:
+        """Receive once, and not beyond `end`: who asked for so much digests it while it is in the processor's cache."""
+        room = current.room(end)
+        count = self._source.receive_into(room, self._deadline)
+        if not 0 < count <= room.nbytes:
             raise CorruptError(f"{count} B came behind {current.filled} of {current.nbytes} B")
         current.filled += count
-        self._skip_full()
+        if current.filled == current.nbytes:
+            self._skip_full()
 
     def _skip_full(self) -> None:
         while (current := self._current) is not None and current.filled == current.nbytes:
@@ -109,10 +110,9 @@ class BodyLanding(Landing):
         self.behind = behind
         self.is_closed = False
 
-    @property
-    def room(self) -> memoryview:
-        """What is still to be filled."""
-        return self._room[self.filled :]
+    def room(self, end: int) -> memoryview:
+        """Return what is still to be filled of the first `end` bytes."""
+        return self._room[self.filled : end]
 
     def fill(self, end: int) -> None:
         """Receive until the first `end` bytes are there."""
@@ -133,7 +133,13 @@ class BodyLanding(Landing):
         raise NotImplementedError("a body receives for all its landings")
 
 
-def land_in_row(source: Source, sizes: Sequence[int], pool: BufferPool, deadline: float) -> list[BodyLanding]:
+def split(whole: bytes | memoryview, sizes: Sequence[int]) -> list[Landing]:
+    """Return a landing for each of the chunks that came together, read-only; copies nothing."""
+    view = memoryview(whole)
+    return [Landed(view[end - nbytes : end]) for nbytes, end in zip(sizes, accumulate(sizes), strict=True)]
+
+
+def land_in_row(source: Source, sizes: Sequence[int], pool: BufferPool, deadline: float) -> Sequence[Landing]:
     """Return a landing for each of the chunks that come from a source, one behind the other; raises CapacityError without memory."""
     body = Body(source, len(sizes), deadline)
     landings: list[BodyLanding] = []

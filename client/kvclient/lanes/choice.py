@@ -12,7 +12,7 @@ from typing import Literal
 from kvclient.channel import ClientTLS, is_loopback
 from kvclient.lanes.grpc_lane import GrpcLane
 from kvclient.lanes.lane import Lane
-from kvclient.lanes.tcp import TcpLane, TcpSettings
+from kvclient.lanes.tcp import LOOPBACK_BUFFER_BYTES, TcpLane, TcpSettings
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core.errors import ConfigError, KVError, UnsupportedError
 from kvstore.core.pool import BufferPool
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 LaneName = Literal["auto", "shm", "tcp", "grpc"]
 ORDER: tuple[LaneName, ...] = ("shm", "tcp", "grpc")
 PAUSE_S = 2.0  # a lane that failed is not tried again before
-LOOPBACK_BUFFER_BYTES = 256 << 10
 _MACHINE = Path("/proc/sys/kernel/random/boot_id")
 
 

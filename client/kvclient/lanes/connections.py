@@ -41,7 +41,9 @@ class Connections(Generic[C]):
     def __init__(self, dial: Callable[[float], C], capacity: int) -> None:
         self._dial = dial
         self._capacity = capacity
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._n_waiting = 0
         self._idle: list[tuple[C, float]] = []  # since when; the last one was used last
         self._used: set[C] = set()
         self._n_dialing = 0
@@ -50,7 +52,7 @@ class Connections(Generic[C]):
 
     def take(self, deadline: float) -> C:
         """Return a connection for the caller's use; raises DeadlineError when none came back in time."""
-        with self._changed:
+        with self._lock:
             while True:
                 if self._is_closed:
                     raise ClosedError("the lane is closed")
@@ -63,23 +65,23 @@ class Connections(Generic[C]):
                 if len(self._used) + self._n_dialing < self._capacity:
                     self._n_dialing += 1
                     break
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise DeadlineError(f"all {self._capacity} connections of the lane were in use; read or close what was opened")
+                self._wait(deadline)
         return self._open(deadline)
 
     def give(self, connection: C) -> None:
         """Bring a connection back; one that is closed, or in the middle of an answer, is not used again."""
-        with self._changed:
+        with self._lock:
             self._used.discard(connection)
             if self._is_closed or self._is_retired or connection.owes_answer:
                 connection.close()
             elif not connection.is_closed:
                 self._idle.append((connection, time.monotonic()))
-            self._changed.notify()
+            if self._n_waiting:
+                self._changed.notify()
 
     def retire(self) -> bool:
         """Close each connection as soon as it is not in use any more; tell whether one still is."""
-        with self._changed:
+        with self._lock:
             self._is_retired = True
             idle, self._idle = self._idle, []
             is_used = bool(self._used) or self._n_dialing > 0
@@ -89,7 +91,7 @@ class Connections(Generic[C]):
 
     def close(self) -> None:
         """Close all of them, those in use too."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             connections = [*(connection for connection, _ in self._idle), *self._used]
             self._idle.clear()
@@ -97,12 +99,21 @@ class Connections(Generic[C]):
         for connection in connections:
             connection.close()
 
+    def _wait(self, deadline: float) -> None:
+        """Wait until one comes back. Called with the lock held."""
+        self._n_waiting += 1
+        try:
+            if not self._changed.wait(deadline - time.monotonic()):
+                raise DeadlineError(f"all {self._capacity} connections of the lane were in use; read or close what was opened")
+        finally:
+            self._n_waiting -= 1
+
     def _open(self, deadline: float) -> C:
         made: C | None = None
         try:
             made = self._dial(deadline)
         finally:
-            with self._changed:
+            with self._lock:
                 self._n_dialing -= 1
                 if made is not None:
                     self._used.add(made)

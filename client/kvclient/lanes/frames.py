@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 from zlib import crc32
 
 from kvstore.core import errors
@@ -60,8 +60,7 @@ class Kind(IntEnum):
     ERROR = 31  # head: name of the error's class, zero byte, text
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a blob lies in the shared arena: its offset in the mapped file, a generation in one of its words, and the lease to end."""
 
     offset: int
@@ -70,8 +69,7 @@ class Place:
     word: int
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """What a store has under one key: `text` is the tier of a READY chunk, else the reason; `place` is None for a blob in the body."""
 
     status: Status
@@ -96,7 +94,8 @@ def parse_frame(data: Buffer, max_head_nbytes: int = MAX_HEAD_NBYTES) -> tuple[K
 def pack_keys(keys: Sequence[ChunkKey], releases: Sequence[int] = ()) -> bytes:
     """Return the head of GET and VIEW."""
     counts = _COUNTS.pack(len(keys), len(releases))
-    return sealed(b"".join((counts, *map(ChunkKey.to_bytes, keys), struct.pack(f"<{len(releases)}Q", *releases))))
+    ended = struct.pack(f"<{len(releases)}Q", *releases) if releases else b""
+    return sealed(b"".join((counts, *[key.to_bytes() for key in keys], ended)))
 
 
 def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:

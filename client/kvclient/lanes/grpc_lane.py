@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, ClassVar
 
 import grpc
 
 from kvclient.channel import Metadata
-from kvclient.lanes.body import land_in_row
+from kvclient.lanes.body import land_in_row, split
 from kvclient.lanes.frames import Found, pack_keys, pack_put, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
 from kvclient.status import answered, typed
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer, iter_pieces
-from kvstore.core.errors import CorruptError, FormatError
+from kvstore.core.errors import CorruptError, DeadlineError, FormatError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
@@ -30,7 +30,8 @@ HEAD_NBYTES = 5
 class GrpcLane:
     """Implements `Lane`. Copies of each byte in this process: get two (gRPC's message, and into the pooled buffer), put three.
 
-    Chunks that fit into one message come with the first answer; larger ones as a stream of messages of 1 MiB.
+    Chunks that fit into one message are asked for in one message; larger ones as a stream of messages of 1 MiB. Which of both is asked for
+    first is what the last chunks turned out to need.
     """
 
     name: ClassVar[str] = "grpc"
@@ -39,27 +40,35 @@ class GrpcLane:
         self._metadata = metadata
         self._pool = pool
         self._max_blob_nbytes = max_blob_nbytes
+        self._expects_large = False
         self._fetch: Callable[..., bytes] = channel.unary_unary(FETCH)
         self._get: Callable[..., Any] = channel.unary_stream(GET)
         self._put: Callable[..., bytes] = channel.stream_unary(PUT)
 
     def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
-        """Ask for chunks; one round trip when they fit into one message."""
+        """Ask for chunks; one round trip while they are as large as those before, or fit into one message."""
         request = pack_keys(keys)
-        with typed():
-            answer = self._fetch(request, timeout=_left_s(deadline), metadata=self._metadata)
-        found, rest = self._parse(answered(answer), len(keys))
-        if rest is not None:
-            return self._land(found, _Pieces(iter([rest]), None), deadline)
+        if not self._expects_large:
+            with typed():
+                answer = self._fetch(request, timeout=_left_s(deadline), metadata=self._metadata)
+            found, rest = self._parse(answered(answer), len(keys))
+            if rest is not None:
+                return _pair(found, split(rest, _sizes(found)))
+        return self._stream(request, len(keys), deadline)
+
+    def _stream(self, request: bytes, n_keys: int, deadline: float) -> list[tuple[Found, Landing | None]]:
+        """Ask for chunks as a stream."""
         with typed():
             stream = self._get(request, timeout=_left_s(deadline), metadata=self._metadata)
-        pieces = _Pieces(stream, stream)
+        pieces = _Pieces(stream)
         try:
-            found = self._checked(parse_found(pieces.next(), len(keys)))
+            found = self._checked(parse_found(pieces.next(), n_keys))
         except BaseException:
             stream.cancel()
             raise
-        return self._land(found, pieces, deadline)
+        sizes = _sizes(found)
+        self._expects_large = sum(sizes) > PIECE_NBYTES
+        return _pair(found, land_in_row(pieces, sizes, self._pool, deadline))
 
     def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
         """Send a blob in messages of 1 MiB."""
@@ -82,34 +91,36 @@ class GrpcLane:
         if len(answer) < max(end, HEAD_NBYTES):
             raise FormatError(f"{len(answer)} B are not the answer to a request for {n_keys} keys")
         found = self._checked(parse_found(answer[HEAD_NBYTES:end], n_keys))
-        return found, memoryview(answer)[end:] if answer[4] else None
+        if not answer[4]:
+            return found, None
+        rest = memoryview(answer)[end:]
+        if rest.nbytes < sum(_sizes(found)):
+            raise CorruptError(f"chunks of {sum(_sizes(found))} B were announced, {rest.nbytes} B came")
+        return found, rest
 
     def _checked(self, found: list[Found]) -> list[Found]:
         check_sizes(found, self._max_blob_nbytes)
         return found
 
-    def _land(self, found: list[Found], pieces: _Pieces, deadline: float) -> list[tuple[Found, Landing | None]]:
-        sizes = [each.nbytes for each in found if each.status is Status.READY]
-        landings = iter(land_in_row(pieces, sizes, self._pool, deadline))
-        return [(each, next(landings) if each.status is Status.READY else None) for each in found]
-
 
 class _Pieces:
     """Implements `kvclient.lanes.body.Source` over the messages of a call."""
 
-    def __init__(self, messages: Iterator[Any], call: Any) -> None:
-        self._messages, self._call = messages, call
+    def __init__(self, call: Any) -> None:
+        self._call = call
         self._left = memoryview(b"")
 
     def next(self) -> Any:
         """Return the next message."""
         with typed():
             try:
-                return next(self._messages)
+                return next(self._call)
             except StopIteration:
                 raise CorruptError("the stream ended before the chunks were complete") from None
 
     def receive_into(self, room: memoryview, deadline: float) -> int:
+        if time.monotonic() > deadline:
+            raise DeadlineError("the deadline passed before the chunks were complete")
         if not self._left:
             self._left = memoryview(self.next())
         count = min(self._left.nbytes, room.nbytes)
@@ -121,8 +132,17 @@ class _Pieces:
         self.abandon()
 
     def abandon(self) -> None:
-        if self._call is not None:
-            self._call.cancel()
+        self._call.cancel()
+
+
+def _sizes(found: Sequence[Found]) -> list[int]:
+    return [each.nbytes for each in found if each.status is Status.READY]
+
+
+def _pair(found: Sequence[Found], landings: Sequence[Landing]) -> list[tuple[Found, Landing | None]]:
+    """Put the landings of READY chunks beside what was found."""
+    landing = iter(landings)
+    return [(each, next(landing) if each.status is Status.READY else None) for each in found]
 
 
 def _left_s(deadline: float) -> float:

@@ -14,7 +14,6 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kvclient.lanes.body import land_in_row
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import (
     MAX_RELEASES,
@@ -30,7 +29,7 @@ from kvclient.lanes.frames import (
 )
 from kvclient.lanes.lane import check_sizes
 from kvclient.lanes.socket_frames import SocketFrames
-from kvclient.lanes.tcp import check_body, greet
+from kvclient.lanes.tcp import check_body, greet, land_answer
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError, TierUnavailableError
@@ -43,6 +42,7 @@ Bytes = npt.NDArray[np.uint8]
 CONNECTIONS = 8
 INLINE_NBYTES = 64 << 10  # a put up to this length goes through the socket
 _STEP_NBYTES = 512 << 10
+_ANNOUNCED_NBYTES = 1 << 20  # the store takes these out of the ring while the next are written
 
 
 class Line(SocketFrames):
@@ -105,7 +105,7 @@ class ShmLane:
                 ring = line.ring if line.ring is not None else self._stage(line, deadline)
                 line.send(Kind.PUT_STAGED, head, deadline, body_nbytes=body.nbytes)
                 _copy_in(line, ring, np.frombuffer(body, np.uint8), deadline)
-            receipt = parse_receipt(key, line.expect(Kind.STORED, deadline)[0])
+            receipt = parse_receipt(key, line.expect(Kind.STORED, deadline, Kind.LANDED)[0])
             line.owes_answer = False
             return receipt
         finally:
@@ -136,7 +136,7 @@ class ShmLane:
         except BaseException:
             self._connections.give(line)
             raise
-        inline = iter(land_in_row(_Answer(line, self._connections), sizes, self._pool, deadline))
+        inline = iter(land_answer(line, self._connections, body_nbytes, sizes, self._pool, deadline))
         return [
             (each, landing if landing is not None or each.status is not Status.READY else next(inline))
             for each, landing in zip(found, landings, strict=True)
@@ -204,23 +204,6 @@ class ShmLane:
         return line.ring
 
 
-class _Answer:
-    """Implements `kvclient.lanes.body.Source` for the blobs that came through the socket."""
-
-    def __init__(self, line: Line, connections: Connections[Line]) -> None:
-        self._line, self._connections = line, connections
-
-    def receive_into(self, room: memoryview, deadline: float) -> int:
-        return self._line.receive_into(room, deadline)
-
-    def done(self) -> None:
-        self._line.owes_answer = False
-        self._connections.give(self._line)
-
-    def abandon(self) -> None:
-        self._connections.give(self._line)
-
-
 class ViewedBlock(Landed):
     """A block of the shared memory, read in place."""
 
@@ -253,7 +236,7 @@ class _CopiedOut(Landing):
         self._is_leased = True
 
     def _receive(self, room: memoryview) -> int:
-        end = min(self.filled + _STEP_NBYTES, self.nbytes)
+        end = min(self._wanted, self.filled + _STEP_NBYTES)
         np.copyto(self._target[self.filled : end], self._source[self.filled : end])
         if end == self.nbytes:
             self._arena.check(self._place)  # every byte was copied while the block was ours
@@ -281,14 +264,11 @@ def map_arena(descriptor: int) -> Arena:
 def _copy_in(line: Line, ring: Bytes, body: Bytes, deadline: float) -> None:
     """Copy a body through the ring, never more ahead of the store than the ring holds."""
     taken = at = 0
-    step = ring.nbytes // 4
     while at < body.nbytes:
-        count = min(step, body.nbytes - at, ring.nbytes - at % ring.nbytes)
+        count = min(_ANNOUNCED_NBYTES, body.nbytes - at, ring.nbytes - at % ring.nbytes)
         while at + count - taken > ring.nbytes:
             taken += parse_count(line.expect(Kind.LANDED, deadline)[0])
         start = at % ring.nbytes
         np.copyto(ring[start : start + count], body[at : at + count])
         line.send(Kind.LANDED, pack_count(count), deadline)
         at += count
-    while taken < body.nbytes:
-        taken += parse_count(line.expect(Kind.LANDED, deadline)[0])

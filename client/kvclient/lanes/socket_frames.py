@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 import os
 import select
 import socket
@@ -20,6 +21,9 @@ _AHEAD_NBYTES = 16 << 10  # received with a frame in one call: a whole small ans
 _DIRECT_NBYTES = 4 << 10  # from this length on bytes are received straight to where they belong
 _GONE = getattr(select, "POLLRDHUP", 0)  # beside errors, which are always told
 _TIMEOUT = struct.Struct("ll")
+_JOINED_NBYTES = 32 << 10  # copying so little costs less than a call with several buffers
+_SHORTEST_WAIT_S = 0.005
+_LONGEST_WAIT_S = 65536.0
 
 
 class SocketFrames:
@@ -40,7 +44,7 @@ class SocketFrames:
         self._flags = 0 if self._is_tls else socket.MSG_WAITALL
         self._ahead = memoryview(bytearray(_AHEAD_NBYTES))
         self._start = self._end = 0
-        self._waits = (0, 0)
+        self._wait_s = 0.0
         self.is_closed = False
         self.owes_answer = False
         self.max_head_nbytes = MAX_HEAD_NBYTES  # memory for a head is taken before it came
@@ -76,12 +80,17 @@ class SocketFrames:
     def receive(self, deadline: float) -> tuple[Kind, bytes, int]:
         """Receive a message's kind, head and the length of its body."""
         self._bound(deadline)
-        kind, head_nbytes, body_nbytes = parse_frame(self._take(FRAME.size), self.max_head_nbytes)
-        return kind, bytes(self._take(head_nbytes)), body_nbytes
+        kind, head_nbytes, body_nbytes = parse_frame(self._take(FRAME.size, deadline), self.max_head_nbytes)
+        return kind, bytes(self._take(head_nbytes, deadline)), body_nbytes
 
-    def expect(self, kind: Kind, deadline: float) -> tuple[bytes, int]:
-        """Receive a message of this kind; an ERROR raises what it stands for, any other kind FormatError."""
+    def expect(self, kind: Kind, deadline: float, passed_over: Kind | None = None) -> tuple[bytes, int]:
+        """Receive a message of this kind, behind any of another that says nothing any more.
+
+        An ERROR raises what it stands for, any other kind FormatError.
+        """
         found, head, body_nbytes = self.receive(deadline)
+        while found is passed_over and not body_nbytes:
+            found, head, body_nbytes = self.receive(deadline)
         self.owes_answer = bool(body_nbytes) or found is not Kind.ERROR
         if found is Kind.ERROR:
             raise parse_error(head)
@@ -90,18 +99,26 @@ class SocketFrames:
             raise FormatError(f"{self._peer} answered {found.name} where {kind.name} belongs")
         return head, body_nbytes
 
+    def take_whole(self, nbytes: int) -> bytes | None:
+        """Return a body of `nbytes` that came with its head, so that the connection is free again; None for one that did not."""
+        if self._end - self._start < nbytes:
+            return None
+        self._start += nbytes
+        self.owes_answer = False
+        return bytes(self._ahead[self._start - nbytes : self._start])
+
     def receive_into(self, room: memoryview, deadline: float) -> int:
         """Receive at least one and at most `PIECE_NBYTES` of a body to the front of `room`; return how many."""
-        ahead = min(self._end - self._start, room.nbytes)
-        if ahead:
+        if self._end > self._start:
+            ahead = min(self._end - self._start, room.nbytes)
             room[:ahead] = self._ahead[self._start : self._start + ahead]
             self._start += ahead
             return ahead
         self._bound(deadline)
         if room.nbytes < _DIRECT_NBYTES and not self._is_tls:
-            self._fill_ahead(1)
+            self._fill_ahead(1, deadline)
             return self.receive_into(room, deadline)
-        return self._receive_some(room[:PIECE_NBYTES], self._flags)
+        return self._receive_some(room if room.nbytes <= PIECE_NBYTES else room[:PIECE_NBYTES], self._flags, deadline)
 
     def receive_descriptor(self, deadline: float) -> int:
         """Receive one open file beside one byte; only over a Unix socket."""
@@ -133,7 +150,7 @@ class SocketFrames:
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
 
-    def _take(self, nbytes: int) -> memoryview:
+    def _take(self, nbytes: int, deadline: float) -> memoryview:
         """Return the next bytes; a view of the buffer ahead, valid until the next receive, where they fit into it."""
         if nbytes > _AHEAD_NBYTES:
             whole = memoryview(bytearray(nbytes))
@@ -142,14 +159,14 @@ class SocketFrames:
                 ahead = min(self._end - self._start, nbytes - at)
                 whole[at : at + ahead] = self._ahead[self._start : self._start + ahead]
                 self._start += ahead
-                at += ahead or self._receive_some(whole[at : at + PIECE_NBYTES], self._flags)
+                at += ahead or self._receive_some(whole[at : at + PIECE_NBYTES], self._flags, deadline)
             return whole
         if self._end - self._start < nbytes:
-            self._fill_ahead(nbytes)
+            self._fill_ahead(nbytes, deadline)
         self._start += nbytes
         return self._ahead[self._start - nbytes : self._start]
 
-    def _fill_ahead(self, nbytes: int) -> None:
+    def _fill_ahead(self, nbytes: int, deadline: float) -> None:
         """Receive until `nbytes` are in the buffer ahead."""
         left = self._end - self._start
         if left:
@@ -157,25 +174,35 @@ class SocketFrames:
         self._start, self._end = 0, left
         while self._end < nbytes:
             room = self._ahead[self._end :] if self.reads_ahead else self._ahead[self._end : nbytes]
-            self._end += self._receive_some(room, 0)
+            self._end += self._receive_some(room, 0, deadline)
 
-    def _receive_some(self, room: memoryview, flags: int) -> int:
-        try:
-            count = self._socket.recv_into(room, 0, flags)
-        except (OSError, ValueError) as error:
-            raise self._failed(error) from error
+    def _receive_some(self, room: memoryview, flags: int, deadline: float) -> int:
+        while True:
+            try:
+                count = self._socket.recv_into(room, 0, flags)
+                break
+            except BlockingIOError as error:
+                self._wait_again(deadline, error)
+            except (OSError, ValueError) as error:
+                raise self._failed(error) from error
         if not count:
             raise self._failed(ConnectionError("it closed the connection"))
         return count
 
     def _send(self, parts: list[Buffer], deadline: float) -> None:
         """Send all parts, in one call where the socket takes them."""
-        if self._is_tls:  # one record for what is small
-            is_small = sum(map(len, parts)) <= PIECE_NBYTES
-            for part in [b"".join(parts)] if is_small else [b"".join(parts[:2]), parts[2]]:
-                self._send_all(part, deadline)
+        nbytes = sum(map(len, parts))
+        if nbytes <= _JOINED_NBYTES or (self._is_tls and nbytes <= PIECE_NBYTES):  # one call, and under TLS one record
+            self._send_all(b"".join(parts), deadline)
             return
-        sent = self._socket.sendmsg(parts)
+        if self._is_tls:
+            parts = [b"".join(parts[:2]), parts[2]]
+            sent = 0
+        else:
+            try:
+                sent = self._socket.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
         for part in parts:
             if sent < len(part):
                 self._send_all(memoryview(part)[sent:], deadline)
@@ -186,25 +213,40 @@ class SocketFrames:
         view = memoryview(data)
         while view.nbytes:
             self._bound(deadline)
-            view = view[self._socket.send(view) :]
+            try:
+                view = view[self._socket.send(view) :]
+            except BlockingIOError as error:
+                self._wait_again(deadline, error)
+
+    def _wait_again(self, deadline: float, error: Exception) -> None:
+        """Go on after a wait of the system, which ends before ours does."""
+        if time.monotonic() >= deadline:
+            raise self._failed(error) from error
+        self._bound(deadline)
 
     def _bound(self, deadline: float) -> None:
-        """Have the system end every wait by the deadline, to a tenth of a second."""
-        left_s = deadline - time.monotonic()
+        """Have every wait of the system end by the deadline; one that ends before it is begun again.
+
+        A wait is a power of two of seconds, so that one setting serves request after request.
+        """
+        if deadline == math.inf and self._wait_s:
+            return
+        left_s = min(deadline - time.monotonic(), _LONGEST_WAIT_S)
         if left_s <= 0:
             raise DeadlineError(f"{self._peer}: the deadline passed")
-        tenths = int(min(left_s, 1e6) * 10) + 1
-        if not self._waits[0] <= tenths <= self._waits[1]:
-            try:
-                if self._is_tls:
-                    self._socket.settimeout(tenths / 10)
-                else:
-                    value = _TIMEOUT.pack(tenths // 10, tenths % 10 * 100_000)
-                    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                        self._socket.setsockopt(socket.SOL_SOCKET, option, value)
-            except OSError as error:
-                raise self._failed(error) from error
-            self._waits = (tenths, tenths + tenths // 8)
+        if self._wait_s <= left_s < 4 * self._wait_s:
+            return
+        self._wait_s = max(2.0 ** (math.frexp(left_s)[1] - 1), _SHORTEST_WAIT_S)
+        try:
+            if self._is_tls:
+                self._socket.settimeout(left_s)
+                self._wait_s = 0.0  # ours, in Python: set anew each time
+                return
+            value = _TIMEOUT.pack(int(self._wait_s), int(self._wait_s % 1 * 1e6))
+            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._socket.setsockopt(socket.SOL_SOCKET, option, value)
+        except OSError as error:
+            raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> KVError:
         """Close a connection whose next byte is not known any more, and return what its failure means."""

@@ -7,9 +7,10 @@ import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
-from kvclient.lanes.body import land_in_row
+from kvclient.channel import is_loopback
+from kvclient.lanes.body import land_in_row, split
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import Found, Kind, pack_keys, pack_put, parse_count, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
@@ -22,6 +23,8 @@ from kvstore.core.landing import Landing
 from kvstore.core.pool import BufferPool
 
 CONNECTIONS = 8
+LOOPBACK_BUFFER_BYTES = 256 << 10  # both ends: what is under way stays in the processor's cache
+C = TypeVar("C", bound=SocketFrames)
 _CONNECT_S = 5.0  # a firewall that swallows what it is sent must not cost a whole deadline
 
 
@@ -78,7 +81,7 @@ class TcpLane:
         except BaseException:
             self._connections.give(frames)
             raise
-        landings = iter(land_in_row(Answer(frames, self._connections), sizes, self._pool, deadline))
+        landings = iter(land_answer(frames, self._connections, body_nbytes, sizes, self._pool, deadline))
         return [(each, next(landings) if each.status is Status.READY else None) for each in found]
 
     def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
@@ -119,10 +122,10 @@ class TcpLane:
         return greet(SocketFrames(connection, f"{settings.host}:{settings.port}"), ticket, deadline)
 
 
-class Answer:
+class _Answer(Generic[C]):
     """Implements `kvclient.lanes.body.Source` over a connection, which goes back when the body has been received."""
 
-    def __init__(self, frames: SocketFrames, connections: Connections[SocketFrames]) -> None:
+    def __init__(self, frames: C, connections: Connections[C]) -> None:
         self._frames, self._connections = frames, connections
 
     def receive_into(self, room: memoryview, deadline: float) -> int:
@@ -134,6 +137,17 @@ class Answer:
 
     def abandon(self) -> None:
         self._connections.give(self._frames)
+
+
+def land_answer(
+    frames: C, connections: Connections[C], body_nbytes: int, sizes: Sequence[int], pool: BufferPool, deadline: float
+) -> Sequence[Landing]:
+    """Return a landing for each of the chunks in an answer's body; the connection goes back when all of it has been received."""
+    whole = frames.take_whole(body_nbytes)
+    if whole is None:
+        return land_in_row(_Answer(frames, connections), sizes, pool, deadline)
+    connections.give(frames)
+    return split(whole, sizes)
 
 
 def greet(frames: SocketFrames, ticket: bytes, deadline: float) -> SocketFrames:
@@ -158,6 +172,11 @@ def tune(connection: socket.socket, buffer_bytes: int) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF) if buffer_bytes else ():
         connection.setsockopt(socket.SOL_SOCKET, option, buffer_bytes)
+
+
+def near_buffer_bytes(connection: socket.socket) -> int:
+    """Return the buffer of a connection within this machine; 0, the system's own choice, where it leads to another one."""
+    return LOOPBACK_BUFFER_BYTES if is_loopback(f"{connection.getpeername()[0]}:0") else 0
 
 
 def check_body(body_nbytes: int, expected_nbytes: int) -> None:

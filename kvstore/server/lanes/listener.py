@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kvclient.lanes.frames import MAX_HEAD_NBYTES, Kind, pack_count, pack_error
 from kvclient.lanes.socket_frames import SocketFrames
-from kvclient.lanes.tcp import tune
+from kvclient.lanes.tcp import near_buffer_bytes, tune
 from kvstore.core.errors import AuthError, ConfigError, KVError
 from kvstore.server.budget import ByteBudget
 from kvstore.server.lanes.leases import Leases
@@ -186,7 +186,7 @@ class Listener:
         if self._blocks is not None:
             check_peer(connection)
         elif connection.family != socket.AF_UNIX:
-            tune(connection, self._socket_buffer_bytes)
+            tune(connection, self._socket_buffer_bytes or near_buffer_bytes(connection))
         if isinstance(connection, ssl.SSLSocket):
             connection.do_handshake()
         return SocketFrames(connection, "client")

@@ -22,19 +22,21 @@ class Ring:
 
     def rewind(self) -> None:
         """Begin at the front, as every put does."""
-        self._taken = self._announced = self._message = 0
+        self._taken = self._announced = self._untold = 0
 
     def take(self, room: memoryview, frames: SocketFrames, deadline: float) -> int:
-        """Copy the next bytes to the front of `room`, waiting for them to be announced; each announcement is answered when it was taken."""
+        """Copy the next bytes to the front of `room`, waiting for them to be announced; the peer is told of each half of the ring."""
         if not self._announced:
-            self._announced = self._message = parse_count(frames.expect(Kind.LANDED, deadline)[0])
-            if not 0 < self._message <= self._memory.nbytes:
-                raise FormatError(f"{self._message} B were announced in a ring of {self._memory.nbytes} B")
+            self._announced = parse_count(frames.expect(Kind.LANDED, deadline)[0])
+            if not 0 < self._announced <= self._memory.nbytes:
+                raise FormatError(f"{self._announced} B were announced in a ring of {self._memory.nbytes} B")
         start = self._taken % self._memory.nbytes
         count = min(self._announced, room.nbytes, _STEP_NBYTES, self._memory.nbytes - start)
         np.copyto(np.frombuffer(room, np.uint8)[:count], self._memory[start : start + count])
         self._taken += count
         self._announced -= count
-        if not self._announced:
-            frames.send(Kind.LANDED, pack_count(self._message), deadline)
+        self._untold += count
+        if 2 * self._untold >= self._memory.nbytes:
+            frames.send(Kind.LANDED, pack_count(self._untold), deadline)
+            self._untold = 0
         return count

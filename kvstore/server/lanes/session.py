@@ -218,7 +218,7 @@ class _FromSocket(_Receiving):
 
     def _receive(self, room: memoryview) -> int:
         session = self._session
-        return session._frames.receive_into(room, session._deadline())
+        return session._frames.receive_into(room[: self._wanted - self.filled], session._deadline())
 
 
 class _FromRing(_Receiving):
@@ -227,7 +227,7 @@ class _FromRing(_Receiving):
     def _receive(self, room: memoryview) -> int:
         session = self._session
         assert session._ring is not None
-        return session._ring.take(room, session._frames, session._deadline())
+        return session._ring.take(room[: self._wanted - self.filled], session._frames, session._deadline())
 
 
 def found(opened: Opened | Hit, leases: Leases | None = None) -> Found:
