@@ -5,7 +5,7 @@ Nothing here knows a model library; `engine_hf.py` implements `Engine` over Hugg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -227,11 +227,12 @@ class Engine(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
 
-    def export(self, passages: Sequence[Sequence[int]]) -> list[PassageKV]:
+    def export(self, passages: Sequence[Sequence[int]], sources: Mapping[int, ChunkSource] = ...) -> list[PassageKV]:
         """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE.
 
-        Each passage sees those before it (late chunking; or consecutive chunks of a prompt's prefix); one passage is read alone. More
-        tokens than the context holds raise InvalidInputError.
+        Each passage sees those before it (late chunking; or consecutive chunks of a prompt's prefix); one passage is read alone. Those in
+        `sources`, by index, are loaded instead of computed and are not among the results; they must have been read behind the same
+        passages. More tokens than the context holds raise InvalidInputError, a source that fails raises LoadFailed.
         """
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = ...) -> Prefill:

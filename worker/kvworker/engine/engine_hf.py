@@ -6,12 +6,13 @@ group's first layer runs, the stored rows of that group are placed in the reques
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,11 +23,11 @@ from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
 from kvstore.core.identity import ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.engine.attention import attend
-from kvworker.engine.engine import Generation, Segment
+from kvworker.engine.engine import ChunkSource, Generation, Segment, unsourced
 from kvworker.engine.families import Family, family_of, layout_of
 from kvworker.engine.prompt_run import PromptRun
 from kvworker.engine.sampling import Sampling
-from kvworker.engine.stack import Pass, Stack
+from kvworker.engine.stack import Stack
 from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
 
 _ATTENTION = "larder_rows"
@@ -72,22 +73,23 @@ class HFEngine:
         """Return the text of token ids, special tokens left out."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def export(self, passages: Sequence[Sequence[int]]) -> list[PassageKV]:
-        """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE."""
+    def export(self, passages: Sequence[Sequence[int]], sources: Mapping[int, ChunkSource] = MappingProxyType({})) -> list[PassageKV]:
+        """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE; `sources` are loaded instead."""
         if min((len(passage) for passage in passages), default=0) == 0:
             raise InvalidInputError("export needs at least one passage, and at least 1 token in each")
-        groups = self._read([token for passage in passages for token in passage])
-        borders = list(accumulate((len(passage) for passage in passages), initial=0))
+        segments = [Segment(tuple(passage), sources.get(i)) for i, passage in enumerate(passages)]
+        groups = self._read(segments)
+        borders = list(accumulate((len(s.token_ids) for s in segments if s.source is None), initial=0))
         return [tuple(_cut(k, v, start, stop) for k, v in groups) for start, stop in pairwise(borders)]
 
     @torch.inference_mode()
-    def _read(self, token_ids: Sequence[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Prefill a text and return K before RoPE and V, (L, H, T, D), per layer group."""
-        self._check_tokens(token_ids)
-        groups, overlay = self.identity.layout.groups, self._stack.overlay(len(token_ids))
+    def _read(self, segments: Sequence[Segment]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Prefill what has no source and return its K before RoPE and V, (L, H, S, D), per layer group."""
+        run, rows = self.begin(segments, Sampling(max_new_tokens=1)), unsourced(segments)
         with self._caught_keys() as keys:
-            self._stack.run_all(Pass(range(len(token_ids)), self._stack.embed(token_ids)), overlay)
-        return [(torch.stack([keys[layer] for layer in group.layers]), overlay.group(g)[1]) for g, group in enumerate(groups)]
+            run.compute(rows)
+        groups = self.identity.layout.groups
+        return [(torch.stack([keys[layer] for layer in group.layers]), run.values(g)) for g, group in enumerate(groups)]
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = Sampling()) -> PromptRun:  # noqa: B008 (frozen)
         """Start the prompt made of `segments`."""

@@ -79,6 +79,10 @@ class PromptRun:
         done = Work(tuple(sorted({*self._computed, *work.rows})), self._layer_rows)
         return Generation(self._stack.logits(work.hidden[0, -1]), done, self._stepper(), self._eos_ids, self._sampling)
 
+    def values(self, index: int) -> torch.Tensor:
+        """Return V of the rows computed so far in layer group `index`, (L, H, S, D)."""
+        return self._overlay.group(index)[1][:, :, torch.tensor(self._computed, device=self._stack.device)]
+
     def _lacking(self, rows: Collection[int] | Iterator[int]) -> list[int]:
         """Return those of `rows` that are not computed yet."""
         computed = set(self._computed)

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
-from kvstore.core.api import PutNote, PutReceipt, Scope, Status, StoreAPI
+from kvstore.core.api import Hit, PutNote, PutReceipt, Scope, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
+from kvworker.answer.load import StoredSource
 from kvworker.chunk import PassageKV
 from kvworker.codec.pipeline import Pipeline
-from kvworker.engine.engine import Engine
+from kvworker.engine.engine import Engine, LoadFailed
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.steps import Step, Task, ingest_steps
+
+_FETCH_TIMEOUT_S = 5.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,30 +130,56 @@ class Ingestor:
         return waiting
 
     def _store(self, store: StoreAPI, tasks: Sequence[Task]) -> dict[bytes, _Pending]:
-        """Look up what the tasks are to store, and compute and queue what is lacking; return what became of each content."""
-        variant = self._pipeline.spec.variant()
-        new = [p for task in tasks for p in task.new]
-        hits = store.lookup([p.key(self._namespace, variant) for p in new])
-        found = {p.content: _Pending(nbytes=hit.nbytes) for p, hit in zip(new, hits, strict=True) if hit.status is not Status.ABSENT}
+        """Look up what the tasks read, and compute and queue what is to be stored and lacking; return what became of each content."""
+        keys = {p.content: p.key(self._namespace, self._pipeline.spec.variant()) for task in tasks for p in task.chain}
+        hits = dict(zip(keys, store.lookup(list(keys.values())), strict=True))
+        found = {content: _Pending(nbytes=hit.nbytes) for content, hit in hits.items() if hit.status is not Status.ABSENT}
         for task in tasks:
-            found |= self._compute(store, task, found)
+            found |= self._compute(store, task, found, hits)
         return found
 
-    def _compute(self, store: StoreAPI, task: Task, found: Mapping[bytes, _Pending]) -> dict[bytes, _Pending]:
-        """Read a task up to the last passage that is lacking, and queue those that are."""
+    def _compute(self, store: StoreAPI, task: Task, found: Container[bytes], hits: Mapping[bytes, Hit]) -> dict[bytes, _Pending]:
+        """Read a task up to the last passage that is lacking, from the store as far as that gives the same, and queue what was lacking."""
         lacking = [i for i, p in enumerate(task.chain) if i >= task.first_new and p.content not in found]
         if not lacking:
             return {}
         read = task.chain[: lacking[-1] + 1]
+        sources = self._sources(store, {i: (p, hits[p.content]) for i, p in enumerate(read) if i not in lacking})
+        exported, n_read, seconds = self._export(read, sources)
+        result, n_before = {}, 0
+        for i, p in enumerate(read):
+            n_before += n_read[i]
+            if i in lacking:
+                receipt = self._queue(store, p, exported[i], seconds / sum(n_read))
+                result[p.content] = _Pending(receipt, tokens_read=n_before)
+                n_before = 0
+        return result
+
+    def _sources(self, store: StoreAPI, stored: Mapping[int, tuple[Passage, Hit]]) -> dict[int, StoredSource]:
+        """Fetch the chunks of passages that others are read behind; none where the codec would make them differ from what was read."""
+        if not self._pipeline.quantizer.is_lossless:
+            return {}
+        sources = {}
+        for i, (passage, hit) in stored.items():
+            if hit.status is Status.READY:
+                deadline = time.monotonic() + _FETCH_TIMEOUT_S
+                source = StoredSource(hit.key, self._engine.identity, len(passage.token_ids), deadline, self._engine.device)
+                source.fetch(store)
+                sources[i] = source
+        return {i: source for i, source in sources.items() if source.has_arrived}
+
+    def _export(self, read: Sequence[Passage], sources: Mapping[int, StoredSource]) -> tuple[dict[int, PassageKV], list[int], float]:
+        """Compute the KV of passages without a source; return it by place, how many tokens of each passage were read, and the seconds."""
         with self._lock:
             started = time.perf_counter()
-            exported = self._engine.export([p.token_ids for p in read])
-            seconds_per_token = (time.perf_counter() - started) / sum(len(p.token_ids) for p in read)
-        result, borders = {}, [0, *(i + 1 for i in lacking)]
-        for before, i in zip(borders, lacking, strict=False):
-            receipt = self._queue(store, read[i], exported[i], seconds_per_token)
-            result[read[i].content] = _Pending(receipt, tokens_read=sum(len(p.token_ids) for p in read[before : i + 1]))
-        return result
+            try:
+                exported = self._engine.export([p.token_ids for p in read], sources)
+            except LoadFailed as error:
+                _log.warning("a stored chunk could not be read on, so its document is read from the start: %s", error)
+                exported, sources = self._engine.export([p.token_ids for p in read]), {}
+            seconds = time.perf_counter() - started
+        n_read = [0 if i in sources else len(p.token_ids) for i, p in enumerate(read)]
+        return dict(zip((i for i in range(len(read)) if i not in sources), exported, strict=True)), n_read, seconds
 
     def _queue(self, store: StoreAPI, passage: Passage, kv: PassageKV, seconds_per_token: float) -> Future[PutReceipt]:
         """Hand one passage's KV to the push queue."""
