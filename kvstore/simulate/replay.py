@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from kvstore.core.errors import CapacityError, InvalidInputError
 from kvstore.planners.plan import Hits, Load, Offer, PassageAsk, Plan, Request
 from kvstore.planners.planner import Planner, find_planner
+from kvstore.planners.samples import PREFILL
 from kvstore.simulate.scenario import Scenario
 from kvstore.simulate.trace import Asked, TraceRequest
 from kvstore.store import decide
@@ -22,7 +23,8 @@ _VARIANT = b"simulated"
 class Outcome:
     """What a replay saw: passages and their tokens asked for, found and loaded, seconds, and bytes moved by tier.
 
-    `saved_s` is what computing the loaded passages would have taken longer; `ttft_s` holds the predicted time of each request.
+    `saved_s` is what computing the loaded passages at their places would have taken, less what repairs them; `ttft_s` holds the predicted
+    time of each request.
     """
 
     label: str
@@ -76,7 +78,7 @@ def _answer(request: TraceRequest, store: SimulatedStore, planner: Planner, outc
     scenario = store.scenario
     places = [store.find(asked.key) for asked in request.passages]
     plan = planner.plan(_ask(request, scenario.patch_rows), _offers(request, places, scenario), scenario.costs)
-    _count(outcome, request, places, plan)
+    _count(outcome, request, places, plan, scenario)
     for item in plan.items:
         position = places[item.index]
         if isinstance(item, Load) and position is not None:
@@ -105,7 +107,7 @@ def _offers(request: TraceRequest, places: Sequence[int | None], scenario: Scena
     }
 
 
-def _count(outcome: Outcome, request: TraceRequest, places: Sequence[int | None], plan: Plan) -> None:
+def _count(outcome: Outcome, request: TraceRequest, places: Sequence[int | None], plan: Plan, scenario: Scenario) -> None:
     """Add one request to the outcome; raises InvalidInputError where a cost is unknown."""
     if plan.predicted_s is None:
         raise InvalidInputError("the plan rests on a cost that the model lacks: give --costs of a worker that has read from every tier")
@@ -115,10 +117,19 @@ def _count(outcome: Outcome, request: TraceRequest, places: Sequence[int | None]
         outcome.asked_tokens += asked.n_tokens
         outcome.found += position is not None
         outcome.found_tokens += asked.n_tokens if position is not None else 0
-    for item in plan.items:
-        if isinstance(item, Load):
-            outcome.saved_s += item.saved_s
-            outcome.loaded_tokens += request.passages[item.index].n_tokens
+    loaded = {item.index for item in plan.items if isinstance(item, Load)}
+    start = 0
+    for index, asked in enumerate(request.passages):
+        if index in loaded:
+            outcome.saved_s += _saved_s(asked.n_tokens, start, scenario)
+            outcome.loaded_tokens += asked.n_tokens
+        start += asked.n_tokens
+
+
+def _saved_s(n_tokens: int, start: int, scenario: Scenario) -> float:
+    """Return the seconds that the rows of a passage take which need not be computed, in a pass that is made anyway."""
+    _, row_s, pair_s = scenario.costs.costs[PREFILL].coefficients
+    return max(0, n_tokens - scenario.patch_rows) * (row_s + pair_s * (start + (n_tokens + 1) / 2))
 
 
 def stored_nbytes(asked: Asked, scenario: Scenario) -> int:
