@@ -22,6 +22,7 @@ from kvstore.core.errors import (
 )
 from kvstore.core.key import ChunkKey
 from kvworker.answer.answer import Question
+from kvworker.engine.engine import Segment
 from kvworker.engine.sampling import Sampling
 from kvworker.serve.runtime import Caller
 from tests.worker.conftest import MakeLab
@@ -178,9 +179,9 @@ def count_passes(lab: Lab) -> list[int]:
         def __getattr__(self, name: str) -> object:
             return getattr(lab.tiny.engine, name)
 
-        def prefill(self, segments: object, rows: list[int], sampling: Sampling) -> object:
-            seen.append(len(rows))
-            return lab.tiny.engine.prefill(segments, rows, sampling)  # type: ignore[arg-type]
+        def begin(self, segments: list[Segment], sampling: Sampling) -> object:
+            seen.append(len(segments))
+            return lab.tiny.engine.begin(segments, sampling)
 
     answerer._engine = Counting()  # type: ignore[assignment]
     return seen

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 from kvstore.core.discovery import find, known_names
 from kvstore.core.errors import InvalidInputError, UnsupportedError
-from kvworker.engine.engine import Segment, always_computed
+from kvworker.engine.engine import Generation, Prefill, Segment, Span, always_computed, spans_of
 
 _PACKAGE = "kvworker.methods.recompute"
 Param = int | float | str
@@ -17,9 +19,33 @@ Param = int | float | str
 
 @dataclass(frozen=True)
 class RecomputePolicy(ABC):
-    """Chooses rows of stored segments; what no source can give is computed under every policy."""
+    """Repairs what was stored; what no source can give is computed under every policy.
+
+    A policy that knows its rows from the prompt alone subclasses `FixedRows` instead.
+    """
 
     name: ClassVar[str]
+    is_pipelined: ClassVar[bool] = True
+    """Whether computing may begin before all layers are loaded."""
+
+    @abstractmethod
+    def finish(self, prefill: Prefill) -> Generation:
+        """End a prompt; `still_stored` says what is left to repair of it."""
+
+    @abstractmethod
+    def work(self, segments: Sequence[Segment], n_layers: int) -> list[int]:
+        """Return the repair of each segment in rows that run through all layers, whatever their sources hold: what planners count on."""
+
+    @property
+    def spec(self) -> str:
+        """The text from which `parse_policy` makes this policy again."""
+        params = ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
+        return f"{self.name}:{params}" if params else self.name
+
+
+@dataclass(frozen=True)
+class FixedRows(RecomputePolicy):
+    """A policy that chooses its rows before the first layer runs, and keeps them through all layers."""
 
     @abstractmethod
     def own_rows(self, segments: Sequence[Segment]) -> Iterable[int]:
@@ -29,11 +55,47 @@ class RecomputePolicy(ABC):
         """Return all rows to compute, ascending: this policy's and those that must always be computed."""
         return sorted({*always_computed(segments), *self.own_rows(segments)})
 
-    @property
-    def spec(self) -> str:
-        """The text from which `parse_policy` makes this policy again."""
-        params = ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
-        return f"{self.name}:{params}" if params else self.name
+    def work(self, segments: Sequence[Segment], n_layers: int) -> list[int]:
+        """Return how many rows of each segment are chosen."""
+        rows = sorted(self.own_rows(segments))
+        return [bisect_left(rows, span.stop) - bisect_left(rows, span.start) for span in spans_of(segments)]
+
+    def finish(self, prefill: Prefill) -> Generation:
+        """Compute the rows in one step."""
+        return prefill.finish(self.select(still_stored(prefill)))
+
+
+def still_stored(prefill: Prefill) -> list[Segment]:
+    """Return the segments of a prompt; those whose rows are all computed by now are exact, so that nobody repairs them."""
+    computed = set(prefill.computed)
+    spans = spans_of(prefill.segments)
+    done = [computed.issuperset(range(span.start, span.stop)) for span in spans]
+    return [replace(s, is_exact=s.is_exact or is_done) for s, is_done in zip(prefill.segments, done, strict=True)]
+
+
+def repairable(segments: Sequence[Segment]) -> list[range]:
+    """Return the rows of each stored segment that may differ from a prefill's: not of exact ones, nor of one at the prompt's start."""
+    return [range(span.start, span.stop) for span in spans_of(segments) if _is_repairable(span)]
+
+
+def work_share(segments: Sequence[Segment], ratio: float) -> list[int]:
+    """Return what a share of the rows of each segment that needs repair comes to, and 0 for the others."""
+    return [portion(ratio, span.stop - span.start) if _is_repairable(span) else 0 for span in spans_of(segments)]
+
+
+def _is_repairable(span: Span) -> bool:
+    return span.is_sourced and not span.is_exact and span.start > 0
+
+
+def portion(ratio: float, n_rows: int) -> int:
+    """Return how many of n_rows a ratio is, rounded half up."""
+    return math.floor(ratio * n_rows + 0.5)
+
+
+def check_ratio(policy: str, name: str, ratio: float) -> None:
+    """Raise InvalidInputError unless a share of rows is within 0 and 1."""
+    if not 0 <= ratio <= 1:
+        raise InvalidInputError(f"{policy}: {name} must be within 0 and 1, got {ratio}")
 
 
 def find_policy(name: str, **params: Param) -> RecomputePolicy:

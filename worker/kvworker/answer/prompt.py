@@ -8,8 +8,8 @@ from functools import cached_property
 from itertools import accumulate, takewhile
 
 from kvstore.core.api import Hit, Status
-from kvstore.core.key import ChunkKey
 from kvstore.core.identity import KVLayout
+from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Hits, Offer, PassageAsk, Request
 from kvworker.answer.policy import RecomputePolicy
 from kvworker.chunk import KVChunk

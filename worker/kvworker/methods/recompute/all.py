@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvworker.answer.policy import RecomputePolicy
+from kvworker.answer.policy import FixedRows
 from kvworker.engine.engine import Segment, spans_of
 
 
 @dataclass(frozen=True)
-class RecomputeAll(RecomputePolicy):
+class RecomputeAll(FixedRows):
     """Take nothing from the store.
 
     Paper: none; the exactness test of every selective method (ratio 1).

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvstore.core.errors import InvalidInputError
-from kvworker.answer.policy import RecomputePolicy
-from kvworker.engine.engine import Segment, spans_of
+from kvworker.answer.policy import FixedRows, repairable
+from kvworker.engine.engine import Segment
 
 
 @dataclass(frozen=True)
-class FirstK(RecomputePolicy):
+class FirstK(FixedRows):
     """Compute the first k rows of every stored segment that is neither exact nor at position 0, the passage's own BOS among them.
 
     A passage that was read alone gives its first tokens the attention that belongs to the start of a prompt; in the middle of one they
@@ -36,5 +36,4 @@ class FirstK(RecomputePolicy):
 
     def own_rows(self, segments: Sequence[Segment]) -> list[int]:
         """Return the first k rows of each stored segment that needs repair and lies behind the first position."""
-        spans = [span for span in spans_of(segments) if span.is_sourced and not span.is_exact and span.start > 0]
-        return [row for span in spans for row in range(span.start, min(span.start + self.k, span.stop))]
+        return [row for rows in repairable(segments) for row in rows[: self.k]]

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvworker.answer.policy import RecomputePolicy
+from kvworker.answer.policy import FixedRows
 from kvworker.engine.engine import Segment
 
 
 @dataclass(frozen=True)
-class RecomputeNothing(RecomputePolicy):
+class RecomputeNothing(FixedRows):
     """Take every stored row as it is.
 
     Exact where the stored rows saw the same tokens as in this prompt (a leading passage, a prefix); elsewhere what an earlier passage
