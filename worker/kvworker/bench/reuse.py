@@ -2,8 +2,9 @@
 
 Questions and documents are the reference model's notes of the test split. Variants are policies over passages that were read alone, and
 `late_chunking`, whose passages were read in their documents. `variant@16` stands for a context of 16 passages where the plain name stands
-for 8, and `variant@case` for one of the cases in which reading in a document could hurt. `rows` is the share of the passages' rows
-that a policy computed again; `accuracy_retrieved_only` is asked over the last passage of every document, without the earlier ones.
+for 8, and `variant@case` for one of the cases in which reading in a document could hurt. `rows` is the share of the passages' rows that
+ran through all layers again, `work` counts every layer that a row ran through. `accuracy_retrieved_only` is asked over the last passage of
+every document, without the earlier ones.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kvclient.cli.output import Number, Output, Record
 from kvclient.cli.progress import progress
 from kvclient.records import Report
 from kvworker.answer.answer import Question
+from kvworker.answer.policy import find_policy
 from kvworker.bench.benchmark import Asked
 from kvworker.bench.embedded import Embedded, embedded
 from kvworker.bench.rows import Bench, Row
@@ -25,7 +27,7 @@ from kvworker.quality import notes
 from kvworker.quality.context import Context
 from kvworker.quality.measure import Tally, compare
 from kvworker.quality.probe import Probe
-from kvworker.quality.variants import FULL, LATE_CHUNKING, Variant, variants_at
+from kvworker.quality.variants import FULL, Variant, alone_at, late_at
 
 MAIN = 8
 CASES: dict[str, Callable[[int, int, int], Context]] = {
@@ -43,11 +45,24 @@ _METRIC = "accuracy_retrieved_only"
 
 @dataclass(frozen=True)
 class ReuseBench:
-    """`larder bench reuse`; `sizes` are numbers of passages, an even one each."""
+    """`larder bench reuse`.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Numbers of passages, even.
+    ratios, combined : tuple of float
+        Shares of rows that policies repair in passages read alone, and in passages read in their documents.
+    n_contexts, per_kind : int
+        Contexts, and questions of each kind over each.
+    n_cases, n_timed : int
+        Contexts of each case that could hurt, and contexts whose answers are timed.
+    """
 
     name: ClassVar[str] = "reuse"
     sizes: tuple[int, ...] = (MAIN, 2, 4, 16, 32)
     ratios: tuple[float, ...] = (0.05, 0.1, 0.15, 0.3, 0.5)
+    combined: tuple[float, ...] = (0.15,)
     n_contexts: int = 40
     per_kind: int = 8
     n_cases: int = 20
@@ -56,7 +71,7 @@ class ReuseBench:
     @classmethod
     def quick(cls) -> ReuseBench:
         """Return the benchmark at a size that ends within a minute on two cores."""
-        return cls((MAIN,), (0.15, 0.3), 10, 6, 3, 4)
+        return cls((MAIN,), (0.15, 0.3), (), 8, 6, 3, 4)
 
     def run(self, asked: Asked) -> Iterator[Row]:
         """Load the model and yield rows, number of passages by number of passages, then the cases."""
@@ -74,7 +89,7 @@ class ReuseBench:
 
     def _size(self, bench: Bench, place: Embedded, probe: Probe, size: int, advance: Callable[[int], None]) -> Iterator[Row]:
         """Yield what was measured over contexts of one number of passages."""
-        variants = variants_at(self.ratios, _PASSAGE_TOKENS)
+        variants = [FULL, *alone_at(self.ratios, _PASSAGE_TOKENS), *late_at(self.combined, _PASSAGE_TOKENS)]
         suffix = "" if size == MAIN else f"@{size}"
         seeds = range(_SEED, _SEED + self.n_contexts)
         tallies = compare(probe, (notes.in_prompt(seed, size, self.per_kind) for seed in seeds), variants, advance)
@@ -91,7 +106,7 @@ class ReuseBench:
         self, bench: Bench, probe: Probe, name: str, make: Callable[[int, int, int], Context], advance: Callable[[int], None]
     ) -> Iterator[Row]:
         """Yield what full prefill, plain reuse and late chunking score in one case."""
-        variants = [v for v in variants_at((), _PASSAGE_TOKENS) if v.name in (FULL.name, "none", LATE_CHUNKING)]
+        variants = [FULL, Variant("none", 0.0, "alone", find_policy("none")), *late_at((), _PASSAGE_TOKENS)]
         contexts = (make(seed, MAIN, self.per_kind) for seed in range(_SEED, _SEED + self.n_cases))
         for variant, tally in compare(probe, contexts, variants, advance).items():
             yield from _rows(bench, variant, f"@{name}", tally)
@@ -109,6 +124,7 @@ _COLUMNS = {
     "variant": "variant",
     "ratio": "ratio",
     "rows": "rows",
+    "work": "work",
     "direct": "accuracy_direct",
     "carried": "accuracy_carried",
     "alias": "accuracy_alias",
@@ -133,6 +149,7 @@ def _rows(bench: Bench, variant: Variant, suffix: str, tally: Tally) -> Iterator
     yield bench.row(name, "top1", "share", variant.ratio, [statistics.mean(map(float, tally.same))])
     yield bench.row(name, "kl", "nats", variant.ratio, [statistics.mean(tally.kl)])
     yield bench.row(name, "rows", "share", variant.ratio, [statistics.mean(tally.rows)])
+    yield bench.row(name, "work", "share", variant.ratio, [statistics.mean(tally.work)])
 
 
 def _ttft(

@@ -24,6 +24,7 @@ class Tally:
     kl: list[float] = field(default_factory=list)
     retained: list[float] = field(default_factory=list)
     rows: list[float] = field(default_factory=list)
+    work: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def add(self, kind: str, is_right: bool, full: Answered, answered: Answered) -> None:
@@ -33,6 +34,7 @@ class Tally:
         self.kl.append(divergence(full.logits, answered.logits))
         self.retained.append(overlap(full.logits, answered.logits))
         self.rows.append(answered.rows)
+        self.work.append(answered.work)
         self.seconds.append(answered.seconds)
 
     def accuracy(self, kind: str) -> float:

@@ -14,7 +14,7 @@ from kvworker.answer.load import DeviceSource
 from kvworker.answer.policy import RecomputePolicy, find_policy
 from kvworker.chunk import PassageKV
 from kvworker.codec.pipeline import Pipeline, decode_part
-from kvworker.engine.engine import Engine, Generation, Segment
+from kvworker.engine.engine import Engine, Segment, Work
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.windows import document_windows
 from kvworker.quality.context import Context, Spot
@@ -23,11 +23,17 @@ from kvworker.quality.variants import ReadAs
 
 @dataclass(frozen=True)
 class Answered:
-    """The logits (V,) behind a prompt, the share of the stored rows that were computed again, and the seconds that it took."""
+    """The logits (V,) behind a prompt, what was computed of its passages, and the seconds that it took.
+
+    `rows` is the share of the passages' rows that ran through all layers; `work` counts every layer that a row ran through. `token_ids` are
+    what was generated.
+    """
 
     logits: torch.Tensor
     rows: float
+    work: float
     seconds: float
+    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,14 @@ class Probe:
         reader = BufferedBlob(codec.encode(kv, self.engine.identity, Kind.ALONE, content), "")
         return tuple(decode_part(reader.manifest, i, reader.part(i), self.engine.device) for i in range(len(kv)))
 
-    def ask(self, context: Context, question: str, stored: Stored | None = None, policy: RecomputePolicy | None = None) -> Answered:
+    def ask(
+        self,
+        context: Context,
+        question: str,
+        stored: Stored | None = None,
+        policy: RecomputePolicy | None = None,
+        max_new_tokens: int = 1,
+    ) -> Answered:
         """Answer a question from what is stored, repaired by a policy; without either, compute the whole prompt.
 
         What stands before the question in its text, as in a conversation, is computed with it.
@@ -88,19 +101,19 @@ class Probe:
             for i, (text, kv) in enumerate(zip(context.texts, kvs, strict=True))
         ]
         segments = [*pieces, Segment(tuple(self.engine.encode(question)))]
-        n_stored = sum(len(s.token_ids) for s in pieces)
         started = time.perf_counter()
-        generation, n_rows = _run(self.engine, segments, policy)
+        generation = (policy or find_policy("all")).finish(self.engine.begin(segments, Sampling(max_new_tokens=max_new_tokens)))
         seconds = time.perf_counter() - started
-        return Answered(generation.first_logits, (n_rows - len(segments[-1].token_ids)) / n_stored if stored else 1.0, seconds)
+        return Answered(generation.first_logits, *self._shares(pieces, generation.work), seconds, tuple(generation))
+
+    def _shares(self, pieces: Sequence[Segment], work: Work) -> tuple[float, float]:
+        """Return the shares of the passages' rows that ran through all layers, and of their rows in any layer."""
+        n_stored, n_layers = sum(len(s.token_ids) for s in pieces), self.engine.identity.layout.n_layers
+        n_rows = sum(row < n_stored for row in work.rows)
+        n_others = len(work.rows) - n_rows
+        return n_rows / n_stored, (work.layer_rows / n_layers - n_others) / n_stored
 
 
 def _n_exact(prompt: Sequence[Spot]) -> int:
     """Return how many leading passages stand as in their document, from its beginning on."""
     return next((n for n, spot in enumerate(prompt) if spot != (prompt[0][0], n)), len(prompt))
-
-
-def _run(engine: Engine, segments: list[Segment], policy: RecomputePolicy | None) -> tuple[Generation, int]:
-    """Run a prompt; return its generation and how many rows went through the model."""
-    generation = (policy or find_policy("all")).finish(engine.begin(segments, Sampling(max_new_tokens=1)))
-    return generation, generation.rows_computed

@@ -7,10 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from kvstore.core.discovery import known_names
+from kvworker.answer.load import DeviceSource
 from kvworker.answer.policy import RecomputePolicy, find_policy
+from kvworker.engine.engine import Segment
 
 ReadAs = Literal["alone", "document", "prefix"]
 LATE_CHUNKING = "late_chunking"
+_ROWS, _LAYERS = 100, 100
 POLICIES = "kvworker.methods.recompute"
 
 
@@ -46,14 +49,25 @@ def fixed_policies() -> list[RecomputePolicy]:
     return [policy for policy in found if not {"ratio", "k"} & {field.name for field in fields(policy)}]
 
 
-def variants_at(ratios: Sequence[float], passage_tokens: int) -> list[Variant]:
-    """Return full prefill, every policy over passages read alone, and late chunking by itself and with every policy at one ratio.
+def every_policy() -> list[RecomputePolicy]:
+    """Return every known policy with its own defaults, but for those that compute everything."""
+    return [policy for policy in map(find_policy, known_names(POLICIES)) if share_of(policy) < 1]
 
-    Policies without a ratio of their own stand at 1 if they compute everything and at 0 else.
-    """
-    alone = [Variant(p.name, 1.0 if p.name == "all" else 0.0, "alone", p) for p in fixed_policies()]
-    alone += [Variant(p.name, ratio, "alone", p) for ratio in ratios for p in policies_at(ratio, passage_tokens)]
-    late = [Variant(LATE_CHUNKING, 0.0, "document", find_policy("none"))]
-    middle = sorted(ratios)[len(ratios) // 2] if ratios else 0.0
-    late += [Variant(f"{LATE_CHUNKING}+{p.name}", middle, "document", p) for p in policies_at(middle, passage_tokens) if ratios]
-    return [FULL, *alone, *late]
+
+def share_of(policy: RecomputePolicy) -> float:
+    """Return the share of a passage's rows that a policy repairs where anything needs repair."""
+    before, passage = (Segment((0,) * n, DeviceSource(()), is_exact) for n, is_exact in ((1, True), (_ROWS, False)))
+    return policy.work([before, passage, Segment((0,))], _LAYERS)[1] / _ROWS
+
+
+def alone_at(ratios: Sequence[float], passage_tokens: int) -> list[Variant]:
+    """Return every policy over passages that were read alone."""
+    fixed = [Variant(p.name, share_of(p), "alone", p) for p in fixed_policies()]
+    return fixed + [Variant(p.name, ratio, "alone", p) for ratio in ratios for p in policies_at(ratio, passage_tokens)]
+
+
+def late_at(ratios: Sequence[float], passage_tokens: int) -> list[Variant]:
+    """Return late chunking by itself and repaired by every policy that can be told how many rows to repair."""
+    by_itself = Variant(LATE_CHUNKING, 0.0, "document", find_policy("none"))
+    repaired = [(ratio, p) for ratio in ratios for p in policies_at(ratio, passage_tokens)]
+    return [by_itself, *(Variant(f"{LATE_CHUNKING}+{p.name}", ratio, "document", p) for ratio, p in repaired)]

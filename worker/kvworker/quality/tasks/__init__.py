@@ -1,0 +1,1 @@
+"""Task families of a shared context, one file each: see `kvworker.quality.task`."""
