@@ -22,7 +22,11 @@ _MAX_TOKEN = 2**32 - 1
 
 
 class Kind(IntEnum):
-    """How the tokens of a chunk were read."""
+    """How the tokens of a chunk were read.
+
+    DOCUMENT chunks of leading passages in their document's order are an exact prefix of a prompt, too. PREFIX is for engines that cut
+    prompts by tokens and not by passages; the worker stores none.
+    """
 
     ALONE = 0  # a passage read by itself
     DOCUMENT = 1  # read behind the earlier passages of its document; its place in a prompt stays free
