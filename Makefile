@@ -5,7 +5,7 @@ PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lint type bench bench-peers soak clean help
+.PHONY: setup demo test lint type bench plot bench-peers soak clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -38,8 +38,13 @@ type: setup  ## check types strictly
 bench: setup  ## run every benchmark at full size and append to tests/bench/results.csv
 	$(BIN)/larder bench context --csv tests/bench/results.csv
 	$(BIN)/larder bench context --model random-100m --csv tests/bench/results.csv
+	$(BIN)/larder bench reuse --csv tests/bench/results.csv
+	$(BIN)/larder bench scbench --csv tests/bench/results.csv
 	$(BIN)/larder bench transport --csv tests/bench/results.csv
 	$(BIN)/larder bench eviction --csv tests/bench/results.csv
+
+plot: setup  ## draw what the benchmarks measured: tests/bench/*.svg
+	$(BIN)/python -m bench.plot tests/bench/results.csv tests/bench
 
 bench-peers: setup  ## measure other systems' clients beside ours, in environments of their own, into tests/bench/PEERS.md
 	$(BIN)/python -m bench.peers.compare
