@@ -8,7 +8,7 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from kvstore.core.errors import DeadlineError
-from kvstore.core.landing import PIECE_NBYTES, Landing
+from kvstore.core.landing import Landing
 
 Place = tuple[bytes, int]  # a storage key and the position of a tier
 
@@ -111,7 +111,7 @@ class _Reader(Landing):
             self._end()
 
     def _receive(self, room: memoryview) -> int:
-        self._shared.whole.fill(min(self.filled + PIECE_NBYTES, self.nbytes))
+        self._shared.whole.fill(self.filled + 1)  # as much as comes with it, and no piece more
         return self._shared.whole.filled - self.filled
 
     def _end(self) -> None:

@@ -8,7 +8,6 @@ import grpc
 
 from kvclient.lanes.frames import pack_found, pack_receipt, parse_keys, parse_put
 from kvclient.lanes.grpc_lane import SERVICE
-from kvstore.core.blob import iter_pieces
 from kvstore.core.errors import FormatError
 from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.reading import land_all
@@ -66,10 +65,11 @@ class GrpcLaneServicer:
         try:
             with self._budget.lend(sum(each.landing.nbytes for each in opened)):
                 yield pack_found([found(each) for each in answers])
-                for each in opened:
-                    for piece in iter_pieces(each.landing.view, PIECE_NBYTES):
-                        each.landing.fill(min(each.landing.filled + PIECE_NBYTES, each.landing.nbytes))
-                        yield bytes(piece)
+                for landing in (each.landing for each in opened):
+                    for at in range(0, landing.nbytes, PIECE_NBYTES):
+                        end = min(at + PIECE_NBYTES, landing.nbytes)
+                        landing.fill(end)
+                        yield bytes(landing.view[at:end])
         finally:
             for each in opened:
                 each.landing.close()
