@@ -29,6 +29,7 @@ class Ring:
         if not self._announced:
             self._announced = parse_count(frames.expect(Kind.LANDED, deadline)[0])
             if not 0 < self._announced <= self._memory.nbytes:
+                frames.close()  # nobody knows what else would come of this put
                 raise FormatError(f"{self._announced} B were announced in a ring of {self._memory.nbytes} B")
         start = self._taken % self._memory.nbytes
         count = min(self._announced, room.nbytes, _STEP_NBYTES, self._memory.nbytes - start)
