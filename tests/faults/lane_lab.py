@@ -18,9 +18,9 @@ from kvstore.core.api import BlobReader, PutNote
 from kvstore.core.errors import KVError
 from kvstore.core.pool import BufferPool
 from kvstore.server.grpc_server import RpcServer
-from kvstore.server.lanes.doors import Doors
 from kvstore.server.service import BoundStore, StoreService
 from tests.faults.proxy import Fault, FaultProxy, Way, draw_fault
+from tests.lanes.raw import doors_of
 from tests.server.chunks import key, make_blob
 from tests.server.serving import TOKENS
 from tests.server.ways import parts_of, read_parts
@@ -62,7 +62,7 @@ class LaneLab:
     def __init__(self, service: StoreService, server: RpcServer, lane: LaneName, folder: Path) -> None:
         self.service, self.server, self.lane = service, server, lane
         self.api: BoundStore = service.bind("alpha")
-        self.doors = next(bound for close in server.closers if isinstance(bound := getattr(close, "__self__", None), Doors))
+        self.doors = doors_of(server)
         self.pool = BufferPool(32 << 20)
         self._folder = folder
         self._n_proxies = 0

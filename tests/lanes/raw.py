@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -15,6 +15,7 @@ from kvclient.lanes.socket_frames import SocketFrames
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.server.grpc_server import RpcServer
+from kvstore.server.lanes.doors import Doors
 from tests.server.serving import TOKENS
 
 SOCKETS = ("shm", "tcp")
@@ -24,6 +25,19 @@ PATIENCE_S = 10.0
 def soon() -> float:
     """Return the deadline of something that should be there at once."""
     return time.monotonic() + PATIENCE_S
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait until something that should happen did."""
+    ends = soon()
+    while not is_so() and time.monotonic() < ends:
+        time.sleep(0.005)
+    assert is_so()
+
+
+def doors_of(server: RpcServer) -> Doors:
+    """Return the lanes of a server."""
+    return next(bound for close in server.closers if isinstance(bound := getattr(close, "__self__", None), Doors))
 
 
 def offer(server: RpcServer, tenant: str = "alpha") -> pb.OpenLaneResponse:

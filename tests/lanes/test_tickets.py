@@ -163,7 +163,12 @@ def test_no_memory_is_taken_for_a_head_before_a_ticket_was_shown(server: RpcServ
     """A frame of 20 bytes may announce 4 MiB."""
     taken: list[int] = []
     take = SocketFrames._take
-    monkeypatch.setattr(SocketFrames, "_take", lambda frames, nbytes: (taken.append(nbytes), take(frames, nbytes))[1])
+
+    def watched(frames: SocketFrames, nbytes: int, *deadline: float) -> memoryview:
+        taken.append(nbytes)
+        return take(frames, nbytes, *deadline)
+
+    monkeypatch.setattr(SocketFrames, "_take", watched)
     connection = connect(offer(server), lane)
     connection.sendall(struct.pack("<4sB3xIQ", b"KVL1", Kind.HELLO, MAX_HEAD_NBYTES, 0))
     while not is_hung_up(connection):
