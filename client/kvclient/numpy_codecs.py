@@ -42,6 +42,8 @@ def decode_part(manifest: Manifest, index: int, data: Buffer) -> tuple[Floats, F
     with np.errstate(all="ignore"):  # parameters that overflow decode to infinity, as in torch; they are not worth a warning
         k = decode_side(fields, "k", (*rows, part.k_dim), manifest.dtype, params)
         v = decode_side(fields, "v", (*rows, part.v_dim), manifest.dtype, params)
+    if index == 0 and any(f.name == "need" for f in part.fields):
+        fields.take("need", "float16", (manifest.n_tokens,))
     fields.check_all_taken()
     return k, v
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -36,13 +37,17 @@ WHOLE = [
     "deviation:ratio=1.0,steps=2,of=k",
     "query_attention:ratio=1.0",
     "query_attention:ratio=1.0,over=sum",
+    "chunk_score:ratio=1.0",
 ]
 
 
 def alone(engine: HFEngine, lengths: Sequence[int] = LENGTHS, seed: int = 0, question: Sequence[int] = ()) -> list[Segment]:
-    """Return passages read alone, and a question."""
+    """Return passages read alone, which know how much they need each other, and a question."""
     passages = random_passages(lengths, seed)
-    return stored(passages, [engine.export([p])[0] for p in passages], question or random_question(seed + 1))
+    kv = [engine.export([p])[0] for p in passages]
+    needs = engine.dependence(passages)
+    known = [(replace(chunks[0], need=need), *chunks[1:]) for chunks, need in zip(kv, needs, strict=True)]
+    return stored(passages, known, question or random_question(seed + 1))
 
 
 def test_every_policy_is_checked_at_its_full_budget() -> None:
@@ -58,7 +63,7 @@ def test_a_full_budget_equals_a_full_prefill(tiny: Tiny, spec: str) -> None:
     torch.testing.assert_close(logits, tiny.logits(ids_of(segments)), rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("spec", ["random", "deviation", "deviation:check=2", "query_attention", "deviation:steps=2"])
+@pytest.mark.parametrize("spec", ["random", "deviation", "deviation:check=2", "query_attention", "deviation:steps=2", "chunk_score"])
 @pytest.mark.parametrize("ratio", [0.0, 0.15, 0.5, 1.0])
 def test_a_ratio_is_the_share_of_rows_that_need_repair(llama: Tiny, spec: str, ratio: float) -> None:
     """So that policies are compared at equal rows: half up of 46 rows, and the question's seven."""
@@ -80,7 +85,7 @@ def test_predicted_work_is_what_is_done(llama: Tiny, spec: str) -> None:
     assert abs(generation.work.layer_rows / 4 - 7 - predicted) <= 2
 
 
-@pytest.mark.parametrize("spec", ["first_k", "random", "attn_link", "deviation", "query_attention"])
+@pytest.mark.parametrize("spec", ["first_k", "random", "attn_link", "deviation", "query_attention", "chunk_score"])
 def test_exact_and_computed_passages_are_left_alone(llama: Tiny, spec: str) -> None:
     """There is nothing to repair in them."""
     segments = alone(llama.engine)
@@ -93,7 +98,7 @@ def test_exact_and_computed_passages_are_left_alone(llama: Tiny, spec: str) -> N
     assert set(range(43, 55)) & set(generation.work.rows)
 
 
-@pytest.mark.parametrize("spec", [*WHOLE, "none", "deviation", "query_attention"])
+@pytest.mark.parametrize("spec", [*WHOLE, "none", "deviation", "query_attention", "chunk_score"])
 def test_a_prompt_without_anything_stored_is_computed(llama: Tiny, spec: str) -> None:
     """Every load may fail."""
     segments = [Segment(s.token_ids) for s in alone(llama.engine)]
@@ -276,3 +281,72 @@ def test_a_look_belongs_to_the_rows_that_are_still_under_way(llama: Tiny) -> Non
     llama.engine.begin(segments).finish(range(len(ids_of(segments))), Halving())
     assert [len(change.rows) for change in seen] == [55, 28]
     assert seen[1].fresh[0].shape == seen[1].stored[0].shape == (2, 28, 16)
+
+
+def with_needs(engine: HFEngine, needs: Sequence[Sequence[float] | None]) -> list[Segment]:
+    """Return passages of 10 tokens read alone that need earlier ones as much as is said, or say nothing, behind one at the start."""
+    segments = alone(engine, (10,) * (len(needs) + 1))
+    for i, need in enumerate(needs, 1):
+        source = segments[i].source
+        assert isinstance(source, Kept)
+        tensor = None if need is None else torch.tensor(need, dtype=torch.float16)
+        segments[i] = Segment(segments[i].token_ids, Kept((replace(source.passage[0], need=tensor), *source.passage[1:])))
+    return segments
+
+
+def test_chunk_score_computes_what_leaned_on_earlier_passages(llama: Tiny) -> None:
+    """A fifth of 20 rows, wherever they are; a passage that needs nothing gets none of them."""
+    segments = with_needs(llama.engine, [[0.0] * 10, [0, 0, 0.3, 0.4, 0, 0, 0.1, 0, 0, 0.2]])
+    rows = parse_policy("chunk_score:ratio=0.2").finish(llama.engine.begin(segments)).work.rows
+    assert rows == (22, 23, 26, 29, *range(30, 37))
+
+
+def test_chunk_score_computes_a_passage_whole_that_says_nothing(llama: Tiny) -> None:
+    """Guessing would lose what the score promises to keep."""
+    segments = with_needs(llama.engine, [None, [0.0, 0.5, *[0.0] * 8]])
+    rows = parse_policy("chunk_score:ratio=0.1").finish(llama.engine.begin(segments)).work.rows
+    assert rows == (*range(10, 20), 21, *range(30, 37))
+
+
+def test_scores_that_are_no_numbers_choose_no_row(llama: Tiny) -> None:
+    """They come from outside."""
+    segments = with_needs(llama.engine, [[float("nan")] * 5 + [0.25] * 5])
+    rows = parse_policy("chunk_score:ratio=0.5").finish(llama.engine.begin(segments)).work.rows
+    assert rows == (*range(15, 20), *range(20, 27))
+
+
+def test_chunk_score_reads_one_layer_group_before_it_computes(llama: Tiny) -> None:
+    """So that the others may still be on their way."""
+    segments = alone(llama.engine)
+    asked: list[int] = []
+
+    class Watching(Kept):
+        def group(self, index: int) -> KVChunk:
+            asked.append(index)
+            return super().group(index)
+
+    source = segments[1].source
+    assert isinstance(source, Kept)
+    segments[1] = Segment(segments[1].token_ids, Watching(source.passage))
+    run = llama.engine.begin(segments)
+    parse_policy("chunk_score").finish(run)
+    assert asked == [0, 0, 1]
+
+
+def test_dependence_is_the_attention_that_the_library_shows(tiny: Tiny) -> None:
+    """Of each row to earlier passages but their first rows, mean over heads and layers; float16 keeps 11 bits of shares below 1."""
+    passages = random_passages(LENGTHS)
+    tiny.reference.set_attn_implementation("eager")
+    with torch.inference_mode():
+        weights = tiny.reference(torch.tensor([[token for passage in passages for token in passage]]), output_attentions=True).attentions
+    tiny.reference.set_attn_implementation("sdpa")
+    mean = torch.stack([layer[0].mean(0) for layer in weights]).mean(0)
+    needs = tiny.engine.dependence(passages)
+    assert needs[0].count_nonzero() == 0
+    start = LENGTHS[0]
+    starts = [sum(LENGTHS[:i]) for i in range(len(LENGTHS))]
+    for i, n in enumerate(LENGTHS[1:], 1):
+        earlier = [row for row in range(start) if row not in starts]
+        expected = mean[start : start + n, earlier].sum(1)
+        torch.testing.assert_close(needs[i].float(), expected, rtol=0, atol=1e-3)
+        start += n

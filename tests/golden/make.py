@@ -34,6 +34,7 @@ class Golden:
     dtype: str
     n_tokens: int
     kind: Kind = Kind.ALONE
+    has_need: bool = False
 
 
 CHUNKS = (
@@ -51,6 +52,8 @@ CHUNKS = (
     Golden("kivi4-bfloat16", "kivi4", "bfloat16", 5),
     Golden("kivi4-group8-float32", "kivi:bits=4,group=8", "float32", 9),
     Golden("kivi2-group8-float16", "kivi:bits=2,group=8", "float16", 9),
+    Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
+    Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )
 
 
@@ -78,7 +81,8 @@ def passage(golden: Golden) -> PassageKV:
         k[..., -1] *= 16
         if is_lossless:
             _put_odd_patterns(k)
-        chunks.append(KVChunk(k, v))
+        need = torch.arange(golden.n_tokens).to(torch.float16) / 64 if golden.has_need and n == 0 else None
+        chunks.append(KVChunk(k, v, need))
     return tuple(chunks)
 
 

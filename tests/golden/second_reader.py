@@ -106,6 +106,8 @@ def read_part(manifest: dict[str, Any], part: dict[str, Any], data: bytes) -> tu
     k, v = (
         DECODERS[stage["name"]](fields, side, (*rows, part[f"{side}_dim"]), manifest["dtype"], **stage["params"]) for side in ("k", "v")
     )
+    if part["group"] == 0 and "need" in fields:
+        take(fields, "need", "float16", (manifest["n_tokens"],))
     require(not fields, "a field too many")
     return k, v
 

@@ -47,14 +47,20 @@ class KVChunk:
     """K before RoPE (L, H, T, D) and V (L, H, T, Dv) of one passage over one layer group, in the model's dtype.
 
     Tensors are never written to after construction: a request that recomputes rows does so in a cache of its own.
+
+    `need` (T,) float16 is the share of its attention that each row pays to earlier passages when it is read in its document; the first
+    layer group of a passage that was read alone may have it.
     """
 
     k: torch.Tensor
     v: torch.Tensor
+    need: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.k.dim() != 4 or self.k.shape[:3] != self.v.shape[:3] or self.k.dtype != self.v.dtype:
             raise InvalidInputError(f"k and v must be (L, H, T, D) of one dtype, got {tuple(self.k.shape)} and {tuple(self.v.shape)}")
+        if self.need is not None and (self.need.shape != self.k.shape[2:3] or self.need.dtype != torch.float16):
+            raise InvalidInputError(f"need must be ({self.k.shape[2]},) float16, got {tuple(self.need.shape)} {self.need.dtype}")
 
     @property
     def spec(self) -> ChunkSpec:
@@ -66,6 +72,10 @@ class KVChunk:
     def nbytes(self) -> int:
         """Bytes that k and v occupy."""
         return self.k.nbytes + self.v.nbytes
+
+    def copy(self) -> KVChunk:
+        """Return the same in memory of its own."""
+        return KVChunk(self.k.clone(), self.v.clone(), None if self.need is None else self.need.clone())
 
 
 PassageKV = tuple[KVChunk, ...]

@@ -21,6 +21,8 @@ from kvworker.codec.stages import Quantizer
 from kvworker.codec.tensor_bytes import bytes_of, tensor_of
 
 QUANTIZERS = "kvworker.methods.quantize"
+NEED = "need"
+"""The field of a first part, behind those of the codec, that holds `KVChunk.need`."""
 LOSSY_LIMIT = 2.0**126
 """Magnitude that a lossy codec refuses: differences and rounded-up products of smaller values are finite in float32."""
 
@@ -85,6 +87,9 @@ class Pipeline:
             packing, data = self._pack(name, fields[name])
             specs.append(FieldSpec(name, dtype, shape, packing))
             payload.append(data)
+        if chunk.need is not None:
+            specs.append(FieldSpec(NEED, "float16", tuple(chunk.need.shape)))
+            payload.append(bytes_of(chunk.need))
         return PartSpec(index, group.layers, group.kv_heads, group.k_dim, group.v_dim, tuple(specs)), payload
 
     def _pack(self, name: str, field: torch.Tensor) -> tuple[str, Buffer]:
@@ -134,7 +139,8 @@ def decode_part(manifest: Manifest, index: int, data: Buffer, device: torch.devi
     fields = {f.name: _load(f, view[f.offset : f.offset + f.nbytes]) for f in part.fields}
     if device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
         fields = {name: field.to(device) for name, field in fields.items()}
-    return KVChunk(*pipeline.quantizer.decode(fields, spec))
+    need = fields.pop(NEED, None)
+    return KVChunk(*pipeline.quantizer.decode(fields, spec), need)
 
 
 def pipeline_of(codec: PipelineSpec) -> Pipeline:
@@ -176,13 +182,18 @@ def _part_of(manifest: Manifest, index: int) -> PartSpec:
 
 
 def _check_fields(part: PartSpec, pipeline: Pipeline, spec: ChunkSpec) -> None:
-    """Raise FormatError unless the part has the fields that the codec stores for this geometry, packed as the codec may pack them."""
+    """Raise FormatError unless the part has the fields that the codec stores for this geometry, packed as the codec may pack them.
+
+    The first part may have the need of every row behind them.
+    """
     if min(spec.n_layers, spec.kv_heads, spec.n_tokens, spec.k_dim, spec.v_dim) < 1:
         raise FormatError(f"part {part.group} has a dimension of 0: {spec}")
     found = {f.name: (f.dtype, f.shape) for f in part.fields}
-    layout = pipeline.quantizer.layout(spec)
+    layout = dict(pipeline.quantizer.layout(spec))
+    if part.group == 0 and NEED in found:
+        layout[NEED] = ("float16", (spec.n_tokens,))
     if found != layout or list(found) != list(layout):
-        raise FormatError(f"part {part.group} has fields {found}, but {pipeline.quantizer.name} stores {dict(layout)}")
+        raise FormatError(f"part {part.group} has fields {found}, but {pipeline.quantizer.name} stores {layout}")
     for field in part.fields:
         if field.packing != "raw" and not any(s.name == field.packing and s.packs(field.name) for s in pipeline.byte_stages):
             raise FormatError(f"field {field.name} is packed as {field.packing}, which the codec {pipeline.spec.label} does not do")

@@ -39,6 +39,8 @@ class Block:
 Observer = Callable[[int, torch.Tensor], None]
 """Takes a layer, and what the last rows of a pass pay attention to in it: (S, T) float32, mean over heads."""
 
+_OBSERVED_AT_ONCE = 128  # rows whose attention of all heads is in memory at one time
+
 
 @dataclass(frozen=True)
 class Sight:
@@ -99,16 +101,15 @@ def _weights(sight: Sight, q: torch.Tensor, k: torch.Tensor, scaling: float) -> 
     """Return the attention (S, T) of the last S = `n_observed` rows, mean over heads, in float32."""
     n_rows, n_tokens = q.shape[2], k.shape[2]
     first = n_rows - sight.n_observed
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+    keys = k[0].float().repeat_interleave(q.shape[1] // k.shape[1], 0)
     parts = []
     for block in sight.blocks:
-        start = max(block.start, first)
-        if start >= block.stop:
-            continue
-        scores = q[0, :, start : block.stop].float() @ k[0, :, block.first : block.behind].float().transpose(1, 2) * scaling
-        if block.mask is not None:
-            scores += block.mask[start - block.start :].float()
-        elif block.is_causal:
-            scores += torch.full(scores.shape[1:], -torch.inf, device=q.device).triu(block.behind - block.first - scores.shape[1] + 1)
-        parts.append(pad(scores.softmax(-1).mean(0), (block.first, n_tokens - block.behind)))
+        for start in range(max(block.start, first), block.stop, _OBSERVED_AT_ONCE):
+            stop = min(start + _OBSERVED_AT_ONCE, block.stop)
+            scores = q[0, :, start:stop].float() @ keys[:, block.first : block.behind].transpose(1, 2) * scaling
+            if block.mask is not None:
+                scores += block.mask[start - block.start : stop - block.start].float()
+            elif block.is_causal:  # as many rows as keys
+                scores += torch.full(scores.shape[1:], -torch.inf, device=q.device).triu(start - block.start + 1)
+            parts.append(pad(scores.softmax(-1).mean(0), (block.first, n_tokens - block.behind)))
     return torch.cat(parts)

@@ -235,6 +235,9 @@ class Engine(Protocol):
         passages. More tokens than the context holds raise InvalidInputError, a source that fails raises LoadFailed.
         """
 
+    def dependence(self, passages: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Prefill the concatenation of passages; return how much each row of each needs those before it: `KVChunk.need`."""
+
     def begin(self, segments: Sequence[Segment], sampling: Sampling = ...) -> Prefill:
         """Start the prompt made of `segments`; token ids out of range and more tokens than the context holds raise InvalidInputError."""
 

@@ -91,6 +91,12 @@ class HFEngine:
         groups = self.identity.layout.groups
         return [(torch.stack([keys[layer] for layer in group.layers]), run.values(g)) for g, group in enumerate(groups)]
 
+    def dependence(self, passages: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+        """Prefill the concatenation of passages; return how much each row of each needs those before it: `KVChunk.need`."""
+        run = self.begin([Segment(tuple(passage)) for passage in passages], Sampling(max_new_tokens=1))
+        needs = torch.split(run.dependence().to(torch.float16), [len(passage) for passage in passages])
+        return [need.clone() for need in needs]
+
     def begin(self, segments: Sequence[Segment], sampling: Sampling = Sampling()) -> PromptRun:  # noqa: B008 (frozen)
         """Start the prompt made of `segments`."""
         token_ids = [token for segment in segments for token in segment.token_ids]

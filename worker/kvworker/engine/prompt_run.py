@@ -67,6 +67,27 @@ class PromptRun:
         return found
 
     @torch.inference_mode()
+    def dependence(self) -> torch.Tensor:
+        """Compute every row; return the share of its attention that each pays to earlier segments, (T,) float32, mean over layers.
+
+        The first row of a segment draws attention whatever it says, so it does not count.
+        """
+        spans = spans_of(self.segments)
+        owner = torch.tensor([i for i, span in enumerate(spans) for _ in range(span.start, span.stop)], device=self._stack.device)
+        elsewhere = owner[:, None] > owner[None]
+        elsewhere[:, [span.start for span in spans]] = False
+        found = torch.zeros(len(owner), device=self._stack.device)
+
+        def observe(_layer: int, weights: torch.Tensor) -> None:
+            found.add_((weights * elsewhere).sum(1))
+
+        rows = range(len(owner))
+        with self._step(rows):
+            for _ in self._layers(self._pass(rows, observe, len(rows))):
+                pass
+        return found / self._stack.layout.n_layers
+
+    @torch.inference_mode()
     def finish(self, rows: Sequence[int], narrowing: Narrowing | None = None) -> Generation:
         """Run the last step and return the answer."""
         last = len(self._token_ids) - 1

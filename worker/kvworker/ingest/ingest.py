@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
+import torch
+
 from kvstore.core.api import Hit, PutNote, PutReceipt, Scope, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
@@ -121,7 +123,7 @@ class Ingestor:
 
     def _take(self, store: StoreAPI, step: Step, n_passages: int) -> list[Callable[[], Ingested]]:
         """Compute and queue what the store lacks of one step; return what waits for each of its passages."""
-        found = self._store(store, step.tasks)
+        found = self._store(store, step.tasks, step)
         waiting: list[Callable[[], Ingested]] = []
         for readings in step.rows:
             contents = list(dict.fromkeys(r.passage.content for r in readings))
@@ -129,16 +131,33 @@ class Ingestor:
             found.update((c, replace(found[c], tokens_read=0)) for c in contents)  # a text that comes twice was read once
         return waiting
 
-    def _store(self, store: StoreAPI, tasks: Sequence[Task]) -> dict[bytes, _Pending]:
-        """Look up what the tasks read, and compute and queue what is to be stored and lacking; return what became of each content."""
+    def _store(self, store: StoreAPI, tasks: Sequence[Task], step: Step | None = None) -> dict[bytes, _Pending]:
+        """Look up what the tasks read, and compute and queue what is to be stored and lacking; return what became of each content.
+
+        With the step that the tasks belong to, passages that are read alone also learn how much they need their document.
+        """
         keys = {p.content: p.key(self._namespace, self._pipeline.spec.variant()) for task in tasks for p in task.chain}
         hits = dict(zip(keys, store.lookup(list(keys.values())), strict=True))
         found = {content: _Pending(nbytes=hit.nbytes) for content, hit in hits.items() if hit.status is not Status.ABSENT}
+        needs = self._needs(step, found) if step else {}
         for task in tasks:
-            found |= self._compute(store, task, found, hits)
+            found |= self._compute(store, task, found, hits, needs)
         return found
 
-    def _compute(self, store: StoreAPI, task: Task, found: Container[bytes], hits: Mapping[bytes, Hit]) -> dict[bytes, _Pending]:
+    def _needs(self, step: Step, found: Container[bytes]) -> dict[bytes, torch.Tensor]:
+        """Return `KVChunk.need` by content, of the passages to be read alone; the first of a document needs nothing that precedes it."""
+        first = step.window[0]
+        needs = {first.content: torch.zeros(len(first.token_ids), dtype=torch.float16)}
+        lacking = {i: p.content for i, p in enumerate(step.alone) if i and p is not None and p.content not in found}
+        if lacking:
+            with self._lock:
+                measured = self._engine.dependence([p.token_ids for p in step.window])
+            needs |= {content: measured[i] for i, content in lacking.items()}
+        return needs
+
+    def _compute(
+        self, store: StoreAPI, task: Task, found: Container[bytes], hits: Mapping[bytes, Hit], needs: Mapping[bytes, torch.Tensor]
+    ) -> dict[bytes, _Pending]:
         """Read a task up to the last passage that is lacking, from the store as far as that gives the same, and queue what was lacking."""
         lacking = [i for i, p in enumerate(task.chain) if i >= task.first_new and p.content not in found]
         if not lacking:
@@ -150,7 +169,7 @@ class Ingestor:
         for i, p in enumerate(read):
             n_before += n_read[i]
             if i in lacking:
-                receipt = self._queue(store, p, exported[i], seconds / sum(n_read))
+                receipt = self._queue(store, p, _with_need(exported[i], needs.get(p.content)), seconds / sum(n_read))
                 result[p.content] = _Pending(receipt, tokens_read=n_before)
                 n_before = 0
         return result
@@ -189,6 +208,11 @@ class Ingestor:
             return store.put(self._pipeline.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent), note)
 
         return self._push.submit(kv, put)
+
+
+def _with_need(kv: PassageKV, need: torch.Tensor | None) -> PassageKV:
+    """Return a passage whose first layer group says how much its rows need their document."""
+    return (replace(kv[0], need=need), *kv[1:])
 
 
 def _finish(passage: Passage, pending: Sequence[_Pending], n_passages: int) -> Ingested:

@@ -27,10 +27,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Step:
-    """The passages that one window of a document adds: `rows` has the readings of each, the best first."""
+    """The passages that one window of a document adds: `rows` has the readings of each, the best first.
+
+    `window` are the passages of the window, and `alone` those of them that this step reads by themselves, None for the others.
+    """
 
     rows: tuple[tuple[Reading, ...], ...]
     tasks: tuple[Task, ...]
+    window: tuple[Passage, ...]
+    alone: tuple[Passage | None, ...]
 
 
 def ingest_steps(
@@ -56,4 +61,5 @@ def _step(namespace: bytes, chain: Sequence[Passage], window: Window, kinds: Seq
             seen.add(passage.content)
             tasks.append(Task((passage,)))
     rows = zip(*([Reading(kind, p) for p in found[kind]] for kind in kinds), strict=True)
-    return Step(tuple(rows), tuple(tasks))
+    others = [None] * task.first_new
+    return Step(tuple(rows), tuple(tasks), task.chain, (*others, *(alone if ALONE in kinds else [None] * len(alone))))
