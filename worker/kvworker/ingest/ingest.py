@@ -139,21 +139,25 @@ class Ingestor:
         keys = {p.content: p.key(self._namespace, self._pipeline.spec.variant()) for task in tasks for p in task.chain}
         hits = dict(zip(keys, store.lookup(list(keys.values())), strict=True))
         found = {content: _Pending(nbytes=hit.nbytes) for content, hit in hits.items() if hit.status is not Status.ABSENT}
-        needs = self._needs(step, found) if step else {}
+        needs, n_read = self._needs(step, found) if step else ({}, {})
         for task in tasks:
             found |= self._compute(store, task, found, hits, needs)
-        return found
+        return found | {c: replace(found[c], tokens_read=found[c].tokens_read + n) for c, n in n_read.items()}
 
-    def _needs(self, step: Step, found: Container[bytes]) -> dict[bytes, torch.Tensor]:
-        """Return `KVChunk.need` by content, of the passages to be read alone; the first of a document needs nothing that precedes it."""
+    def _needs(self, step: Step, found: Container[bytes]) -> tuple[dict[bytes, torch.Tensor], dict[bytes, int]]:
+        """Return `KVChunk.need` by content, of the passages to be read alone, and the tokens read for it, all under the first of them.
+
+        The first passage of a document needs nothing that precedes it.
+        """
         first = step.window[0]
         needs = {first.content: torch.zeros(len(first.token_ids), dtype=torch.float16)}
         lacking = {i: p.content for i, p in enumerate(step.alone) if i and p is not None and p.content not in found}
-        if lacking:
-            with self._lock:
-                measured = self._engine.dependence([p.token_ids for p in step.window])
-            needs |= {content: measured[i] for i, content in lacking.items()}
-        return needs
+        if not lacking:
+            return needs, {}
+        with self._lock:
+            measured = self._engine.dependence([p.token_ids for p in step.window])
+        needs |= {content: measured[i] for i, content in lacking.items()}
+        return needs, {next(iter(lacking.values())): sum(len(p.token_ids) for p in step.window)}
 
     def _compute(
         self, store: StoreAPI, task: Task, found: Container[bytes], hits: Mapping[bytes, Hit], needs: Mapping[bytes, torch.Tensor]
