@@ -62,6 +62,8 @@ class RemoteStore:
         Memory that chunks land in; None keeps up to 256 MiB for reuse.
     socket_buffer_bytes : int or None
         Buffer of each TCP connection; None takes 256 KiB on loopback and what the store says elsewhere.
+    stripes : int or None
+        TCP connections that carry a large chunk together when it is read; None takes one on loopback and two elsewhere.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class RemoteStore:
         lane: LaneName = "auto",
         pool: BufferPool | None = None,
         socket_buffer_bytes: int | None = None,
+        stripes: int | None = None,
     ) -> None:
         self.address = address
         self._timeout_s = timeout_s
@@ -84,7 +87,7 @@ class RemoteStore:
         self._stub = StoreServiceStub(self._channel)  # type: ignore[no-untyped-call]
         pool = pool or BufferPool(POOL_NBYTES)
         grpc_lane = GrpcLane(self._channel, self._metadata, pool, max_blob_bytes)
-        self._lanes = Lanes(address, self._open_lane, grpc_lane, tls, lane, pool, max_blob_bytes, socket_buffer_bytes)
+        self._lanes = Lanes(address, self._open_lane, grpc_lane, tls, lane, pool, max_blob_bytes, socket_buffer_bytes, stripes)
 
     def lane(self) -> str:
         """Return the name of the lane that chunks travel by now."""

@@ -10,9 +10,6 @@ from kvstore.core.key import ChunkKey
 from kvstore.core.landing import Landing
 from kvstore.core.manifest import Manifest, PartSpec
 
-# Bytes are digested this many at a time, right behind their landing, while they are still in the processor's cache.
-_STEP_NBYTES = 256 << 10
-
 
 class PartReader:
     """Implements `BlobReader` over any landing of a whole blob. Thread-safe; copies nothing.
@@ -77,12 +74,13 @@ def land_part(landing: Landing, header: Header, index: int) -> memoryview:
 
 def _digest(landing: Landing, at: int, end: int) -> str:
     """Receive the bytes from `at` to `end` and return their digest."""
-    if end - at <= _STEP_NBYTES:
+    step = landing.step_nbytes
+    if end - at <= step:
         landing.fill(end)
         return xxhash.xxh3_128_hexdigest(landing.view[at:end])
     state = xxhash.xxh3_128()
     while at < end:
-        until = min(at + _STEP_NBYTES, end)
+        until = min(at + step, end)
         landing.fill(until)
         state.update(landing.view[at:until])
         at = until

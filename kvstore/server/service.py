@@ -117,22 +117,29 @@ class BoundStore:
 
     def read(self, key: ChunkKey, timeout_s: float | None = None) -> Opened | Hit:
         """Open a chunk whose bytes whoever reads them verifies; an ABSENT hit tells the reason of a miss."""
-        with _TypedErrors("get"):
-            place = self._place(key)
-            opened = self._store.get(place, timeout_s)
-            if isinstance(opened, Miss):
-                return self._hit(key, place, Found(Status.ABSENT, reason=opened.reason))
-            if opened.meta.chunk != key:
-                opened.landing.close()
-                self._store.counters.add("quarantined")
-                logger.error("a record held chunk %s where %s belongs; it was removed", opened.meta.chunk, key)
-                self._store.delete(place)
-                return Hit(key, Status.ABSENT, reason="corrupt")
-            if not self._is_current(opened.meta):
-                opened.landing.close()
-                self._forget(place)
-                return Hit(key, Status.ABSENT, reason="epoch")
-            return opened
+        try:
+            return self._read(key, timeout_s)
+        except KVError:
+            raise
+        except Exception as error:
+            raise _ours("get", error) from error
+
+    def _read(self, key: ChunkKey, timeout_s: float | None) -> Opened | Hit:
+        place = self._place(key)
+        opened = self._store.get(place, timeout_s)
+        if isinstance(opened, Miss):
+            return self._hit(key, place, Found(Status.ABSENT, reason=opened.reason))
+        if opened.meta.chunk != key:
+            opened.landing.close()
+            self._store.counters.add("quarantined")
+            logger.error("a record held chunk %s where %s belongs; it was removed", opened.meta.chunk, key)
+            self._store.delete(place)
+            return Hit(key, Status.ABSENT, reason="corrupt")
+        if not self._is_current(opened.meta):
+            opened.landing.close()
+            self._forget(place)
+            return Hit(key, Status.ABSENT, reason="epoch")
+        return opened
 
     def scrub(self, keys: Sequence[ChunkKey]) -> int:
         """Verify every stored copy of chunks that a reader found to be damaged, quarantine the damaged ones, and return how many were."""
@@ -304,5 +311,10 @@ class _TypedErrors:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if isinstance(error, Exception) and not isinstance(error, KVError):
-            logger.error("%s failed", self._call, exc_info=error)
-            raise KVError(f"the store failed at {self._call}; its log says why") from error
+            raise _ours(self._call, error) from error
+
+
+def _ours(call: str, error: Exception) -> KVError:
+    """Return what stands for a defect of ours, and log it with its traceback."""
+    logger.error("%s failed", call, exc_info=error)
+    return KVError(f"the store failed at {call}; its log says why")

@@ -45,7 +45,8 @@ class Index:
         self._local = local
         self._remembered_misses = remembered_misses
         self._clock = clock
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._slots: OrderedDict[bytes, Slot] = OrderedDict()  # least recently used first
         self._writing: set[bytes] = set()
         self._gone: OrderedDict[bytes, str] = OrderedDict()
@@ -54,19 +55,19 @@ class Index:
     @contextmanager
     def writing(self, key: bytes) -> Iterator[None]:
         """Be the only writer of a key; waits for the one before."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: key not in self._writing)
             self._writing.add(key)
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._writing.discard(key)
                 self._changed.notify_all()
 
     def look(self, key: bytes, lease_s: float = 0.0) -> Glimpse:
         """Return what is known; a record that is here is leased in the same moment."""
-        with self._changed:
+        with self._lock:
             slot = self._slots.get(key)
             if slot is None:
                 return Glimpse(None, is_being_written=key in self._writing, reason=self._gone.get(key, NEVER_STORED))
@@ -76,7 +77,7 @@ class Index:
 
     def use(self, key: bytes, position: int) -> Slot | None:
         """Note a read of a record that the tier at `position` holds and return its slot; None when it doesn't."""
-        with self._changed:
+        with self._lock:
             slot = self._slots.get(key)
             if slot is None or position not in slot.tiers:
                 return None
@@ -85,18 +86,18 @@ class Index:
 
     def touch(self, key: bytes) -> None:
         """Note a read."""
-        with self._changed:
+        with self._lock:
             if key in self._slots:
                 self._slots.move_to_end(key)
 
     def admit(self, key: bytes) -> None:
         """Forget that a key was deleted, since it is put again."""
-        with self._changed:
+        with self._lock:
             self._gone.pop(key, None)
 
     def add(self, key: bytes, slot: Slot, position: int) -> bool:
         """Note that a tier holds the record that `slot` describes; False when it was deleted meanwhile and has to be taken back."""
-        with self._changed:
+        with self._lock:
             if self._gone.get(key) == DELETED:
                 return False
             if position in self._local:
@@ -109,23 +110,23 @@ class Index:
 
     def owe(self, key: bytes, position: int) -> None:
         """Note that the record should still reach a tier."""
-        with self._changed:
+        with self._lock:
             if key in self._slots:
                 self._slots[key].owed.add(position)
 
     def owed(self) -> list[tuple[bytes, int]]:
         """Return the records that should still reach a tier."""
-        with self._changed:
+        with self._lock:
             return [(key, position) for key, slot in self._slots.items() for position in sorted(slot.owed)]
 
     def drop(self, key: bytes, position: int, reason: str) -> None:
         """Note that a tier no longer holds the record."""
-        with self._changed:
+        with self._lock:
             self._drop(key, position, reason)
 
     def evict(self, key: bytes, position: int) -> bool:
         """Note that a tier is about to drop the record; False, and nothing noted, when it is leased."""
-        with self._changed:
+        with self._lock:
             if self._is_leased(key):
                 return False
             self._drop(key, position, EVICTED)
@@ -133,7 +134,7 @@ class Index:
 
     def delete(self, key: bytes) -> bool:
         """Forget a record and remember that it was deleted; return whether it was known."""
-        with self._changed:
+        with self._lock:
             known = self._slots.pop(key, None) is not None
             self._leases.pop(key, None)
             self._remember(key, DELETED)
@@ -141,24 +142,24 @@ class Index:
 
     def leased(self) -> set[bytes]:
         """Return the keys whose lease has not ended."""
-        with self._changed:
+        with self._lock:
             now = self._clock()
             self._leases = {key: until for key, until in self._leases.items() if until > now}
             return set(self._leases)
 
     def slot(self, key: bytes) -> Slot | None:
         """Return the slot of a key; the caller reads its meta and sizes, which do not change."""
-        with self._changed:
+        with self._lock:
             return self._slots.get(key)
 
     def snapshot(self) -> list[tuple[bytes, Slot, tuple[int, ...]]]:
         """Return every key with its slot and tiers, most recently used first."""
-        with self._changed:
+        with self._lock:
             return [(key, slot, tuple(sorted(slot.tiers))) for key, slot in reversed(self._slots.items())]
 
     def count(self) -> Counter[int]:
         """Return the number of records per tier."""
-        with self._changed:
+        with self._lock:
             return Counter(position for slot in self._slots.values() for position in slot.tiers)
 
     def _is_leased(self, key: bytes) -> bool:

@@ -40,7 +40,8 @@ class Shelf:
         self._policy = policy
         self._leased = leased
         self._release = release
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._moving: set[bytes] = set()
 
     def put(self, item: Item, pieces: Sequence[Buffer]) -> None:
@@ -51,7 +52,7 @@ class Shelf:
         """Begin to read a record and tell the policy."""
         found = self.tier.get(key)
         if self._policy is not None and found is not None:
-            with self._changed:
+            with self._lock:
                 self._policy.on_hit(key)
         return found
 
@@ -83,7 +84,7 @@ class Shelf:
 
     def _take(self, key: bytes, take: Callable[[bytes], bool]) -> bool:
         with self._moves(key):
-            with self._changed:
+            with self._lock:
                 if self._policy is not None:
                     self._policy.on_remove(key)
             return take(key)
@@ -96,15 +97,15 @@ class Shelf:
         with self._moves(item.key):
             if item.key in self._policy:
                 return
-            with self._changed:
+            with self._lock:
                 self._policy.on_miss(item.key)
             try:
                 store()
             except BaseException:
-                with self._changed:
+                with self._lock:
                     self._policy.on_remove(item.key)
                 raise
-            with self._changed:
+            with self._lock:
                 self._policy.on_insert(item)
 
     def _with_room(self, nbytes: int, store: Callable[[], T]) -> T:
@@ -121,7 +122,7 @@ class Shelf:
         """Evict enough for `nbytes`, or about as much when enough is free but not in one piece; return whether anything went."""
         over = self.tier.used_bytes + nbytes - self.tier.info.capacity_bytes
         pinned = self._leased()
-        with self._changed:
+        with self._lock:
             assert self._policy is not None
             victims = self._policy.evict(over if over > 0 else nbytes, pinned | self._moving)
             going = [item for item in victims if self._release(item.key)]
@@ -133,7 +134,7 @@ class Shelf:
             for item in going:
                 self.tier.delete(item.key)
         finally:
-            with self._changed:
+            with self._lock:
                 self._moving -= {item.key for item in going}
                 self._changed.notify_all()
         return bool(going)
@@ -141,12 +142,12 @@ class Shelf:
     @contextmanager
     def _moves(self, key: bytes) -> Iterator[None]:
         """Be the only one who moves a key in or out of the tier."""
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: key not in self._moving)
             self._moving.add(key)
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._moving.discard(key)
                 self._changed.notify_all()

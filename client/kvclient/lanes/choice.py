@@ -12,6 +12,7 @@ from typing import Literal
 from kvclient.channel import ClientTLS, is_loopback
 from kvclient.lanes.grpc_lane import GrpcLane
 from kvclient.lanes.lane import Lane
+from kvclient.lanes.share import MAX_STRIPES
 from kvclient.lanes.tcp import LOOPBACK_BUFFER_BYTES, TcpLane, TcpSettings
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core.errors import ConfigError, KVError, UnsupportedError
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 LaneName = Literal["auto", "shm", "tcp", "grpc"]
 ORDER: tuple[LaneName, ...] = ("shm", "tcp", "grpc")
+STRIPES_AFAR = 2
 PAUSE_S = 2.0  # a lane that failed is not tried again before
 _MACHINE = Path("/proc/sys/kernel/random/boot_id")
 
@@ -40,6 +42,8 @@ class Lanes:
         "auto", or the only lane to use.
     socket_buffer_bytes : int or None
         Buffer of a TCP connection; None takes 256 KiB on loopback and what the store says elsewhere.
+    stripes : int or None
+        TCP connections that carry a large chunk together; None takes one on loopback and two elsewhere.
     """
 
     def __init__(
@@ -52,11 +56,15 @@ class Lanes:
         pool: BufferPool,
         max_blob_nbytes: int,
         socket_buffer_bytes: int | None,
+        stripes: int | None,
     ) -> None:
+        if stripes is not None and not 1 <= stripes <= MAX_STRIPES:
+            raise ConfigError(f"a chunk travels by 1 to {MAX_STRIPES} connections, got {stripes} stripes")
         if name not in ("auto", *ORDER):
             raise ConfigError(f"lane {name!r} is not one of auto, {', '.join(ORDER)}")
         self._address, self._open_lane, self._tls, self._name = address, open_lane, tls, name
         self._pool, self._max_blob_nbytes, self._socket_buffer_bytes = pool, max_blob_nbytes, socket_buffer_bytes
+        self._stripes = stripes
         self._lock = threading.Lock()
         self._grpc = grpc_lane
         self._lane: Lane | None = grpc_lane if name == "grpc" else None
@@ -133,10 +141,16 @@ class Lanes:
 
     def _tcp_settings(self, offer: pb.OpenLaneResponse) -> TcpSettings:
         host = self._address.rpartition(":")[0].strip("[]")
-        near = LOOPBACK_BUFFER_BYTES if is_loopback(self._address) else offer.socket_buffer_bytes
-        buffer_bytes = near if self._socket_buffer_bytes is None else self._socket_buffer_bytes
-        tls = self._tls
-        return TcpSettings(host, offer.tcp_port, buffer_bytes, tls.context() if tls else None, tls.server_name if tls else "")
+        is_near = is_loopback(self._address)
+        buffer_bytes, stripes, tls = self._socket_buffer_bytes, self._stripes, self._tls
+        return TcpSettings(
+            host,
+            offer.tcp_port,
+            (LOOPBACK_BUFFER_BYTES if is_near else offer.socket_buffer_bytes) if buffer_bytes is None else buffer_bytes,
+            (1 if is_near else STRIPES_AFAR) if stripes is None else stripes,
+            tls.context() if tls else None,
+            tls.server_name if tls else "",
+        )
 
     def _ticket(self, deadline: float) -> bytes:
         return self._open_lane(deadline).ticket

@@ -41,7 +41,7 @@ class Connections(Generic[C]):
     def __init__(self, dial: Callable[[float], C], capacity: int) -> None:
         self._dial = dial
         self._capacity = capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a landing that the garbage collector finds may give a connection back in the middle of anything
         self._changed = threading.Condition(self._lock)
         self._n_waiting = 0
         self._idle: list[tuple[C, float]] = []  # since when; the last one was used last
@@ -53,20 +53,37 @@ class Connections(Generic[C]):
     def take(self, deadline: float) -> C:
         """Return a connection for the caller's use; raises DeadlineError when none came back in time."""
         with self._lock:
-            while True:
-                if self._is_closed:
-                    raise ClosedError("the lane is closed")
-                while self._idle:
-                    kept, since = self._idle.pop()
-                    if not kept.is_closed and (time.monotonic() - since < IDLE_S or kept.is_sound()):
-                        self._used.add(kept)
-                        return kept
-                    kept.close()
-                if len(self._used) + self._n_dialing < self._capacity:
-                    self._n_dialing += 1
-                    break
+            while not self._is_free():
                 self._wait(deadline)
+            if kept := self._take_idle():
+                return kept
         return self._open(deadline)
+
+    def take_free(self, deadline: float) -> C | None:
+        """Return a connection for the caller's use, or None when all of them are in use: never waits for one to come back."""
+        with self._lock:
+            if not self._is_free():
+                return None
+            if kept := self._take_idle():
+                return kept
+        return self._open(deadline)
+
+    def _is_free(self) -> bool:
+        """Tell whether a connection is idle, or one more may be made. Called with the lock held."""
+        if self._is_closed:
+            raise ClosedError("the lane is closed")
+        return bool(self._idle) or len(self._used) + self._n_dialing < self._capacity
+
+    def _take_idle(self) -> C | None:
+        """Return one that was idle and is sound; None where one has to be made, which is counted. Called with the lock held."""
+        while self._idle:
+            kept, since = self._idle.pop()
+            if not kept.is_closed and (time.monotonic() - since < IDLE_S or kept.is_sound()):
+                self._used.add(kept)
+                return kept
+            kept.close()
+        self._n_dialing += 1
+        return None
 
     def give(self, connection: C) -> None:
         """Bring a connection back; one that is closed, or in the middle of an answer, is not used again."""

@@ -16,9 +16,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
+from kvclient.lanes.share import MAX_STRIPES, MIN_PIECE_NBYTES, Share
 from kvstore.core import errors
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import MAX_MANIFEST_NBYTES, Buffer
@@ -35,11 +37,13 @@ _ENTRY = struct.Struct("<B15sQ")
 _PLACE = struct.Struct("<QQQI")
 _IN_BODY = (1 << 64) - 1
 _COUNTS = struct.Struct("<II")
+_SHARE = struct.Struct("<III")
 _NOTE = struct.Struct("<d?xHI")
 _RECEIPT = struct.Struct("<??14sQ")
 _COUNT = struct.Struct("<Q")
 _SEAL = struct.Struct("<I")
 _STATUSES = (Status.ABSENT, Status.READY, Status.PENDING)
+_CODES = {status: code for code, status in enumerate(_STATUSES)}
 
 
 class Kind(IntEnum):
@@ -52,6 +56,7 @@ class Kind(IntEnum):
     STAGE = 5  # asks for a staging ring. Answered by STAGED with its descriptor
     PUT_STAGED = 6  # as PUT, its body announced by LANDED messages as it is written to the ring. Answered by STORED
     LANDED = 7  # head: so many more bytes are in the ring; from the server: so many were taken from it
+    GET_SHARE = 8  # head: a key, and which pieces of its blob. Answered by FOUND with those pieces in its body
     WELCOME = 16
     FOUND = 17
     PLACED = 18
@@ -105,13 +110,29 @@ def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
     end = _COUNTS.size + KEY_NBYTES * n_keys
     if n_keys > MAX_KEYS or n_releases > MAX_RELEASES or len(head) != end + 8 * n_releases:
         raise FormatError(f"{len(head)} B are not the head of a request for {n_keys} keys; at most {MAX_KEYS} go into one")
-    keys = [ChunkKey.from_bytes(head[at : at + KEY_NBYTES]) for at in range(_COUNTS.size, end, KEY_NBYTES)]
-    return keys, struct.unpack_from(f"<{n_releases}Q", head, end)
+    keys = [_known_key(head[at : at + KEY_NBYTES]) for at in range(_COUNTS.size, end, KEY_NBYTES)]
+    return keys, struct.unpack_from(f"<{n_releases}Q", head, end) if n_releases else ()
+
+
+def pack_share(key: ChunkKey, share: Share) -> bytes:
+    """Return the head of GET_SHARE."""
+    return sealed(key.to_bytes() + _SHARE.pack(share.index, share.count, share.piece_nbytes))
+
+
+def parse_share(head: bytes) -> tuple[ChunkKey, Share]:
+    """Return the key and the share."""
+    head = _unsealed(head)
+    if len(head) != KEY_NBYTES + _SHARE.size:
+        raise FormatError(f"{len(head)} B are not the head of a request for a share of a chunk")
+    share = Share(*_SHARE.unpack_from(head, KEY_NBYTES))
+    if not (share.index < share.count <= MAX_STRIPES and share.piece_nbytes >= MIN_PIECE_NBYTES):
+        raise FormatError(f"share {share.index} of {share.count} in pieces of {share.piece_nbytes} B can't be asked for")
+    return _known_key(head[:KEY_NBYTES]), share
 
 
 def pack_found(found: Iterable[Found]) -> bytes:
     """Return the head of FOUND."""
-    return sealed(b"".join(_pack_entry(each) for each in found))
+    return sealed(b"".join([_pack_entry(each) for each in found]))
 
 
 def parse_found(head: bytes, n_keys: int) -> list[Found]:
@@ -124,7 +145,7 @@ def parse_found(head: bytes, n_keys: int) -> list[Found]:
 
 def pack_placed(found: Iterable[Found]) -> bytes:
     """Return the head of PLACED."""
-    return sealed(b"".join(_pack_entry(each) + _pack_place(each.place) for each in found))
+    return sealed(b"".join([_pack_entry(each) + _pack_place(each.place) for each in found]))
 
 
 def parse_placed(head: bytes, n_keys: int) -> list[Found]:
@@ -213,7 +234,7 @@ def _unsealed(data: bytes) -> bytes:
 
 
 def _pack_entry(found: Found) -> bytes:
-    return _ENTRY.pack(_STATUSES.index(found.status), found.text.encode()[:15], found.nbytes)
+    return _ENTRY.pack(_CODES[found.status], found.text.encode()[:15], found.nbytes)
 
 
 def _parse_entry(head: bytes, at: int, place: Place | None = None) -> Found:
@@ -228,12 +249,15 @@ def _pack_place(place: Place | None) -> bytes:
 
 
 def _parse_place(head: bytes, at: int) -> Place | None:
-    place = Place(*_PLACE.unpack_from(head, at))
-    return None if place.offset == _IN_BODY else place
+    offset, generation, lease, word = _PLACE.unpack_from(head, at)
+    return None if offset == _IN_BODY else Place(offset, generation, lease, word)
 
 
 def _text(padded: bytes) -> str:
     return padded.rstrip(b"\0").decode("ascii", "replace")
+
+
+_known_key = lru_cache(16384)(ChunkKey.from_bytes)
 
 
 _KINDS = {kind.value: kind for kind in Kind}

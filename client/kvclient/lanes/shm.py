@@ -34,14 +34,13 @@ from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError, TierUnavailableError
 from kvstore.core.key import ChunkKey
-from kvstore.core.landing import Landed, Landing
+from kvstore.core.landing import COPIED_NBYTES, Landed, Landing
 from kvstore.core.pool import BufferPool
 
 Bytes = npt.NDArray[np.uint8]
 
 CONNECTIONS = 8
 INLINE_NBYTES = 64 << 10  # a put up to this length goes through the socket
-_STEP_NBYTES = 512 << 10
 _ANNOUNCED_NBYTES = 1 << 20  # the store takes these out of the ring while the next are written
 
 
@@ -229,6 +228,8 @@ class ViewedBlock(Landed):
 class _CopiedOut(Landing):
     """A block of the shared memory, copied a piece at a time; its lease ends with the last one."""
 
+    step_nbytes = COPIED_NBYTES
+
     def __init__(self, block: Bytes, buffer: memoryview, line: Line, place: Place, arena: Arena) -> None:
         super().__init__(buffer)
         self._source, self._line, self._place, self._arena = block, line, place, arena
@@ -236,7 +237,7 @@ class _CopiedOut(Landing):
         self._is_leased = True
 
     def _receive(self, room: memoryview) -> int:
-        end = min(self._wanted, self.filled + _STEP_NBYTES)
+        end = min(self._wanted, self.filled + COPIED_NBYTES)
         np.copyto(self._target[self.filled : end], self._source[self.filled : end])
         if end == self.nbytes:
             self._arena.check(self._place)  # every byte was copied while the block was ours

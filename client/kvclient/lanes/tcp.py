@@ -12,9 +12,11 @@ from typing import ClassVar, Generic, TypeVar
 from kvclient.channel import is_loopback
 from kvclient.lanes.body import land_in_row, split
 from kvclient.lanes.connections import Connections
-from kvclient.lanes.frames import Found, Kind, pack_keys, pack_put, parse_count, parse_found, parse_receipt
+from kvclient.lanes.frames import Found, Kind, pack_keys, pack_put, pack_share, parse_count, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
+from kvclient.lanes.share import Share
 from kvclient.lanes.socket_frames import SocketFrames
+from kvclient.lanes.stripes import PIECE_NBYTES, STRIPE_NBYTES, Striped
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import DeadlineError, FormatError, KVError, TierUnavailableError
@@ -39,6 +41,8 @@ class TcpSettings:
     socket_buffer_bytes : int
         Send and receive buffer of a connection; 0 leaves it to the system. 256 KiB keeps a loopback in the processor's cache; a network
         wants at least bandwidth times round trip.
+    stripes : int
+        Connections that carry a large chunk together: a get only, since a put has one writer. On one machine they gain nothing.
     tls : ssl.SSLContext or None
         None sends plain text.
     server_name : str
@@ -48,6 +52,7 @@ class TcpSettings:
     host: str
     port: int
     socket_buffer_bytes: int = 0
+    stripes: int = 1
     tls: ssl.SSLContext | None = None
     server_name: str = ""
 
@@ -67,9 +72,44 @@ class TcpLane:
         self._pool = pool
         self._max_blob_nbytes = max_blob_nbytes
         self._connections: Connections[SocketFrames] = Connections(self._dial, CONNECTIONS)
+        self._expects_large = False  # as the last chunk was, when it was asked for alone
 
     def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
-        """Ask for chunks in one round trip."""
+        """Ask for chunks in one round trip; one that is expected to be large, over several connections."""
+        if len(keys) != 1:
+            return self._get_whole(keys, deadline)
+        answer = self._get_striped(keys[0], deadline) if self._expects_large else None
+        answer = answer or self._get_whole(keys, deadline)[0]
+        self._expects_large = answer[0].nbytes >= STRIPE_NBYTES * self._settings.stripes > STRIPE_NBYTES
+        return [answer]
+
+    def _get_striped(self, key: ChunkKey, deadline: float) -> tuple[Found, Landing | None] | None:
+        """Ask for a chunk over the connections that are free; None when it has to be asked for as a whole.
+
+        That is when only one is free, when the chunk is not there, or when another one took its place between two shares.
+        """
+        carriers: list[SocketFrames] = []
+        try:
+            while len(carriers) < self._settings.stripes and (carrier := self._connections.take_free(deadline)):
+                carriers.append(carrier)
+            shares = [Share(index, len(carriers), PIECE_NBYTES) for index in range(len(carriers))]
+            if len(carriers) > 1:
+                for carrier, share in zip(carriers, shares, strict=True):
+                    carrier.send(Kind.GET_SHARE, pack_share(key, share), deadline)
+                found = [_expect_share(*each, self._max_blob_nbytes, deadline) for each in zip(carriers, shares, strict=True)]
+                if found[0].status is Status.READY and len(set(found)) == 1:
+                    return found[0], land_in_row(Striped(carriers, self._connections), [found[0].nbytes], self._pool, deadline)[0]
+        except BaseException:
+            self._give(carriers)
+            raise
+        self._give(carriers)
+        return None
+
+    def _give(self, carriers: Sequence[SocketFrames]) -> None:
+        for carrier in carriers:
+            self._connections.give(carrier)
+
+    def _get_whole(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
         frames = self._connections.take(deadline)
         try:
             frames.send(Kind.GET, pack_keys(keys), deadline)
@@ -137,6 +177,16 @@ class _Answer(Generic[C]):
 
     def abandon(self) -> None:
         self._connections.give(self._frames)
+
+
+def _expect_share(carrier: SocketFrames, share: Share, max_blob_nbytes: int, deadline: float) -> Found:
+    """Receive the head of the answer to a request for a share."""
+    head, body_nbytes = carrier.expect(Kind.FOUND, deadline)
+    (found,) = parse_found(head, 1)
+    check_sizes([found], max_blob_nbytes)
+    check_body(body_nbytes, share.nbytes(found.nbytes))
+    carrier.owes_answer = bool(body_nbytes)
+    return found
 
 
 def land_answer(

@@ -9,8 +9,7 @@ import numpy as np
 from kvclient.lanes.frames import Kind, pack_count, parse_count
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.errors import FormatError
-
-_STEP_NBYTES = 512 << 10  # copied at a time, so that it is digested while it is in the processor's cache
+from kvstore.core.landing import COPIED_NBYTES
 
 
 class Ring:
@@ -32,7 +31,7 @@ class Ring:
                 frames.close()  # nobody knows what else would come of this put
                 raise FormatError(f"{self._announced} B were announced in a ring of {self._memory.nbytes} B")
         start = self._taken % self._memory.nbytes
-        count = min(self._announced, room.nbytes, _STEP_NBYTES, self._memory.nbytes - start)
+        count = min(self._announced, room.nbytes, COPIED_NBYTES, self._memory.nbytes - start)
         np.copyto(np.frombuffer(room, np.uint8)[:count], self._memory[start : start + count])
         self._taken += count
         self._announced -= count

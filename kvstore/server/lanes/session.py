@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import closing
 
 from kvclient.lanes.frames import (
     Found,
@@ -16,12 +17,13 @@ from kvclient.lanes.frames import (
     pack_receipt,
     parse_keys,
     parse_put,
+    parse_share,
 )
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import Hit, Status
 from kvstore.core.blob import HEADER_NBYTES, header_nbytes
 from kvstore.core.errors import CapacityError, FormatError, KVError, UnsupportedError
-from kvstore.core.landing import PIECE_NBYTES, Landing
+from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
 from kvstore.server.budget import ByteBudget
@@ -40,7 +42,7 @@ RING_NBYTES = 8 << 20
 
 
 class Session:
-    """Answers GET, VIEW, PUT and PUT_STAGED until the peer goes; every wait within a message ends after `patience_s`.
+    """Answers GET, GET_SHARE, VIEW, PUT and PUT_STAGED until the peer goes; every wait within a message ends after `patience_s`.
 
     Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
     a staged put one, out of the ring.
@@ -83,6 +85,8 @@ class Session:
             self._get(head)
         elif kind is Kind.VIEW and self._leases:
             self._view(head, self._leases)
+        elif kind is Kind.GET_SHARE:
+            self._get_share(head)
         elif kind is Kind.PUT:
             self._put(head, body_nbytes, _FromSocket)
         elif kind is Kind.PUT_STAGED and self._ring is not None:
@@ -109,6 +113,22 @@ class Session:
             self._refuse(error)
             return
         self._send(Kind.FOUND, pack_found([found(each) for each in opened]), [each for each in opened if isinstance(each, Opened)])
+
+    def _get_share(self, head: bytes) -> None:
+        """Send the pieces of one chunk that belong to this connection."""
+        try:
+            key, share = parse_share(head)
+            opened = self._store.read(key)
+        except Exception as error:
+            self._refuse(error)
+            return
+        answer = found(opened)
+        self._frames.send(Kind.FOUND, pack_found([answer]), self._deadline(), body_nbytes=share.nbytes(answer.nbytes))
+        if isinstance(opened, Opened):
+            with closing(opened.landing) as landing:
+                for at, end in share.pieces(landing.nbytes):
+                    landing.fill(end)
+                    self._frames.send_body(landing.view[at:end], self._deadline())
 
     def _view(self, head: bytes, leases: Leases) -> None:
         """Say where chunks lie, and send those that can't be read in place."""
@@ -223,6 +243,8 @@ class _FromSocket(_Receiving):
 
 class _FromRing(_Receiving):
     """Bytes that the peer announces as it writes them to the ring."""
+
+    step_nbytes = COPIED_NBYTES
 
     def _receive(self, room: memoryview) -> int:
         session = self._session
