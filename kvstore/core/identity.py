@@ -19,7 +19,7 @@ class RopeSpec:
     Parameters
     ----------
     kind : str
-        "default", "linear", "llama3" or "yarn"; an engine refuses what it does not know.
+        "default", "linear", "dynamic", "llama3" or "yarn"; an engine refuses what it does not know.
     theta : float
         Base of the frequencies.
     rotary_dim : int

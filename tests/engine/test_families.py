@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config, StableLmConfig
 
 from kvstore.core.errors import UnsupportedError
-from kvworker.engine.families import family_of, layout_of
+from kvworker.engine.families import context_tokens, family_of, layout_of
 
 
 def shape(config: Any) -> list[tuple[tuple[int, ...], int]]:
@@ -68,8 +68,31 @@ def test_gemma_has_one_rotary_embedding_per_layer_type() -> None:
 
 def test_an_unknown_model_type_is_refused_with_the_known_ones() -> None:
     """Another family may norm, scale or share its keys in ways that we do not undo."""
-    with pytest.raises(UnsupportedError, match="'gpt2' is not supported; supported: llama, mistral, qwen2, qwen3, gemma3_text"):
+    with pytest.raises(UnsupportedError, match="'gpt2' is not supported; supported: llama, mistral, qwen2, qwen3, gemma3_text, stablelm"):
         family_of("gpt2")
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0, "short_factor": [1.0] * 64, "long_factor": [2.0] * 64}
+
+
+def stablelm(share: float, **settings: Any) -> StableLmConfig:
+    """Return a configuration of a family that rotates the first share of a head of 80."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": share}
+    return StableLmConfig(num_hidden_layers=2, rope_parameters=rope, **settings)
+
+
+def test_a_family_that_rotates_a_part_of_each_head_says_how_much() -> None:
+    """A quarter of 80."""
+    group = layout_of(stablelm(0.25)).groups[0]
+    assert group.rope is not None
+    assert (group.k_dim, group.rope.rotary_dim) == (80, 20)
+
+
+@pytest.mark.parametrize(("rope", "n_tokens"), [(DYNAMIC, 8192), ({"rope_type": "default", "rope_theta": 1e4}, 2048)])
+def test_dynamic_scaling_stretches_the_context_by_its_factor(rope: dict[str, Any], n_tokens: int) -> None:
+    """Its configurations give the trained context as the most positions."""
+    assert context_tokens(LlamaConfig(rope_parameters=rope, max_position_embeddings=2048)) == n_tokens
 
 
 def quantized() -> LlamaConfig:
@@ -82,8 +105,11 @@ def quantized() -> LlamaConfig:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}), "rotary embedding 'dynamic'"),
-        (LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial rotary"),
+        (LlamaConfig(rope_parameters=LONGROPE), "rotary embedding 'longrope' is not supported"),
+        (LlamaConfig(rope_parameters={**DYNAMIC, "factor": 0.5}), "a factor of at least 1 and more than 2 elements, not 0.5 and 128"),
+        (LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}), "partial rotary.*llama"),
+        (stablelm(0.0125), "0.0125 of 80 elements are 1, which do not make pairs"),
+        (stablelm(0.25, qk_layernorm=True), "qk_layernorm"),
         (Gemma3TextConfig(use_bidirectional_attention=True), "bidirectional"),
         (quantized(), "quantized"),
     ],

@@ -20,6 +20,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
 PARAMETERS: dict[str, dict[str, Any]] = {
     "default": {"rope_type": "default"},
     "linear": {"rope_type": "linear", "factor": 8.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
     "llama3": LLAMA3,
     "yarn": YARN,
     "yarn-attention": {**YARN, "attention_factor": 0.5},
@@ -68,6 +69,16 @@ def test_frequencies_are_those_of_the_library(name: str) -> None:
     assert factor == pytest.approx(theirs.attention_scaling, rel=1e-12)
 
 
+@pytest.mark.parametrize("n_tokens", [16384, 16385, 20000, 60000])
+def test_frequencies_of_a_long_sequence_are_those_of_the_library(n_tokens: int) -> None:
+    """Dynamic NTK scaling: one row behind the trained context of 16,384 is enough to turn all others in another way."""
+    config = config_with(PARAMETERS["dynamic"])
+    theirs = LlamaRotaryEmbedding(config)
+    theirs(torch.zeros(1), torch.tensor([[n_tokens - 1]]))
+    own, _ = frequencies(spec_of(config), n_tokens)
+    torch.testing.assert_close(own.float(), theirs.inv_freq, rtol=1e-5, atol=0)  # its base is a float32 power of 64 / 63
+
+
 def test_rotating_keeps_relative_positions_at_a_position_of_128k() -> None:
     """Products of keys 5 apart are the same at 0 and at 128k; angles in float32 would be off by 1e-2 there."""
     spec = RopeSpec("default", 500000.0, 128)
@@ -106,9 +117,16 @@ def test_position_zero_is_not_turned() -> None:
     assert sin.tolist() == [[0.0] * 8]
 
 
+def test_elements_behind_the_rotary_dimension_are_copied() -> None:
+    """A quarter turn of the only pair, (element 0, element 1); the two others carry no position."""
+    out = torch.empty(1, 4)
+    rotate(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]), out=out)
+    assert out.tolist() == [[-2.0, 1.0, 3.0, 4.0]]
+
+
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
     """A guess would be a silently wrong key."""
-    with pytest.raises(UnsupportedError, match="'longrope' is not supported; supported: default, linear, llama3, yarn"):
+    with pytest.raises(UnsupportedError, match="'longrope' is not supported; supported: default, linear, dynamic, llama3, yarn"):
         frequencies(RopeSpec("longrope", 10000.0, 16))
 
 

@@ -21,6 +21,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
 )
 
 BOS, EOS = 256, 257
@@ -49,6 +51,7 @@ _LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_PART = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
 _LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 _YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}
 
@@ -74,6 +77,7 @@ TINY_MODELS: Mapping[str, TinyModel] = {
     "mistral": TinyModel(MistralConfig, MistralForCausalLM, {"sliding_window": None}),
     "mistral-window": TinyModel(MistralConfig, MistralForCausalLM, {"sliding_window": WINDOW}),
     "gemma3": TinyModel(Gemma3TextConfig, Gemma3ForCausalLM, {"sliding_window": 512}),
+    "stablelm": TinyModel(StableLmConfig, StableLmForCausalLM, {"hidden_size": 64, "rope_parameters": _PART}),
     "gemma3-window": TinyModel(
         Gemma3TextConfig, Gemma3ForCausalLM, {"sliding_window": WINDOW, "sliding_window_pattern": 2, "query_pre_attn_scalar": 16}
     ),
@@ -87,7 +91,7 @@ def save_tiny_model(name: str, directory: Path, seed: int = 0, **changes: Any) -
         torch.manual_seed(seed)
         model = tiny.model(tiny.config(**{**COMMON, **tiny.settings, **changes}))
         for module in model.modules():  # norms start as ones or zeros, which would hide that they are left out
-            if "RMSNorm" in type(module).__name__:
+            if "Norm" in type(module).__name__:
                 torch.nn.init.normal_(module.weight, mean=float(module.weight.detach().mean()), std=0.2)
     model.generation_config.eos_token_id = EOS
     model.save_pretrained(directory)

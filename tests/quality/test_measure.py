@@ -55,7 +55,7 @@ def test_a_codec_that_loses_nothing_changes_nothing(probe: Probe) -> None:
 def test_a_document_longer_than_the_context_is_read_in_windows(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ingesting reads it; every passage of the prompt gets its KV."""
     context = notes.long_document(1, 4, 1)
-    monkeypatch.setattr(probe.engine, "max_context_tokens", 300)
+    monkeypatch.setattr(probe.engine, "max_reading_tokens", 300)
     lengths = [chunks[0].k.shape[2] for chunks in probe.read(context, "document").passages]
     assert lengths == [len(probe.tokens(text)) for text in context.texts]
 

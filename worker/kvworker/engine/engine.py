@@ -214,6 +214,10 @@ class Engine(Protocol):
         """Tokens of prompt and answer together."""
 
     @property
+    def max_reading_tokens(self) -> int:
+        """Tokens that `export` takes at once; less than the context where angles depend on the whole (dynamic NTK scaling)."""
+
+    @property
     def bos_id(self) -> int | None:
         """The token that starts a passage, or None where the family has none."""
 

@@ -24,8 +24,9 @@ from kvstore.core.identity import ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.engine.attention import attend
 from kvworker.engine.engine import ChunkSource, Generation, Segment, unsourced
-from kvworker.engine.families import Family, family_of, layout_of
+from kvworker.engine.families import Family, context_tokens, family_of, layout_of
 from kvworker.engine.prompt_run import PromptRun
+from kvworker.engine.rope import steady_tokens
 from kvworker.engine.sampling import Sampling
 from kvworker.engine.stack import Stack
 from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
@@ -51,7 +52,8 @@ class HFEngine:
         self.identity = identity
         self.eos_ids = eos_ids
         self.bos_id: int | None = tokenizer.bos_token_id
-        self.max_context_tokens: int = config.max_position_embeddings
+        self.max_context_tokens = context_tokens(config)
+        self.max_reading_tokens = int(min(self.max_context_tokens, *(steady_tokens(group.rope) for group in identity.layout.groups)))
         self._tokenizer = tokenizer
         self._decoder = model.get_decoder()
         self._family: Family = family_of(config.model_type)
@@ -78,6 +80,7 @@ class HFEngine:
         if min((len(passage) for passage in passages), default=0) == 0:
             raise InvalidInputError("export needs at least one passage, and at least 1 token in each")
         segments = [Segment(tuple(passage), sources.get(i)) for i, passage in enumerate(passages)]
+        self._check_reading(sum(len(passage) for passage in passages))
         groups = self._read(segments)
         borders = list(accumulate((len(s.token_ids) for s in segments if s.source is None), initial=0))
         return [tuple(_cut(k, v, start, stop) for k, v in groups) for start, stop in pairwise(borders)]
@@ -98,9 +101,15 @@ class HFEngine:
         return [need.clone() for need in needs]
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = Sampling()) -> PromptRun:  # noqa: B008 (frozen)
-        """Start the prompt made of `segments`."""
+        """Start the prompt made of `segments`.
+
+        Beyond `max_reading_tokens` the whole prompt turns in another way than what was read, so nothing stored is exact: sources that
+        claim to be are left unused, and their rows are computed.
+        """
         token_ids = [token for segment in segments for token in segment.token_ids]
         self._check_tokens(token_ids)
+        if len(token_ids) > self.max_reading_tokens:
+            segments = [Segment(s.token_ids) if s.is_exact or i == 0 else s for i, s in enumerate(segments)]
         n_new = min(sampling.max_new_tokens, self.max_context_tokens - len(token_ids) + 1)
         with torch.inference_mode():
             return PromptRun(self._stack, segments, replace(sampling, max_new_tokens=n_new), self.eos_ids)
@@ -108,6 +117,14 @@ class HFEngine:
     def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = Sampling()) -> Generation:  # noqa: B008 (frozen)
         """Run a prompt in one step: `begin`, then `finish` with these rows."""
         return self.begin(segments, sampling).finish(rows)
+
+    def _check_reading(self, n_tokens: int) -> None:
+        """Raise unless what is read for the store reads the same whatever follows it."""
+        if self.max_reading_tokens < n_tokens <= self.max_context_tokens:
+            raise InvalidInputError(
+                f"{n_tokens} tokens cannot be read at once for the store: beyond the {self.max_reading_tokens} of the trained context the "
+                "model's rotary embedding depends on the length of the whole; read fewer or shorter passages at once"
+            )
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
         """Raise unless the ids belong to the vocabulary and fit the context."""

@@ -31,11 +31,14 @@ class Family:
         Axes of that output: "tokens,values" (heads not yet split), "tokens,heads" or "heads,tokens".
     windows : str
         Which layers have a sliding window: "none", "all" (when the configuration has one) or "layer_types".
+    turns_part : bool
+        Whether the family heeds `partial_rotary_factor`; the others ignore it or fail over it.
     """
 
     key_module: Literal["k_proj", "k_norm"]
     key_axes: Literal["tokens,values", "tokens,heads", "heads,tokens"]
     windows: Literal["none", "all", "layer_types"]
+    turns_part: bool = False
 
     def project(self, attention: Any, hidden: torch.Tensor, kv_heads: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return K before RoPE and V, (H, S, D) each, that an attention module makes of its normalised input (1, S, hidden)."""
@@ -55,6 +58,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": Family("k_proj", "tokens,values", "layer_types"),
     "qwen3": Family("k_norm", "tokens,heads", "layer_types"),
     "gemma3_text": Family("k_norm", "heads,tokens", "layer_types"),
+    "stablelm": Family("k_proj", "tokens,values", "none", turns_part=True),
 }
 _KNOWN_LAYER_TYPES = ("full_attention", "sliding_attention")
 
@@ -84,6 +88,14 @@ def layout_of(config: object) -> KVLayout:
     return KVLayout(tuple(groups))
 
 
+def context_tokens(config: Any) -> int:
+    """Return how many tokens a model reads; dynamic NTK scaling stretches the trained context by its factor."""
+    trained: int = config.max_position_embeddings
+    ropes = [group.rope for group in layout_of(config).groups]
+    factors = [dict(rope.params)["factor"] for rope in ropes if rope and rope.kind == "dynamic"]
+    return int(trained * min(factors, default=1.0))
+
+
 _Geometry = tuple[int, int, RopeSpec | None, int]  # kv heads, head dim, rope, window
 
 
@@ -100,7 +112,7 @@ def _layer_geometry(config: Any) -> list[_Geometry]:
     """Return heads, head dimension, rope and window of every layer, in order."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     types = _layer_types(config)
-    rope = {kind: _rope_spec(_rope_parameters(config, kind), head_dim, config.max_position_embeddings) for kind in set(types)}
+    rope = {kind: _rope_spec(config, _rope_parameters(config, kind), head_dim) for kind in set(types)}
     window = {"full_attention": 0, "sliding_attention": getattr(config, "sliding_window", None) or 0}
     return [(config.num_key_value_heads, head_dim, rope[kind], window[kind]) for kind in types]
 
@@ -124,22 +136,47 @@ def _rope_parameters(config: Any, layer_type: str) -> Mapping[str, Any]:
     return nested if isinstance(nested, Mapping) else parameters
 
 
-def _rope_spec(parameters: Mapping[str, Any], head_dim: int, max_positions: int) -> RopeSpec:
+def _rope_spec(config: Any, parameters: Mapping[str, Any], head_dim: int) -> RopeSpec:
     """Return the spec of one set of rotary parameters; UnsupportedError for kinds and partial rotation that we cannot redo."""
+    max_positions = config.max_position_embeddings
     kind = parameters.get("rope_type", "default")
     if kind not in KINDS:
         raise UnsupportedError(f"rotary embedding {kind!r} is not supported; supported: {', '.join(KINDS)}")
-    if parameters.get("partial_rotary_factor", 1.0) not in (None, 1.0):
-        raise UnsupportedError(f"partial rotary embedding ({parameters['partial_rotary_factor']}) is not supported; only whole heads are")
+    rotary_dim = _rotary_dim(config.model_type, parameters.get("partial_rotary_factor"), head_dim)
     values: dict[str, float] = {}
-    if kind in ("linear", "llama3"):
+    if kind in ("linear", "dynamic", "llama3"):
         values["factor"] = float(parameters["factor"])
+    if kind == "dynamic":
+        values["original_max_position_embeddings"] = float(max_positions)
+        _check_dynamic(values, rotary_dim)
     if kind == "llama3":
         values |= {name: float(parameters[name]) for name in ("low_freq_factor", "high_freq_factor")}
         values["original_max_position_embeddings"] = float(parameters.get("original_max_position_embeddings") or max_positions)
     if kind == "yarn":
         values = _yarn_values(parameters, max_positions)
-    return RopeSpec(kind, float(parameters["rope_theta"]), head_dim, tuple(sorted(values.items())))
+    return RopeSpec(kind, float(parameters["rope_theta"]), rotary_dim, tuple(sorted(values.items())))
+
+
+def _rotary_dim(model_type: str, share: float | None, head_dim: int) -> int:
+    """Return how many elements of a head are rotated."""
+    if share in (None, 1.0):
+        return head_dim
+    if not family_of(model_type).turns_part:
+        raise UnsupportedError(f"partial rotary embedding ({share}) is not supported in {model_type}, which turns whole heads")
+    rotary_dim = int(head_dim * share)
+    if rotary_dim % 2 or not 0 < rotary_dim <= head_dim:
+        raise UnsupportedError(
+            f"partial rotary embedding: {share} of {head_dim} elements are {rotary_dim}, which do not make pairs within a head"
+        )
+    return rotary_dim
+
+
+def _check_dynamic(values: Mapping[str, float], rotary_dim: int) -> None:
+    """Raise UnsupportedError for dynamic NTK scaling that would divide by zero or shrink the context."""
+    if values["factor"] < 1 or rotary_dim <= 2:
+        raise UnsupportedError(
+            f"dynamic rotary embedding needs a factor of at least 1 and more than 2 elements, not {values['factor']} and {rotary_dim}"
+        )
 
 
 def _yarn_values(parameters: Mapping[str, Any], max_positions: int) -> dict[str, float]:
@@ -168,5 +205,7 @@ def _refuse_foreign_attention(config: object) -> None:
     """Raise UnsupportedError for settings under which a causal K and V per head is not the whole truth."""
     if getattr(config, "use_bidirectional_attention", False):
         raise UnsupportedError("bidirectional attention is not supported: keys and values of a passage would depend on later tokens")
+    if getattr(config, "qk_layernorm", False):
+        raise UnsupportedError("qk_layernorm is not supported: its keys are normed per head behind k_proj; set qk_layernorm to false")
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedError("quantized checkpoints are not supported; use the directory with unquantized safetensors")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 from kvstore.core.identity import KVLayout, LayerGroup
-
-Rows = slice | torch.Tensor
-"""Rows of a prompt: a slice where they are consecutive, else int64 indices (S,)."""
+from kvworker.engine.rope import Rows
 
 
 class Overlay:

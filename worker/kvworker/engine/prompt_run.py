@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 
@@ -110,7 +111,8 @@ class PromptRun:
         return [row for row in rows if row not in computed]
 
     def _pass(self, rows: Sequence[int], observer: Observer | None = None, n_observed: int = 0) -> Pass:
-        return Pass(rows, self._stack.embed([self._token_ids[row] for row in rows]), observer, n_observed)
+        hidden = self._stack.embed([self._token_ids[row] for row in rows])
+        return Pass(rows, hidden, len(self._token_ids), observer, n_observed)
 
     @contextmanager
     def _step(self, rows: Sequence[int]) -> Iterator[Callable[[], None]]:
@@ -148,7 +150,7 @@ class PromptRun:
         runs = stored_runs(self.segments, rows, self._computed, self._placed[index])
         if runs:
             group = self._stack.layout.groups[index]
-            place_group(self._overlay, index, group, runs, self._stack.table(group), first)
+            place_group(self._overlay, index, group, runs, partial(self._stack.table(group).angles, n_tokens=len(self._token_ids)), first)
             self._placed[index].update(piece.segment for run in runs for piece in run)
 
     def _narrow(self, work: Pass, narrowing: Narrowing, index: int, first: int) -> None:
@@ -182,7 +184,7 @@ class PromptRun:
         def step(token: int) -> torch.Tensor:
             nonlocal n_seen
             n_seen += 1
-            work = Pass([n_seen - 1], self._stack.embed([token]))
+            work = Pass([n_seen - 1], self._stack.embed([token]), n_seen)
             self._stack.run_all(work, self._overlay)
             return self._stack.logits(work.hidden[0, -1])
 

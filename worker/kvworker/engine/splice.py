@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from kvstore.core.identity import LayerGroup
 from kvworker.chunk import KVChunk
 from kvworker.engine.engine import ChunkSource, Segment, Span, spans_of
 from kvworker.engine.overlay import Overlay
-from kvworker.engine.rope import RotaryTable, rotate
+from kvworker.engine.rope import Rows, rotate
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class Piece:
 
 Run = tuple[Piece, ...]
 """Pieces that lie next to each other."""
+
+
+Angles = Callable[[Rows], tuple[torch.Tensor, torch.Tensor]]
+"""Returns cos and sin, (S, rotary_dim / 2) each, of rows of a prompt."""
 
 
 def stored_runs(segments: Sequence[Segment], rows: Sequence[int], computed: Sequence[int] = (), placed: Collection[int] = ()) -> list[Run]:
@@ -70,7 +74,7 @@ def _gaps(span: Span, computed: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield start, span.stop
 
 
-def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[Run], table: RotaryTable, first: int = 0) -> None:
+def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[Run], angles: Angles, first: int = 0) -> None:
     """Ask the sources of all runs for layer group `index`, rotate K to where each passage lies, and write K and V to the overlay.
 
     Layers before the group's layer `first` stay as they are.
@@ -84,8 +88,7 @@ def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[
                 _check(chunks[piece.segment], group, piece.span.stop - piece.span.start, keys.dtype)
         start, stop = run[0].start, run[-1].stop
         k, v = zip(*(_rows(chunks[piece.segment], piece, first) for piece in run), strict=True)
-        cos, sin = table.first(stop)
-        rotate(torch.cat(k, 2), cos[start:], sin[start:], out=keys[:, :, start:stop])
+        rotate(torch.cat(k, 2), *angles(slice(start, stop)), out=keys[:, :, start:stop])
         torch.cat(v, 2, out=values[:, :, start:stop])
 
 

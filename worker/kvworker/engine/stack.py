@@ -14,19 +14,21 @@ import torch
 from kvstore.core.identity import KVLayout, LayerGroup, RopeSpec
 from kvworker.engine.attention import Observer, Sight, sight_of
 from kvworker.engine.families import Family
-from kvworker.engine.overlay import Overlay, Rows
-from kvworker.engine.rope import RotaryTable, rotate
+from kvworker.engine.overlay import Overlay
+from kvworker.engine.rope import RotaryTable, Rows, rotate
 
 
 class Pass:
     """The rows that are under way: where they lie, and their hidden states (1, S, hidden).
 
-    `place` says where the rows lie in the cache: a slice where they are consecutive, which is faster than indices. An `observer` is told in
-    each layer what the last `n_observed` rows pay attention to.
+    `place` says where the rows lie in the cache: a slice where they are consecutive, which is faster than indices. `length` is the whole
+    sequence's. An `observer` is told in each layer what the last `n_observed` rows pay attention to.
     """
 
-    def __init__(self, rows: Sequence[int], hidden: torch.Tensor, observer: Observer | None = None, n_observed: int = 0) -> None:
-        self.hidden = hidden
+    def __init__(
+        self, rows: Sequence[int], hidden: torch.Tensor, length: int, observer: Observer | None = None, n_observed: int = 0
+    ) -> None:
+        self.hidden, self.length = hidden, length
         self._observer, self._n_observed = observer, n_observed
         self._set(rows)
 
@@ -55,7 +57,7 @@ class Pass:
     def angles(self, rope: RopeSpec | None, table: RotaryTable) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin (1, S, D) of the rows, as attention modules expect them."""
         if rope not in self._angles:
-            cos, sin = (x[self.place] for x in table.first(self.n_tokens))
+            cos, sin = table.angles(self.place, self.length)
             self._angles[rope] = torch.cat((cos,) * 2, -1)[None], torch.cat((sin,) * 2, -1)[None]
         return self._angles[rope]
 
@@ -112,8 +114,7 @@ class Stack:
         """Return K after RoPE and V, (H, S, D) each, that a pass's rows have in the layer which they enter next."""
         module = self._decoder.layers[layer]
         k, v = self._family.project(module.self_attn, module.input_layernorm(work.hidden), group.kv_heads)
-        cos, sin = (x[work.place] for x in self._tables[group.rope].first(work.n_tokens))
-        rotate(k, cos, sin, out=(rotated := torch.empty_like(k)))
+        rotate(k, *self._tables[group.rope].angles(work.place, work.length), out=(rotated := torch.empty_like(k)))
         return rotated, v
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,7 @@ class Probe:
     def _read_document(self, document: int, passages: Sequence[tuple[int, ...]]) -> Mapping[Spot, PassageKV]:
         """Read a document as ingesting does: at once, or in overlapping windows where it is longer than the model's context."""
         cut: dict[Spot, PassageKV] = {}
-        for window in document_windows([len(ids) for ids in passages], self.engine.max_context_tokens):
+        for window in document_windows([len(ids) for ids in passages], self.engine.max_reading_tokens):
             exported = self.engine.export(passages[window.start : window.stop])
             cut.update({(document, i): exported[i - window.start] for i in range(window.first_new, window.stop)})
         return cut

@@ -70,7 +70,7 @@ class Worker:
         lock = threading.Lock()
         self._push = PushQueue(settings.push_bytes)
         self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads)
-        window = min(settings.window_tokens or engine.max_context_tokens, engine.max_context_tokens)
+        window = min(settings.window_tokens or engine.max_reading_tokens, engine.max_reading_tokens)
         self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, window)
         self._restorer = Restorer(self._ingestor, settings.restore_passages)
         self._explanations = Explanations()
