@@ -11,8 +11,8 @@ from kvclient.cli.main import main
 from kvworker.codec.specs import find_codec
 from kvworker.engine.engine_hf import HFEngine
 from kvworker.quality import calibrate
-from kvworker.quality.calibrate import Extent, calibrate_quality
-from kvworker.quality.calibration import Calibration
+from kvworker.quality.calibrate import Extent, calibrate_quality, worth_asking
+from kvworker.quality.calibration import Calibration, Measured
 from tests.engine.prompts import load_tiny
 
 SMALL = Extent(ratios=(), n_questions=24, per_kind=2)
@@ -24,9 +24,40 @@ def calibration(engine: HFEngine) -> Calibration:
     return calibrate_quality(engine, [find_codec("raw"), find_codec("kivi2")], "{question}", SMALL)
 
 
-def test_every_combination_answers_the_same_questions(calibration: Calibration) -> None:
-    """Losses that are compared come from the same questions."""
-    assert len({row.n_asked for row in calibration.rows}) == 1
+def test_every_combination_answers_enough_questions_to_be_judged(calibration: Calibration) -> None:
+    """Nothing is left out before sixteen of its answers count."""
+    assert min(row.n_asked for row in calibration.rows) >= 16
+
+
+def measured(policy: str, n_lost: int, cost: float, n_asked: int = 100, reading: str = "alone") -> Measured:
+    """Return a row."""
+    return Measured(reading, "lossless", policy, n_asked, n_lost, cost, 0.0)
+
+
+def worth(*rows: Measured) -> set[tuple[str, str]]:
+    """Return reading and policy of what is asked further."""
+    return {(reading, policy) for reading, _, policy in worth_asking(rows)}
+
+
+def test_what_costs_more_and_loses_as_much_is_asked_no_further() -> None:
+    """The cheaper one would be chosen before it, unless it starts to lose."""
+    assert worth(measured("none", 0, 0.1), measured("first_k", 0, 0.2)) == {("alone", "none")}
+    assert worth(measured("none", 1, 0.1), measured("first_k", 0, 0.2)) == {("alone", "none"), ("alone", "first_k")}
+
+
+def test_what_is_hopeless_is_asked_no_further() -> None:
+    """Half of the answers are lost: nobody's budget is that wide."""
+    assert worth(measured("none", 50, 0.1), measured("first_k", 5, 0.2)) == {("alone", "first_k")}
+
+
+def test_few_questions_rule_nothing_out() -> None:
+    """Ten questions say little."""
+    assert worth(measured("none", 9, 0.1, 10), measured("first_k", 0, 0.2, 10)) == {("alone", "none"), ("alone", "first_k")}
+
+
+def test_combinations_compete_within_their_reading_only() -> None:
+    """What suffices for one reading says nothing about the other."""
+    assert len(worth(measured("none", 0, 0.1, reading="document"), measured("first_k", 0, 0.2))) == 2
 
 
 def test_only_what_full_prefill_knows_counts(calibration: Calibration) -> None:

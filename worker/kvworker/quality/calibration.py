@@ -31,7 +31,7 @@ class Measured:
     n_asked, n_lost : int
         Questions that count, and those of them whose answer was not full prefill's.
     cost : float
-        Seconds to the first token over those of full prefill, both without a store; the median.
+        Seconds to the first token over those of full prefill, both without a store; the least of all questions.
     kl : float
         Mean KL divergence of the next-token distribution from full prefill's, in nats.
     """

@@ -50,7 +50,13 @@ def _show(calibration: Calibration, path: Path, gate: Gate, output: Output) -> N
         output.text("The model gives too few right answers to count: a loss is the share of first tokens that changed.")
     output.text(f"kept in {path}; with policy {AUTO} and a budget of {gate.budget:.2%} of answers, codec {gate.codec}:")
     for reading in _READINGS:
-        output.text(f"  passages read {_WORDS[reading]}: {gate.choose(AUTO, reading).quality}")
+        choice = gate.choose(AUTO, reading)
+        output.text(
+            f"  passages read {_WORDS[reading]}: policy {choice.policy.spec}; {choice.quality}" + (choice.note and f"; {choice.note}")
+        )
+    fewest = min((row.at_most for row in calibration.rows), default=0.0)
+    if fewest > gate.budget:
+        output.text(f"Nothing was asked often enough to prove a budget under {fewest:.2%}: measure longer, without --quick.")
 
 
 _WORDS = {"document": "in their document", "alone": "alone", "prefix": "as an exact prefix"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -59,12 +59,21 @@ class Probe:
         """Prefill what the prompt needs: each passage alone, each document at once, or the prompt's passages as they stand."""
         if reading == "prefix":
             return Stored(tuple(self.engine.export([self.tokens(text) for text in context.texts])), len(context.prompt))
-        if reading == "alone":
-            return Stored(tuple(self.engine.export([self.tokens(text)])[0] for text in context.texts), 1)
         cut: dict[Spot, PassageKV] = {}
         for document in sorted({spot[0] for spot in context.prompt}):
-            cut.update(self._read_document(document, [self.tokens(text) for text in context.documents[document]]))
-        return Stored(tuple(cut[spot] for spot in context.prompt), _n_exact(context.prompt))
+            passages = [self.tokens(text) for text in context.documents[document]]
+            cut.update(self._read_alone(document, passages) if reading == "alone" else self._read_document(document, passages))
+        return Stored(tuple(cut[spot] for spot in context.prompt), 1 if reading == "alone" else _n_exact(context.prompt))
+
+    def _read_alone(self, document: int, passages: Sequence[tuple[int, ...]]) -> Mapping[Spot, PassageKV]:
+        """Read each passage by itself, and note as ingesting does how much it needs its document."""
+        cut: dict[Spot, PassageKV] = {}
+        for window in document_windows([len(ids) for ids in passages], self.engine.max_reading_tokens):
+            needs = self.engine.dependence(passages[window.start : window.stop])
+            for i in range(window.first_new, window.stop):
+                first, *others = self.engine.export([passages[i]])[0]
+                cut[document, i] = (replace(first, need=needs[i - window.start]), *others)
+        return cut
 
     def _read_document(self, document: int, passages: Sequence[tuple[int, ...]]) -> Mapping[Spot, PassageKV]:
         """Read a document as ingesting does: at once, or in overlapping windows where it is longer than the model's context."""
