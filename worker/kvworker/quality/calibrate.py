@@ -40,7 +40,7 @@ class Extent:
     """
 
     ratios: tuple[float, ...] = (0.05, 0.15, 0.3)
-    n_questions: int = 400
+    n_questions: int = 1500
     n_passages: int = 8
     per_kind: int = 2
     seconds: float = 300.0
