@@ -20,7 +20,7 @@ def register_store(service: StoreService, authenticate: TokenAuthenticator, serv
     """Open the lanes beside a server, which closes them with itself, and return the registration of the store service."""
     mode = server.config.lanes.shm
     is_shared = mode == "on" or (mode == "auto" and authenticate.n_tenants == 1)
-    doors = Doors(server.config, service, server.budget, service.shared if is_shared else None)
+    doors = Doors(server.config, service, server.budget, server.watch, service.shared if is_shared else None)
     server.closers.append(doors.close)
     servicer = StoreServicer(service, authenticate, doors)
     lane = GrpcLaneServicer(service, authenticate, server.budget)

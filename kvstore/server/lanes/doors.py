@@ -13,6 +13,7 @@ from kvproto.v1 import store_pb2 as pb
 from kvstore.core.errors import ConfigError
 from kvstore.server.budget import ByteBudget
 from kvstore.server.config import LanesConfig, ServerConfig, TLSConfig
+from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.listener import Listener, listen_tcp, listen_unix
 from kvstore.server.lanes.tickets import Tickets
 from kvstore.server.service import StoreService
@@ -34,7 +35,9 @@ class Doors:
         The memory that the shm lane shares; without it there is no such lane.
     """
 
-    def __init__(self, config: ServerConfig, service: StoreService, budget: ByteBudget, blocks: SharedBlocks | None) -> None:
+    def __init__(
+        self, config: ServerConfig, service: StoreService, budget: ByteBudget, watch: SilenceWatch, blocks: SharedBlocks | None
+    ) -> None:
         self._tickets = Tickets()
         self._answer = pb.OpenLaneResponse(machine=machine_id(), socket_buffer_bytes=config.lanes.socket_buffer)
         self._listeners: list[Listener] = []
@@ -43,7 +46,7 @@ class Doors:
 
         def listener(listening: object, **more: object) -> None:
             self._listeners.append(
-                Listener(listening, service, self._tickets, budget, config.idle_timeout_s, lanes.max_connections, **more)  # type: ignore[arg-type]
+                Listener(listening, service, self._tickets, budget, watch, config.idle_timeout_s, lanes.max_connections, **more)  # type: ignore[arg-type]
             )
 
         if blocks is not None:

@@ -17,6 +17,7 @@ from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import near_buffer_bytes, tune
 from kvstore.core.errors import AuthError, ConfigError, KVError
 from kvstore.server.budget import ByteBudget
+from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.session import Session
 from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
@@ -40,6 +41,8 @@ class Listener:
     ----------
     listening : socket.socket
         Bound and listening.
+    watch : SilenceWatch
+        Hangs up on who is silent in the middle of a put while the server is busy, or out of budget.
     blocks : SharedBlocks or None
         Memory to share with clients of this socket, which is then a Unix socket whose peers have this process's user.
     tls : ssl.SSLContext or None
@@ -54,6 +57,7 @@ class Listener:
         service: StoreService,
         tickets: Tickets,
         budget: ByteBudget,
+        watch: SilenceWatch,
         patience_s: float,
         max_connections: int,
         socket_buffer_bytes: int = 0,
@@ -61,7 +65,7 @@ class Listener:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._listening = listening
-        self._service, self._tickets, self._budget = service, tickets, budget
+        self._service, self._tickets, self._budget, self._watch = service, tickets, budget, watch
         self._patience_s, self._max_connections, self._socket_buffer_bytes = patience_s, max_connections, socket_buffer_bytes
         self._blocks, self._tls = blocks, tls
         self._lock = threading.Lock()
@@ -207,7 +211,7 @@ class Listener:
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
         leases = Leases(self._blocks) if self._blocks is not None else None
-        return Session(frames, store, leases, self._budget, self._patience_s)
+        return Session(frames, store, leases, self._budget, self._watch, self._patience_s)
 
     def _expire(self) -> None:
         """End leases that lasted too long."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from abc import abstractmethod
 from contextlib import closing
 
 from kvclient.lanes.frames import (
@@ -27,6 +28,7 @@ from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
 from kvstore.server.budget import ByteBudget
+from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.ring import Ring
 from kvstore.server.service import BoundStore
@@ -48,11 +50,14 @@ class Session:
     a staged put one, out of the ring.
     """
 
-    def __init__(self, frames: SocketFrames, store: BoundStore, leases: Leases | None, budget: ByteBudget, patience_s: float) -> None:
+    def __init__(
+        self, frames: SocketFrames, store: BoundStore, leases: Leases | None, budget: ByteBudget, watch: SilenceWatch, patience_s: float
+    ) -> None:
         self._frames = frames
         self._store = store
         self._leases = leases
         self._budget = budget
+        self._watch = watch
         self._patience_s = patience_s
         self._scratch = BufferPool(0)
         self._ring: Ring | None = None
@@ -71,6 +76,10 @@ class Session:
         """End leases that lasted too long; called from another thread."""
         if self._leases:
             self._leases.expire()
+
+    def cancel(self) -> None:
+        """Hang up on a peer that is silent in the middle of a put; called by the watch."""
+        self._frames.close()
 
     def close(self) -> None:
         """Free everything that the connection holds."""
@@ -220,7 +229,7 @@ class Session:
 
 
 class _Receiving(Landing):
-    """A blob that comes from the peer."""
+    """A blob that comes from the peer; the wait for each piece is watched, since it holds memory and budget."""
 
     def __init__(self, session: Session, buffer: memoryview, filled: int) -> None:
         super().__init__(buffer, filled)
@@ -232,13 +241,24 @@ class _Receiving(Landing):
         """Bytes that came from the peer."""
         return self.filled - self._first
 
+    def _receive(self, room: memoryview) -> int:
+        session = self._session
+        session._watch.begin(session)
+        try:
+            return self._take(room[: self._wanted - self.filled], session)
+        finally:
+            session._watch.end(session)
+
+    @abstractmethod
+    def _take(self, room: memoryview, session: Session) -> int:
+        """Receive the next bytes to the front of `room` and return how many."""
+
 
 class _FromSocket(_Receiving):
     """Bytes that follow on the socket."""
 
-    def _receive(self, room: memoryview) -> int:
-        session = self._session
-        return session._frames.receive_into(room[: self._wanted - self.filled], session._deadline())
+    def _take(self, room: memoryview, session: Session) -> int:
+        return session._frames.receive_into(room, session._deadline())
 
 
 class _FromRing(_Receiving):
@@ -246,10 +266,9 @@ class _FromRing(_Receiving):
 
     step_nbytes = COPIED_NBYTES
 
-    def _receive(self, room: memoryview) -> int:
-        session = self._session
+    def _take(self, room: memoryview, session: Session) -> int:
         assert session._ring is not None
-        return session._ring.take(room[: self._wanted - self.filled], session._frames, session._deadline())
+        return session._ring.take(room, session._frames, session._deadline())
 
 
 def found(opened: Opened | Hit, leases: Leases | None = None) -> Found:
