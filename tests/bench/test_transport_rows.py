@@ -76,3 +76,15 @@ def test_people_read_one_line_per_variant_and_size() -> None:
     assert [(record["variant"], record["x"]) for record in records] == [(v, n) for n in (MIB, 2 * MIB) for v in ("memcpy", "shm.get")]
     assert [str(COLUMNS["x memcpy"](record)) for record in records] == ["", "0.50", "", "0.50"]
     assert [str(COLUMNS["copies"](record)) for record in records[:2]] == ["1", "1"]
+
+
+def test_processor_time_of_a_large_chunk_is_compared_with_that_of_8_mib() -> None:
+    """A byte that costs more in a larger chunk is a cliff: memory that is not used again, or a block over the allocator's threshold."""
+    level = {"tcp.get": timing(1.0, 10, 8 * 0.1)}
+    measured = values(list(rows_of(BENCH, 32 * MIB, [{"tcp.get": timing(4.0, 10, 32 * 0.15)}], level)), "tcp.get")
+    assert measured["cpu_over_8_mib"] == pytest.approx(1.5)
+
+
+def test_what_was_not_measured_at_8_mib_has_no_such_ratio() -> None:
+    """As in a run of small chunks only."""
+    assert "cpu_over_8_mib" not in values(list(rows_of(BENCH, 32 * MIB, [{"tcp.get": timing(1.0)}])), "tcp.get")

@@ -14,9 +14,10 @@ from kvworker.bench.rows import Row
 from kvworker.bench.transport import TransportBench
 from kvworker.bench.transport_lanes import make_chunk
 from kvworker.bench.transport_processes import client
+from kvworker.bench.transport_rows import LANES
 from kvworker.bench.transport_timing import Budget, Operation
 
-SMALL = TransportBench(sizes=(4096,), rounds=1, budget=Budget(1, 2, 0.0, 1.0), bulk_nbytes=1 << 20, batch=(8, 1024))
+SMALL = TransportBench(sizes=(4096,), rounds=1, budget=Budget(1, 2, 0.0, 1.0), bulk_nbytes=1 << 20, batch=(8, 1024), cliffs=(16384,))
 VARIANTS = {
     "memcpy", "socket.get", "socket.put", "naive_protobuf.get", "naive_protobuf.put", "redis_py.get", "redis_py.put", "grpc.empty",
     "shm.get", "shm.put", "shm.view", "tcp.get", "tcp.put", "grpc.get", "grpc.put", "redis.get", "redis.put", "disk.get", "disk.put",
@@ -40,6 +41,14 @@ def test_every_lane_has_the_metrics_of_the_contract(rows: list[Row]) -> None:
     metrics = {row.metric for row in rows if row.variant == "grpc.get"}
     assert metrics >= {"mb_per_s", "p50_us", "p99_us", "cpu_s_per_gb", "p50_under_bulk_us", "over_empty"}
     assert metrics >= {"over_memcpy", "over_socket", "over_naive_protobuf", "over_redis_py"}
+
+
+def test_our_lanes_alone_are_measured_at_a_cliff(rows: list[Row]) -> None:
+    """Once, and nothing that they are compared with."""
+    assert {row.variant for row in rows if row.x == 16384} == {
+        "shm.view",
+        *(f"{lane}.{way}" for lane in LANES for way in ("get", "put")),
+    }
 
 
 def test_every_figure_is_positive(rows: list[Row]) -> None:

@@ -17,7 +17,7 @@ from kvworker.bench.benchmark import Asked
 from kvworker.bench.rows import Bench, Row, cpu_name
 from kvworker.bench.transport_lab import SMALL_NBYTES, open_lab
 from kvworker.bench.transport_lanes import N_GROUPS
-from kvworker.bench.transport_rows import COLUMNS, NOTE, lines, rows_of
+from kvworker.bench.transport_rows import COLUMNS, LEVEL_NBYTES, NOTE, Round, lines, rows_of
 from kvworker.bench.transport_timing import Budget
 
 MIB = 1 << 20
@@ -39,30 +39,47 @@ class TransportBench:
         Size of the chunks in the stream beside which small gets are measured.
     batch : tuple of int
         How many chunks a batch has, and the bytes of each.
+    cliffs : tuple of int
+        Sizes at which our lanes alone are measured, once, beside `sizes`: does a byte cost more there than at 8 MiB?
     """
 
     name: ClassVar[str] = "transport"
-    sizes: tuple[int, ...] = (SMALL_NBYTES, 64 << 10, MIB, 8 * MIB, 16 * MIB, 31 * MIB, 32 * MIB, 33 * MIB, 64 * MIB)
+    sizes: tuple[int, ...] = (SMALL_NBYTES, 64 << 10, MIB, LEVEL_NBYTES, 16 * MIB, 31 * MIB, 32 * MIB, 33 * MIB, 64 * MIB)
     rounds: int = 3
     budget: Budget = field(default_factory=lambda: Budget(warm_ups=2, min_operations=10, min_s=0.4, max_s=1.0))
     bulk_nbytes: int = 32 * MIB
     batch: tuple[int, int] = (64, 64 << 10)
+    cliffs: tuple[int, ...] = ()
 
     @classmethod
     def quick(cls) -> TransportBench:
         """Return the benchmark at a size that ends within a minute on two cores."""
-        return cls((SMALL_NBYTES, MIB, 8 * MIB, 32 * MIB), 2, Budget(warm_ups=1, min_operations=5, min_s=0.1, max_s=0.3))
+        return cls(
+            (SMALL_NBYTES, MIB, LEVEL_NBYTES, 32 * MIB),
+            2,
+            Budget(warm_ups=1, min_operations=5, min_s=0.1, max_s=0.3),
+            cliffs=(16 * MIB, 31 * MIB, 33 * MIB, 64 * MIB),
+        )
 
     def run(self, asked: Asked) -> Iterator[Row]:
         """Start every process and yield rows, size by size; raises ConfigError for sizes that can't be measured."""
-        if not self.sizes or any(size < N_GROUPS or size % N_GROUPS for size in self.sizes):
-            raise ConfigError(f"a chunk of {N_GROUPS} parts has a multiple of {N_GROUPS} bytes, got sizes {self.sizes}")
+        if not self.sizes or any(size < N_GROUPS or size % N_GROUPS for size in (*self.sizes, *self.cliffs)):
+            raise ConfigError(f"a chunk of {N_GROUPS} parts has a multiple of {N_GROUPS} bytes, got sizes {self.sizes} and {self.cliffs}")
         bench = Bench(self.name, "bytes", cpu_name(), "uint8")
         n_chunks, nbytes = self.batch
-        n_turns = self.rounds * (len(self.sizes) + 1)
-        with open_lab(self.sizes, n_chunks * nbytes, self.bulk_nbytes) as lab, progress("measuring", n_turns) as advance:
+        n_turns = self.rounds * (len(self.sizes) + 1) + len(self.cliffs)
+        level: Round = {}
+        with (
+            open_lab((*self.sizes, *self.cliffs), n_chunks * nbytes, self.bulk_nbytes) as lab,
+            progress("measuring", n_turns) as advance,
+        ):
             for size in self.sizes:
-                yield from rows_of(bench, size, lab.rounds(size, self.rounds, self.budget, advance))
+                rounds = lab.rounds(size, self.rounds, self.budget, advance)
+                level = rounds[-1] if size == LEVEL_NBYTES else level
+                yield from rows_of(bench, size, rounds, level if size > LEVEL_NBYTES else {})
+            for size in self.cliffs:
+                yield from rows_of(bench, size, [lab.lanes(size, self.budget)], level)
+                advance(1)
             yield from rows_of(bench, n_chunks * nbytes, lab.batches(n_chunks, nbytes, self.rounds, self.budget, advance))
 
     def show(self, rows: Sequence[Row], output: Output) -> None:

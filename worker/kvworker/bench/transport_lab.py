@@ -49,15 +49,24 @@ class Lab:
             advance(1)
         return found
 
+    def lanes(self, nbytes: int, budget: Budget) -> Round:
+        """Measure our lanes alone at one size, once."""
+        lanes = self._lanes()
+        return {variant: lanes.measure(variant, budget) for variant in lanes.prepare(nbytes)}
+
     def batches(self, n_chunks: int, nbytes: int, n_rounds: int, budget: Budget, advance: Callable[[int], None]) -> list[Round]:
         """Measure many small chunks in one call against one call for each."""
-        (lanes,) = [each for each in self._clients if each.name == "lanes"]
+        lanes = self._lanes()
         lanes.prepare(nbytes, n_chunks)
         found: list[Round] = []
         for _ in range(n_rounds):
             found.append({variant: lanes.measure(variant, budget) for variant in _BATCHES})
             advance(1)
         return found
+
+    def _lanes(self) -> Client:
+        (lanes,) = [each for each in self._clients if each.name == "lanes"]
+        return lanes
 
     def _under_bulk(self, owners: dict[str, Client], bulk: Client, budget: Budget) -> dict[str, Timing]:
         """Measure the small get of each lane while another process reads large chunks on the same one."""

@@ -12,6 +12,7 @@ from kvworker.bench.transport_timing import Timing
 
 Round = Mapping[str, Timing]  # what one round measured, by variant
 
+LEVEL_NBYTES = 8 << 20  # a byte of a larger chunk should cost no more processor time than one of a chunk of this size
 LANES = ("shm", "tcp", "grpc")
 TIERS = ("redis", "disk")
 BATCH = "batch.get"
@@ -60,22 +61,27 @@ def latency_shares(variant: str, measured: Round) -> dict[str, float]:
     return shares
 
 
-def figures(variant: str, nbytes: int, measured: Round) -> dict[str, float]:
-    """Return every metric of a variant in one round; what moves no bytes has times only."""
+def figures(variant: str, nbytes: int, measured: Round, level: Round) -> dict[str, float]:
+    """Return every metric of a variant in one round; what moves no bytes has times only.
+
+    `level` is a round at `LEVEL_NBYTES`, or empty: of processor time, which is steadier than time, a ratio may cross rounds.
+    """
     timing = measured[variant]
     times = {"p50_us": timing.p50_s * 1e6, "p99_us": timing.p99_s * 1e6}
     if variant in ("shm.view", "grpc.empty"):
         return times
     speed = {"mb_per_s": timing.mb_per_s(nbytes), **times, "cpu_s_per_gb": timing.cpu_s_per_gb(nbytes)}
+    if variant in level:
+        speed["cpu_over_8_mib"] = speed["cpu_s_per_gb"] / level[variant].cpu_s_per_gb(LEVEL_NBYTES)
     return speed | ratios(variant, measured) | latency_shares(variant, measured)
 
 
-def rows_of(bench: Bench, nbytes: int, rounds: Sequence[Round]) -> Iterator[Row]:
+def rows_of(bench: Bench, nbytes: int, rounds: Sequence[Round], level: Round | None = None) -> Iterator[Row]:
     """Yield the rows of one size; a row's percentiles are those of its rounds."""
     for variant in rounds[0]:
         if variant.endswith(UNDER_BULK):
             continue
-        each = [figures(variant, nbytes, measured) for measured in rounds]
+        each = [figures(variant, nbytes, measured, level or {}) for measured in rounds]
         for metric in each[0]:
             yield bench.row(variant, metric, _UNITS.get(metric, "ratio"), nbytes, [found[metric] for found in each])
 
@@ -100,6 +106,7 @@ def _also(record: Record) -> str:
         "over_single_grpc": "{:.1f} x one by one",
         "over_empty": "takes {:.2f} of an empty call",
         "p50_under_bulk_us": "{:.0f} us beside a bulk stream",
+        "cpu_over_8_mib": "CPU {:.2f} of 8 MiB",
         "over_idle": "which is {:.1f} of idle",
     }
     return ", ".join(text.format(record[metric]) for metric, text in said.items() if metric in record)
