@@ -34,13 +34,17 @@ PAUSE_S = 0.01
 
 @cache
 def chunk(seed: int) -> bytes:
-    """Return a chunk of one of three sizes: within one message, through a ring, and in several pieces."""
+    """Return a chunk of one of three sizes: within one message, through a ring, and in several pieces; `STRIPED` is larger than all."""
+    if seed == STRIPED:
+        return bytes(make_blob(seed, part_nbytes=3 << 20))
     return bytes(make_blob(seed, part_nbytes=PART_NBYTES[seed % len(PART_NBYTES)]))
 
 
 STORED = tuple(range(6))
 ABSENT = 90
 PUT = (100, 101, 102)
+STRIPED = 200
+N_STRIPES = 2
 
 
 class Detour(RemoteStore):
@@ -48,7 +52,7 @@ class Detour(RemoteStore):
 
     def __init__(self, address: str, path: str, port: int, lane: LaneName, retry: Retry, pool: BufferPool) -> None:
         self._path, self._port = path, port
-        super().__init__(address, TOKENS["alpha"], timeout_s=DEADLINE_S, retry=retry, lane=lane, pool=pool)
+        super().__init__(address, TOKENS["alpha"], timeout_s=DEADLINE_S, retry=retry, lane=lane, pool=pool, stripes=N_STRIPES)
 
     def _open_lane(self, deadline: float) -> pb.OpenLaneResponse:
         answer = super()._open_lane(deadline)
@@ -67,14 +71,14 @@ class LaneLab:
         self._folder = folder
         self._n_proxies = 0
 
-    def fill(self) -> None:
-        """Put what a run may read."""
-        for seed in STORED:
+    def fill(self, name: str) -> None:
+        """Put what an action may read."""
+        for seed in (STRIPED,) if name == "striped" else STORED:
             self.api.put(chunk(seed), PutNote(source=SOURCE))
 
     def empty(self) -> None:
         """Delete everything; every byte that anybody held is free again then, on both sides, without a garbage collection."""
-        self.api.delete([key(chunk(seed)) for seed in (*STORED, *PUT)])
+        self.api.delete([key(chunk(seed)) for seed in (*STORED, *PUT, STRIPED)])
         self._wait(lambda: not (self._used_bytes() or self.pool.lent_nbytes))
         assert (self._used_bytes(), self.pool.lent_nbytes) == (0, 0)
 
@@ -161,6 +165,12 @@ def view_one(remote: RemoteStore, number: int) -> str:
     return _compare(remote.view(key(chunk(STORED[number % 6]))), STORED[number % 6], (0, 1, 2))
 
 
+def get_striped(remote: RemoteStore, number: int) -> str:
+    """Read a chunk that is large enough for several connections, which the second time it is known to be."""
+    outcomes = [_compare(remote.get(key(chunk(STRIPED))), STRIPED, (0, 1, 2)) for _ in range(2)]
+    return outcomes[-1]
+
+
 def put_one(remote: RemoteStore, number: int) -> str:
     """Put a chunk."""
     receipt = remote.put(chunk(PUT[number % 3]), PutNote(source=SOURCE, recompute_s=1.5))
@@ -168,7 +178,9 @@ def put_one(remote: RemoteStore, number: int) -> str:
     return "right" if receipt.stored else "again"
 
 
-ACTIONS: dict[str, Action] = {"get": get_one, "batch": get_batch, "view": view_one, "put": put_one}
+ACTIONS: dict[str, Action] = {"get": get_one, "batch": get_batch, "view": view_one, "put": put_one, "striped": get_striped}
+
+ONLY = {"view": "shm", "striped": "tcp"}
 
 
 def _compare(reader: BlobReader | None, seed: int, order: Sequence[int]) -> str:
@@ -200,10 +212,10 @@ def check_put(lab: LaneLab, number: int, outcome: str) -> None:
 def run_once(lab: LaneLab, seed: int, passed: dict[str, dict[Way, int]]) -> tuple[str, str, float, Fault]:
     """Do one seeded action under one seeded fault; return the action's name, what came of it, how long it took, and the fault."""
     rng = random.Random(seed)
-    name = rng.choice([name for name in ACTIONS if name != "view" or lab.lane == "shm"])
+    name = rng.choice(list(passed))
     number, retry = rng.randrange(12), Retry(rng.choice((1, 3)), first_pause_s=PAUSE_S, seed=seed)
     fault = draw_fault(rng, passed[name])
-    lab.fill()
+    lab.fill(name)
     with lab.client(fault, retry) as (remote, _):
         outcome, took_s = attempt(ACTIONS[name], remote, number)
     lab.settle()
@@ -216,8 +228,8 @@ def run_once(lab: LaneLab, seed: int, passed: dict[str, dict[Way, int]]) -> tupl
 def measure(lab: LaneLab) -> dict[str, dict[Way, int]]:
     """Return how many bytes each action sends each way when nothing is hurt."""
     passed = {}
-    for name in (name for name in ACTIONS if name != "view" or lab.lane == "shm"):
-        lab.fill()
+    for name in (name for name in ACTIONS if ONLY.get(name, lab.lane) == lab.lane):
+        lab.fill(name)
         with lab.client(None, Retry(1)) as (remote, proxy):
             outcome, _ = attempt(ACTIONS[name], remote, 2)
             assert outcome == "right"

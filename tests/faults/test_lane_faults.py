@@ -32,7 +32,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(params=LANES)
 def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LaneLab]:
     """A store, and one way to it."""
-    service = make_service()
+    service = make_service(max_blob_bytes=16 << 20)
     gc.disable()  # nothing that failed may wait for it
     lane: LaneName = request.param
     with serving(service) as server:
