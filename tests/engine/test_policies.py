@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kvstore.core.discovery import known_names
+from kvstore.core.key import Kind, chain_keys
 from kvworker.answer.policy import FixedRows, find_policy, parse_policy, repairable
 from kvworker.chunk import KVChunk, PassageKV
 from kvworker.engine.engine import Change, Segment, always_computed, spans_of
@@ -350,3 +351,21 @@ def test_dependence_is_the_attention_that_the_library_shows(tiny: Tiny) -> None:
         expected = mean[start : start + n, earlier].sum(1)
         torch.testing.assert_close(needs[i].float(), expected, rtol=0, atol=1e-3)
         start += n
+
+
+def test_reading_behind_a_filler_that_is_dropped_is_lego_link_0(llama: Tiny) -> None:
+    """The passage's first rows are no beginnings any more; it has a key of its own, and nothing is repaired at request time."""
+    (filler, passage), question = random_passages((6, 20)), random_question()
+    behind, alone_kv = llama.engine.export([filler, passage])[1], llama.engine.export([passage])[0]
+    namespace = llama.engine.identity.namespace
+    assert chain_keys(namespace, Kind.DOCUMENT, [filler, passage])[1] != chain_keys(namespace, Kind.DOCUMENT, [passage])[0]
+    assert (behind[0].v[1] - alone_kv[0].v[1]).abs().amax((0, 2))[0] > 1e-2
+    rows = (
+        parse_policy("none").finish(llama.engine.begin(stored([filler, passage], [alone_kv_of(llama, filler), behind], question))).work.rows
+    )
+    assert rows == tuple(range(26, 33))
+
+
+def alone_kv_of(tiny: Tiny, passage: Sequence[int]) -> PassageKV:
+    """Return a passage read alone."""
+    return tiny.engine.export([passage])[0]

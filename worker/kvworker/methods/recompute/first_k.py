@@ -18,13 +18,16 @@ class FirstK(FixedRows):
     A passage that was read alone gives its first tokens the attention that belongs to the start of a prompt; in the middle of one they
     draw it wrongly. Needs no scores, so loading and computing can overlap from the first layer on.
 
-    Paper: EPIC: Efficient Position-Independent Caching (arXiv 2410.15332), LegoLink.
+    Paper: EPIC: Efficient Position-Independent Caching (arXiv 2410.15332), LegoLink-k. Its LegoLink-0, which stores a passage as read
+    behind dummy tokens and drops theirs, is late chunking with a filler for a document: ingest the filler and the passage, name the
+    passage only, and repair `none`. On the reference model fillers of 1 to 32 tokens changed at most one answer in 90.
 
     Parameters
     ----------
     k : int
         Rows per segment, at least 1; the paper recommends up to 32 of 512. Repairing 16 rows of every passage of 64 costs a quarter of a
-        prefill and 4 cost an eighth, so 4 is the default.
+        prefill and 4 cost an eighth, so 4 is the default. On the reference model
+        5 and 10 rows of passages of 33 won back 50 % and 84 % of the loss.
     """
 
     name: ClassVar[str] = "first_k"
