@@ -355,17 +355,10 @@ def test_dependence_is_the_attention_that_the_library_shows(tiny: Tiny) -> None:
 
 def test_reading_behind_a_filler_that_is_dropped_is_lego_link_0(llama: Tiny) -> None:
     """The passage's first rows are no beginnings any more; it has a key of its own, and nothing is repaired at request time."""
-    (filler, passage), question = random_passages((6, 20)), random_question()
-    behind, alone_kv = llama.engine.export([filler, passage])[1], llama.engine.export([passage])[0]
+    (filler, first, passage), question = random_passages((6, 9, 20)), random_question()
+    behind, by_itself = llama.engine.export([filler, passage])[1], llama.engine.export([passage])[0]
     namespace = llama.engine.identity.namespace
     assert chain_keys(namespace, Kind.DOCUMENT, [filler, passage])[1] != chain_keys(namespace, Kind.DOCUMENT, [passage])[0]
-    assert (behind[0].v[1] - alone_kv[0].v[1]).abs().amax((0, 2))[0] > 1e-2
-    rows = (
-        parse_policy("none").finish(llama.engine.begin(stored([filler, passage], [alone_kv_of(llama, filler), behind], question))).work.rows
-    )
-    assert rows == tuple(range(26, 33))
-
-
-def alone_kv_of(tiny: Tiny, passage: Sequence[int]) -> PassageKV:
-    """Return a passage read alone."""
-    return tiny.engine.export([passage])[0]
+    assert (behind[0].v[1] - by_itself[0].v[1]).abs().amax((0, 2))[0] > 1e-2
+    segments = stored([first, passage], [llama.engine.export([first])[0], behind], question)
+    assert parse_policy("none").finish(llama.engine.begin(segments)).work.rows == tuple(range(29, 36))
