@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from kvstore.planners.cost import CostModel
 from kvstore.planners.plan import Hits, Plan, Request
-from kvstore.planners.weigh import make_plan, weigh
+from kvstore.planners.weigh import make_plan, quickest, weigh
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,10 @@ class AlwaysCompute:
     """Load nothing."""
 
     name: ClassVar[str] = "always_compute"
+    is_binding: ClassVar[bool] = True
 
     def plan(self, request: Request, hits: Hits, costs: CostModel) -> Plan:
         """Return the plan that computes every passage."""
-        return make_plan(weigh(request, hits, costs), frozenset(), lambda _: "this planner never loads", self.name)
+        scale = weigh(request, hits, costs)
+        chosen = [quickest(forms) for forms in scale.forms]
+        return make_plan(scale, chosen, [False] * len(chosen), lambda _: "this planner never loads", self.name)

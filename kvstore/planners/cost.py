@@ -1,24 +1,39 @@
-"""What computing and loading cost on this model and device, as far as it was measured. Measuring is the worker's job."""
+"""What computing and loading cost on this model and device, as far as it was measured. Measuring is the worker's job.
+
+Every cost knows by how much its predictions missed, and plans use that in three places: a deadline is met only if it is with the error on
+top; a step of the race is refused only if the loader wins even when it is late by its error; and once outcomes of whole requests were
+observed, they correct the prediction and replace the error that the single costs add up to.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.planners.linear import LinearCost, first_guess, fit
-from kvstore.planners.samples import PREFILL, SPLICE, CostSample, OverlapSample, codec_subject, tier_subject
+from kvstore.planners.samples import OUTCOME, PREFILL, SPLICE, CostSample, WaitSample, codec_subject, tier_subject
 
-_OVERLAP_WEIGHT = 0.2  # of one observation, as for the costs
+_WAIT_WEIGHT = 0.2  # of one observation, as for the costs
 
 
 class LoadRates(NamedTuple):
-    """Seconds that loading one chunk takes: fixed, per stored byte and per token."""
+    """Seconds that loading one chunk takes of its tier (fixed, per stored byte) and then of the device (fixed, per byte, per token)."""
 
-    fixed_s: float
-    byte_s: float
-    token_s: float
+    read_s: float
+    read_byte_s: float
+    land_s: float
+    land_byte_s: float
+    land_token_s: float
+
+
+class Prediction(NamedTuple):
+    """Seconds to the first token, give or take `error_s`."""
+
+    seconds: float
+    error_s: float
 
 
 @dataclass(frozen=True)
@@ -28,18 +43,24 @@ class CostModel:
     Parameters
     ----------
     costs : mapping of subject to LinearCost
-        "prefill" over (1, rows, rows * context), "tier NAME" and "codec LABEL" over (1, stored bytes), "splice" over (1, tokens).
+        "prefill" over (1, rows, rows * context), "tier NAME" and "codec LABEL" over (1, stored bytes), "splice" over (1, tokens),
+        "outcome" over (1, planned seconds).
     overlap : float
-        Share of the shorter of loading and computing that hides behind the longer: 0 means one after the other, 1 fully hidden.
-        A loader that runs one of G layer groups ahead of the engine reaches about 1 - 1/G.
+        Share of the last load that hides behind the last step. A loader that runs one of G layer groups ahead of the engine reaches about
+        1 - 1/G.
+    waits : mapping of tier to float
+        Seconds that reads from a tier lately waited behind reads of other requests.
     """
 
     costs: Mapping[str, LinearCost] = field(default_factory=dict)
     overlap: float = 0.0
+    waits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.overlap <= 1:
             raise InvalidInputError(f"overlap is a share within 0 and 1, got {self.overlap}")
+        if not all(math.isfinite(wait_s) and wait_s >= 0 for wait_s in self.waits.values()):
+            raise InvalidInputError(f"waits are finite and not negative, got {dict(self.waits)}")
 
     @classmethod
     def calibrated(cls, samples: Iterable[CostSample], overlap: float = 0.0) -> CostModel:
@@ -52,10 +73,11 @@ class CostModel:
             groups.setdefault(sample.subject, []).append(sample)
         return cls({subject: fit_samples(group) for subject, group in groups.items()}, overlap)
 
-    def observe(self, sample: CostSample | OverlapSample) -> CostModel:
+    def observe(self, sample: CostSample | WaitSample) -> CostModel:
         """Return the model after one more measurement; the first of its subject is explained by the size of the work alone."""
-        if isinstance(sample, OverlapSample):
-            return replace(self, overlap=self.overlap + _OVERLAP_WEIGHT * (sample.overlap - self.overlap))
+        if isinstance(sample, WaitSample):
+            known_s = self.waits.get(sample.tier, sample.seconds)
+            return replace(self, waits={**self.waits, sample.tier: known_s + _WAIT_WEIGHT * (sample.seconds - known_s)})
         known = self.costs.get(sample.subject)
         updated = known.observe(sample.features, sample.seconds) if known else first_guess(sample.features, sample.seconds)
         return replace(self, costs={**self.costs, sample.subject: updated})
@@ -68,7 +90,9 @@ class CostModel:
     def predict_load(self, tier: str, nbytes: int, codec: str, n_tokens: int) -> float | None:
         """Return the seconds of reading, decoding and splicing a chunk; None when one of the three was never measured."""
         rates = self.load_rates(tier, codec)
-        return rates.fixed_s + rates.byte_s * nbytes + rates.token_s * n_tokens if rates else None
+        if rates is None:
+            return None
+        return rates.read_s + rates.land_s + (rates.read_byte_s + rates.land_byte_s) * nbytes + rates.land_token_s * n_tokens
 
     def load_rates(self, tier: str, codec: str) -> LoadRates | None:
         """Return what every load from a tier with a codec costs; None when one of its steps was never measured."""
@@ -76,22 +100,40 @@ class CostModel:
         if read is None or decode is None or splice is None:
             return None
         (read_s, read_byte_s), (decode_s, decode_byte_s), (splice_s, token_s) = (c.coefficients for c in (read, decode, splice))
-        return LoadRates(read_s + decode_s + splice_s, read_byte_s + decode_byte_s, token_s)
+        return LoadRates(read_s, read_byte_s, decode_s + splice_s, decode_byte_s, token_s)
 
-    def ttft(self, compute_s: float, load_s: float) -> float:
-        """Return the seconds to the first token of a request that computes and loads for so long."""
-        return max(compute_s, load_s) + (1 - self.overlap) * min(compute_s, load_s)
+    def error(self, subject: str) -> float:
+        """Return by how much predictions of a subject missed, as a share; 1 for what was never measured."""
+        cost = self.costs.get(subject)
+        return cost.relative_error if cost else 1.0
+
+    def predict(self, planned_s: float, compute_s: float, load_s: float, tiers: Iterable[str]) -> Prediction:
+        """Return when a plan that adds up to `planned_s` gives its first token, corrected by how earlier plans came out.
+
+        Before any outcome, the errors of computing `compute_s` and of loading `load_s` over `tiers` are taken to be independent.
+        """
+        outcome = self.costs.get(OUTCOME)
+        load_error = max((self.error(tier_subject(tier)) for tier in tiers), default=0.0)
+        error_s = math.hypot(compute_s * self.error(PREFILL), load_s * load_error)
+        if outcome is None:
+            return Prediction(planned_s, error_s)
+        seconds = outcome.predict((1.0, planned_s))
+        return Prediction(seconds, seconds * outcome.relative_error)
 
     def to_json(self) -> dict[str, Any]:
         """Return the model as a JSON object."""
-        return {"costs": {subject: cost.to_json() for subject, cost in self.costs.items()}, "overlap": self.overlap}
+        return {
+            "costs": {subject: cost.to_json() for subject, cost in self.costs.items()},
+            "overlap": self.overlap,
+            "waits": dict(self.waits),
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CostModel:
         """Check and read `to_json`; anything else raises FormatError or InvalidInputError."""
         try:
             costs = {str(name): LinearCost.from_json(cost, 3 if name == PREFILL else 2) for name, cost in value["costs"].items()}
-            return cls(costs, float(value["overlap"]))
+            return cls(costs, float(value["overlap"]), {str(tier): float(wait_s) for tier, wait_s in value["waits"].items()})
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise FormatError(f"not a cost model: {error!r}") from error
 

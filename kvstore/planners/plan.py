@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.units import format_nbytes
+from kvstore.planners.makespan import Option
+from kvstore.planners.share_out import Work
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,26 @@ class PassageAsk:
 
 @dataclass(frozen=True)
 class Request:
-    """Passages in the order of the prompt, and the rows at its end that are computed in any case."""
+    """Passages in the order of the prompt, and the rows at its end that are computed in any case.
+
+    Parameters
+    ----------
+    deadline_s : float
+        When the first token is due. Up to then a planner that knows of losses spends time on quality.
+    most_loss : float
+        What the losses of all loaded forms may add up to.
+    """
 
     passages: tuple[PassageAsk, ...]
     question_tokens: int
+    deadline_s: float = math.inf
+    most_loss: float = math.inf
 
     def __post_init__(self) -> None:
         if self.question_tokens < 1:
             raise InvalidInputError(f"a request computes at least the last row of its prompt, got {self.question_tokens} question tokens")
+        if not self.deadline_s > 0 or not self.most_loss >= 0:
+            raise InvalidInputError(f"a deadline lies ahead and a loss is not negative, got {self.deadline_s} s and {self.most_loss}")
         end = 0
         for ask in self.passages:
             if ask.start < end:
@@ -58,7 +72,9 @@ class Offer:
     """One stored form of a passage: where it is, its size, its variant's fingerprint and its codec's label.
 
     `read_as` says how the passage was read: "document" or "alone". `rank` is the place of that reading in the order of quality, 0 for the
-    best; among the offers for one passage only those of the best rank are weighed by speed.
+    best; among the offers for one passage only those of the best rank are weighed by speed. `loss` is what the form costs in quality, in
+    any unit that adds up over passages. `is_exact` says that it was read behind exactly what stands before the passage here, so that no row
+    of it is repaired; exact forms whose speed is known rule out others.
     """
 
     tier: str
@@ -67,6 +83,8 @@ class Offer:
     codec: str
     read_as: str = "document"
     rank: int = 0
+    loss: float = 0.0
+    is_exact: bool = False
 
     def __str__(self) -> str:
         return f"{format_nbytes(self.nbytes)} of {self.codec} from {self.tier}"
@@ -119,6 +137,31 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """The numbers that a plan was weighed by: what a race of it begins with.
+
+    Parameters
+    ----------
+    work : Work
+        Seconds per passage, with the lane that the plan chose for each.
+    tiers : tuple of str
+        The tier that each lane stands for.
+    offers : tuple of mappings of lane to Offer
+        What can be loaded over each lane, per passage; only forms of the loss that was chosen.
+    options : tuple of tuples of Option
+        The same in seconds.
+    ready_s : tuple of float
+        When each lane is free.
+    """
+
+    work: Work
+    tiers: tuple[str, ...]
+    offers: tuple[Mapping[int, Offer], ...]
+    options: tuple[tuple[Option, ...], ...]
+    ready_s: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to do with every passage, in the order of the request.
 
@@ -126,19 +169,29 @@ class Plan:
     ----------
     items : tuple of Load or Compute
         One per passage.
-    predicted_s : float or None
-        Seconds to the first token; None when it depends on a cost that was never measured.
+    predicted_s, error_s : float or None
+        Seconds to the first token, and by how much they may be off; None when they depend on a cost that was never measured.
+    planned_s : float or None
+        What the plan's costs add up to, before the outcomes of earlier plans corrected it.
     compute_s, load_s : float or None
-        Seconds of computing (patched rows and question included) and of loading in it, before they overlap.
+        Seconds of the device (patched rows, landing and question included), and until the last tier is done.
+    loss : float
+        What the forms that are loaded cost in quality.
     why : str
         What was weighed, with numbers.
+    terms : Terms
+        What it was weighed by.
     """
 
     items: tuple[Load | Compute, ...]
     predicted_s: float | None
+    error_s: float | None
+    planned_s: float | None
     compute_s: float | None
     load_s: float | None
+    loss: float
     why: str
+    terms: Terms
 
 
 def format_s(seconds: float | None) -> str:

@@ -13,6 +13,8 @@ class Planner(Protocol):
     """Decides for every passage of a request whether to load or to compute it. Pure: equal input, equal plan."""
 
     name: ClassVar[str]
+    is_binding: ClassVar[bool]
+    """Whether its plans are to be followed as they are, also when computing turns out to be done sooner than loading."""
 
     def plan(self, request: Request, hits: Hits, costs: CostModel) -> Plan:
         """Return a plan that decides every passage once and loads only what `hits` offers for it."""

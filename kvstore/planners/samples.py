@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kvstore.core.errors import InvalidInputError
 
-PREFILL, SPLICE = "prefill", "splice"
+PREFILL, SPLICE, OUTCOME = "prefill", "splice", "outcome"
 
 
 def tier_subject(tier: str) -> str:
@@ -108,27 +108,47 @@ class SpliceSample:
 
 
 @dataclass(frozen=True)
-class OverlapSample:
-    """A request that loaded for `load_s` and computed for `compute_s` in all had its first token after `ttft_s`."""
+class OutcomeSample:
+    """A request whose costs add up to `planned_s` had its first token after `ttft_s`; it tells how well plans predict."""
 
-    load_s: float
-    compute_s: float
+    planned_s: float
     ttft_s: float
 
     def __post_init__(self) -> None:
         _check_positive(self)
 
     @property
-    def overlap(self) -> float:
-        """The share of the shorter work that was hidden behind the longer, within 0 and 1."""
-        hidden = (self.load_s + self.compute_s - self.ttft_s) / min(self.load_s, self.compute_s)
-        return min(max(hidden, 0.0), 1.0)
+    def subject(self) -> str:
+        """The cost that this measures."""
+        return OUTCOME
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """One request, and its plan's seconds."""
+        return (1.0, self.planned_s)
+
+    @property
+    def seconds(self) -> float:
+        """What it took."""
+        return self.ttft_s
 
 
-CostSample = PrefillSample | ReadSample | DecodeSample | SpliceSample
+@dataclass(frozen=True)
+class WaitSample:
+    """A read from a tier waited `seconds`, perhaps none, behind reads of other requests before its own began."""
+
+    tier: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds >= 0):
+            raise InvalidInputError(f"WaitSample: seconds must be finite and at least 0, got {self.seconds}")
 
 
-def _check_positive(sample: CostSample | OverlapSample) -> None:
+CostSample = PrefillSample | ReadSample | DecodeSample | SpliceSample | OutcomeSample
+
+
+def _check_positive(sample: CostSample) -> None:
     """Raise InvalidInputError unless every number of the sample is finite and above zero."""
     for name, value in vars(sample).items():
         if not isinstance(value, str) and not (math.isfinite(value) and value > 0):

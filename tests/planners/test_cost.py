@@ -10,7 +10,7 @@ import pytest
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.planners.cost import CostModel, fit_samples
 from kvstore.planners.linear import LinearCost
-from kvstore.planners.samples import CostSample, DecodeSample, OverlapSample, PrefillSample, ReadSample, SpliceSample
+from kvstore.planners.samples import CostSample, DecodeSample, OutcomeSample, PrefillSample, ReadSample, SpliceSample, WaitSample
 
 PREFILL = [PrefillSample(n, c, 1e-3 + 1e-5 * n + 1e-9 * n * c) for n in (16, 256, 1024) for c in (16.0, 512.0)]
 READS = [ReadSample("disk", n, 1e-4 + n / 1e9) for n in (1 << 12, 1 << 16, 1 << 22)]
@@ -66,29 +66,47 @@ def test_observing_leaves_the_model_itself_alone() -> None:
     assert CALIBRATED.to_json() == before
 
 
-@pytest.mark.parametrize(("overlap", "ttft_s"), [(0.0, 5.0), (0.5, 4.0), (1.0, 3.0)])
-def test_overlap_hides_its_share_of_the_shorter_work(overlap: float, ttft_s: float) -> None:
-    """Loading for 2 s beside 3 s of computing: their sum, in between, or the longer one."""
-    assert CostModel(overlap=overlap).ttft(3.0, 2.0) == ttft_s
+def test_a_load_keeps_its_tier_and_then_the_device_busy() -> None:
+    """Reading is the tier's share, decoding and splicing the device's."""
+    rates = CALIBRATED.load_rates("disk", "int8")
+    assert rates is not None
+    assert rates == pytest.approx((1e-4, 1e-9, 2e-5 + 1e-5, 0.25e-9, 1e-7), rel=1e-6)
 
 
-@pytest.mark.parametrize(("ttft_s", "overlap"), [(9.0, 0.0), (5.0, 0.0), (4.0, 0.5), (3.0, 1.0), (2.0, 1.0)])
-def test_an_observed_overlap_stays_within_none_and_all(ttft_s: float, overlap: float) -> None:
-    """Clocks are noisy: a request may seem slower than the sum or quicker than the longer part."""
-    assert OverlapSample(load_s=2.0, compute_s=3.0, ttft_s=ttft_s).overlap == overlap
-
-
-def test_observed_overlap_is_approached() -> None:
-    """20 requests that hid everything: 1 - 0.8 ** 20 = 0.988."""
+def test_waits_are_averaged_and_may_be_none() -> None:
+    """5 reads waited for a second, then 20 for nothing: 0.8 ** 20 = 1.2 % of it is left."""
     model = CostModel()
+    for seconds in [1.0] * 5 + [0.0] * 20:
+        model = model.observe(WaitSample("redis", seconds))
+    assert model.waits["redis"] == pytest.approx(0.8**20)
+
+
+def test_the_error_of_a_prediction_adds_up_from_its_costs() -> None:
+    """3 s of computing known to 10 % and 4 s of loading known to 10 %: independent errors of 0.3 and 0.4 s make 0.5 s."""
+    model = CostModel({"prefill": LinearCost((0.0, 1.0, 0.0), 0.1, 9), "tier disk": LinearCost((0.0, 1.0), 0.1, 9)})
+    assert model.predict(5.0, 3.0, 4.0, ["disk"]) == pytest.approx((5.0, 0.5))
+
+
+def test_a_tier_that_was_never_measured_has_the_whole_load_for_its_error() -> None:
+    """Unknown is not certain."""
+    model = CostModel({"prefill": LinearCost((0.0, 1.0, 0.0), 0.0, 9)})
+    assert model.predict(5.0, 3.0, 4.0, ["disk"]).error_s == 4.0
+
+
+def test_outcomes_correct_predictions_and_replace_their_error() -> None:
+    """Requests that take twice what was planned, 20 times: planned again, 4 s become 8."""
+    model = CostModel({"prefill": LinearCost((0.0, 1.0, 0.0), 0.5, 9)})
     for _ in range(20):
-        model = model.observe(OverlapSample(2.0, 3.0, 3.0))
-    assert model.overlap == pytest.approx(1, abs=0.02)
+        model = model.observe(OutcomeSample(planned_s=2.0, ttft_s=4.0))
+    predicted = model.predict(4.0, 4.0, 0.0, [])
+    assert predicted.seconds == pytest.approx(8.0)
+    assert predicted.error_s < 0.1 * predicted.seconds
 
 
 def test_a_model_survives_json() -> None:
     """The worker keeps it per model and device."""
-    assert CostModel.from_json(json.loads(json.dumps(CALIBRATED.to_json()))) == CALIBRATED
+    model = CALIBRATED.observe(WaitSample("disk", 0.5))
+    assert CostModel.from_json(json.loads(json.dumps(model.to_json()))) == model
 
 
 @pytest.mark.parametrize(
@@ -96,9 +114,11 @@ def test_a_model_survives_json() -> None:
     [
         {},
         {"costs": [], "overlap": 0},
-        {"costs": {}, "overlap": None},
-        {"costs": {"prefill": {"coefficients": [1, 1], "relative_error": 1, "n_samples": 1}}, "overlap": 0},
-        {"costs": {"tier disk": {"coefficients": [1, "x"], "relative_error": 1, "n_samples": 1}}, "overlap": 0},
+        {"costs": {}, "overlap": None, "waits": {}},
+        {"costs": {}, "overlap": 0},
+        {"costs": {}, "overlap": 0, "waits": {"disk": "long"}},
+        {"costs": {"prefill": {"coefficients": [1, 1], "relative_error": 1, "n_samples": 1}}, "overlap": 0, "waits": {}},
+        {"costs": {"tier disk": {"coefficients": [1, "x"], "relative_error": 1, "n_samples": 1}}, "overlap": 0, "waits": {}},
     ],
 )
 def test_a_malformed_model_is_refused(value: dict[str, Any]) -> None:
@@ -112,6 +132,15 @@ def test_an_overlap_outside_none_and_all_is_refused(overlap: float) -> None:
     """More than all cannot be hidden."""
     with pytest.raises(InvalidInputError, match="overlap is a share"):
         CostModel(overlap=overlap)
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, float("nan"), float("inf")])
+def test_a_wait_that_is_no_duration_is_refused(wait_s: float) -> None:
+    """It would make a tier free before time began, or never."""
+    with pytest.raises(InvalidInputError, match="at least 0"):
+        WaitSample("disk", wait_s)
+    with pytest.raises(InvalidInputError, match="not negative"):
+        CostModel(waits={"disk": wait_s})
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
