@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kvworker.engine import stack
+from kvworker.engine.arrangement import Arrangement
 from kvworker.engine.attention import Block, Sight
 from kvworker.engine.engine import always_computed
 from tests.engine.prompts import Tiny, open_engine, random_passages, random_question, stored
@@ -56,7 +57,7 @@ def test_changing_a_token_changes_its_own_row_and_the_answer(tiny: Tiny) -> None
 def test_the_probe_notices_a_mask_aligned_to_the_bottom_right(llama: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row i of S computed rows sees keys up to T - S + i under such a mask: its future, for every row but the question's."""
 
-    def bottom_right(rows: Sequence[int], _window: int, dtype: torch.dtype, _device: torch.device) -> Sight:
+    def bottom_right(rows: Sequence[int], _window: int, dtype: torch.dtype, _device: torch.device, _arrangement: Arrangement) -> Sight:
         n_rows, n_tokens = len(rows), rows[-1] + 1
         mask = torch.full((n_rows, n_tokens), torch.finfo(dtype).min, dtype=dtype).triu(n_tokens - n_rows + 1)
         return Sight((Block(0, n_rows, 0, n_tokens, mask, is_causal=False),))

@@ -30,15 +30,38 @@ class ChunkSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Apart:
+    """How a segment stands whose rows see only each other: as it was read alone, wherever it is. Later segments see it."""
+
+
+@dataclass(frozen=True)
+class Parallel(Apart):
+    """How a segment stands that also shares its positions with the others of its kind, so that their order does not matter.
+
+    Later rows divide their scores of it by `temperature`, and the log of their sum is multiplied by `scale` times `temperature`: both 1
+    weigh it like anything else.
+    """
+
+    temperature: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0 or self.scale <= 0:
+            raise InvalidInputError(f"temperature and scale must be above 0, got {self.temperature} and {self.scale}")
+
+
+@dataclass(frozen=True)
 class Segment:
     """A piece of a prompt: a passage with its own BOS as first token, or text whose rows are all computed (source None).
 
-    `is_exact` says that the source holds what a prefill of this very prompt would compute, so that no row needs repair.
+    `is_exact` says that the source holds what a prefill of this very prompt would compute, so that no row needs repair. `apart` says how
+    it stands among the others where it does not see those before it; what is computed of it then equals what is loaded.
     """
 
     token_ids: tuple[int, ...]
     source: ChunkSource | None = None
     is_exact: bool = False
+    apart: Apart | None = None
 
     def __post_init__(self) -> None:
         if not self.token_ids:

@@ -109,7 +109,7 @@ class HFEngine:
         token_ids = [token for segment in segments for token in segment.token_ids]
         self._check_tokens(token_ids)
         if len(token_ids) > self.max_reading_tokens:
-            segments = [Segment(s.token_ids) if s.is_exact or i == 0 else s for i, s in enumerate(segments)]
+            segments = [replace(s, source=None, is_exact=False) if s.is_exact or i == 0 else s for i, s in enumerate(segments)]
         n_new = min(sampling.max_new_tokens, self.max_context_tokens - len(token_ids) + 1)
         with torch.inference_mode():
             return PromptRun(self._stack, segments, replace(sampling, max_new_tokens=n_new), self.eos_ids)

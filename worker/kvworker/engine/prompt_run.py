@@ -9,11 +9,13 @@ from functools import partial
 
 import torch
 
+from kvworker.engine.arrangement import arrangement_of
 from kvworker.engine.attention import Observer
 from kvworker.engine.engine import Change, Generation, Narrowing, Segment, Work, always_computed, check_rows, never, spans_of, unsourced
+from kvworker.engine.rope import RotaryTable, Rows
 from kvworker.engine.sampling import Sampling
 from kvworker.engine.splice import place_group, stored_runs
-from kvworker.engine.stack import Pass, Stack
+from kvworker.engine.stack import Pass, Stack, positions_at
 
 
 class PromptRun:
@@ -25,6 +27,7 @@ class PromptRun:
         self._token_ids = [token for segment in segments for token in segment.token_ids]
         self._sourced = [row for span in spans_of(segments) if span.is_sourced for row in range(span.start, span.stop)]
         self._overlay = stack.overlay(len(self._token_ids) + sampling.max_new_tokens - 1)
+        self._arrangement = arrangement_of(segments)
         self._computed: list[int] = []
         self._placed: list[set[int]] = [set() for _ in stack.layout.groups]
         self._layer_rows = 0
@@ -112,7 +115,7 @@ class PromptRun:
 
     def _pass(self, rows: Sequence[int], observer: Observer | None = None, n_observed: int = 0) -> Pass:
         hidden = self._stack.embed([self._token_ids[row] for row in rows])
-        return Pass(rows, hidden, len(self._token_ids), observer, n_observed)
+        return Pass(rows, hidden, len(self._token_ids), self._arrangement, observer, n_observed)
 
     @contextmanager
     def _step(self, rows: Sequence[int]) -> Iterator[Callable[[], None]]:
@@ -150,8 +153,12 @@ class PromptRun:
         runs = stored_runs(self.segments, rows, self._computed, self._placed[index])
         if runs:
             group = self._stack.layout.groups[index]
-            place_group(self._overlay, index, group, runs, partial(self._stack.table(group).angles, n_tokens=len(self._token_ids)), first)
+            place_group(self._overlay, index, group, runs, partial(self._angles, self._stack.table(group)), first)
             self._placed[index].update(piece.segment for run in runs for piece in run)
+
+    def _angles(self, table: RotaryTable, place: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cos and sin of rows of the prompt."""
+        return table.angles(positions_at(place, self._arrangement, self._stack.device), self._arrangement.n_positions(len(self._token_ids)))
 
     def _narrow(self, work: Pass, narrowing: Narrowing, index: int, first: int) -> None:
         """Take rows out of a pass before layer `first` of a group."""
@@ -184,7 +191,7 @@ class PromptRun:
         def step(token: int) -> torch.Tensor:
             nonlocal n_seen
             n_seen += 1
-            work = Pass([n_seen - 1], self._stack.embed([token]), n_seen)
+            work = Pass([n_seen - 1], self._stack.embed([token]), n_seen, self._arrangement)
             self._stack.run_all(work, self._overlay)
             return self._stack.logits(work.hidden[0, -1])
 

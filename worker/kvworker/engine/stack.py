@@ -12,31 +12,49 @@ from typing import Any
 import torch
 
 from kvstore.core.identity import KVLayout, LayerGroup, RopeSpec
+from kvworker.engine.arrangement import IN_TURN, Arrangement
 from kvworker.engine.attention import Observer, Sight, sight_of
 from kvworker.engine.families import Family
 from kvworker.engine.overlay import Overlay
 from kvworker.engine.rope import RotaryTable, Rows, rotate
 
 
+def positions_at(place: Rows, arrangement: Arrangement, device: torch.device) -> Rows:
+    """Return where rows stand."""
+    if arrangement.side_by_side is None:
+        return place
+    rows = range(place.start, place.stop) if isinstance(place, slice) else place.tolist()
+    return torch.tensor([arrangement.position(row) for row in rows], device=device)
+
+
 class Pass:
     """The rows that are under way: where they lie, and their hidden states (1, S, hidden).
 
     `place` says where the rows lie in the cache: a slice where they are consecutive, which is faster than indices. `length` is the whole
-    sequence's. An `observer` is told in each layer what the last `n_observed` rows pay attention to.
+    sequence's, in rows. An `observer` is told in each layer what the last `n_observed` rows pay attention to.
     """
 
     def __init__(
-        self, rows: Sequence[int], hidden: torch.Tensor, length: int, observer: Observer | None = None, n_observed: int = 0
+        self,
+        rows: Sequence[int],
+        hidden: torch.Tensor,
+        length: int,
+        arrangement: Arrangement = IN_TURN,
+        observer: Observer | None = None,
+        n_observed: int = 0,
     ) -> None:
-        self.hidden, self.length = hidden, length
+        self.hidden, self.n_positions = hidden, arrangement.n_positions(length)
+        self._arrangement = arrangement
         self._observer, self._n_observed = observer, n_observed
         self._set(rows)
 
     def _set(self, rows: Sequence[int]) -> None:
         self.rows, self.n_tokens = rows, rows[-1] + 1
-        self.positions = torch.tensor(rows, device=self.hidden.device)
+        own = torch.tensor(rows, device=self.hidden.device)
         is_consecutive = rows[-1] - rows[0] + 1 == len(rows)
-        self.place: Rows = slice(rows[0], rows[-1] + 1) if is_consecutive else self.positions
+        self.place: Rows = slice(rows[0], rows[-1] + 1) if is_consecutive else own
+        self.turn = positions_at(self.place, self._arrangement, own.device)
+        self.positions = own if isinstance(self.turn, slice) else self.turn
         self._sights: dict[int, Sight] = {}
         self._angles: dict[RopeSpec | None, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -50,14 +68,14 @@ class Pass:
     def sight(self, window: int) -> Sight:
         """Return what the rows see through a window; 0 sees all earlier keys."""
         if window not in self._sights:
-            sight = sight_of(self.rows, window, self.hidden.dtype, self.hidden.device)
+            sight = sight_of(self.rows, window, self.hidden.dtype, self.hidden.device, self._arrangement)
             self._sights[window] = replace(sight, observer=self._observer, n_observed=self._n_observed)
         return self._sights[window]
 
     def angles(self, rope: RopeSpec | None, table: RotaryTable) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cos and sin (1, S, D) of the rows, as attention modules expect them."""
         if rope not in self._angles:
-            cos, sin = table.angles(self.place, self.length)
+            cos, sin = table.angles(self.turn, self.n_positions)
             self._angles[rope] = torch.cat((cos,) * 2, -1)[None], torch.cat((sin,) * 2, -1)[None]
         return self._angles[rope]
 
@@ -114,7 +132,7 @@ class Stack:
         """Return K after RoPE and V, (H, S, D) each, that a pass's rows have in the layer which they enter next."""
         module = self._decoder.layers[layer]
         k, v = self._family.project(module.self_attn, module.input_layernorm(work.hidden), group.kv_heads)
-        rotate(k, *self._tables[group.rope].angles(work.place, work.length), out=(rotated := torch.empty_like(k)))
+        rotate(k, *self._tables[group.rope].angles(work.turn, work.n_positions), out=(rotated := torch.empty_like(k)))
         return rotated, v
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
