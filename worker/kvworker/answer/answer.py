@@ -176,7 +176,7 @@ class Answerer:
             segments = course.prompt.segments(course.sources)
             try:
                 with course.timing.queue(self._lock), course.timing.measure("prefill"):
-                    generation = course.choice.policy.finish(self._engine.begin(segments, sampling))
+                    generation = course.choice.policy.finish(self._engine.begin(course.choice.policy.arrange(segments), sampling))
                     course.rows, tokens = generation.work.rows, iter(generation)
                     return next(tokens, None), tokens
             except LoadFailed:

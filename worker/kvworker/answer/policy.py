@@ -27,6 +27,12 @@ class RecomputePolicy(ABC):
     name: ClassVar[str]
     is_pipelined: ClassVar[bool] = True
     """Whether computing may begin before all layers are loaded."""
+    is_in_turn: ClassVar[bool] = True
+    """Whether passages are read one behind the other; otherwise no answer is that of a full prefill, and only an operator chooses it."""
+
+    def arrange(self, segments: Sequence[Segment]) -> list[Segment]:
+        """Return the segments of a prompt, whose last is the question, as they are to stand: what `Engine.begin` is to be given."""
+        return list(segments)
 
     @abstractmethod
     def finish(self, prefill: Prefill) -> Generation:

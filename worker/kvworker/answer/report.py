@@ -37,7 +37,8 @@ def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
 def _quality(course: Course, is_lossless: bool) -> str:
     """Return the declared loss: none where everything was computed, or loaded without loss exactly where it was read."""
     is_prefix = all(index < course.prompt.n_exact for index in course.sources)
-    is_exact = not course.sources or course.choice.policy.name == "all" or (is_prefix and is_lossless)
+    policy = course.choice.policy
+    is_exact = policy.is_in_turn and (not course.sources or policy.name == "all" or (is_prefix and is_lossless))
     return "; ".join(filter(None, ("exact" if is_exact else course.choice.quality, course.choice.note)))
 
 

@@ -67,9 +67,9 @@ class Gate:
 
     def _declared(self, reading: ReadAs, policy: RecomputePolicy) -> str:
         """Say what is known about the worker's codec and a policy; an exact prefix needs no repair, so that only the codec counts."""
-        if policy.name == ALL or (self.codec == LOSSLESS and (reading == "prefix" or policy.name == EXACT)):
+        is_prefix = (reading == "prefix" or policy.name == EXACT) and policy.is_in_turn
+        if policy.name == ALL or (self.codec == LOSSLESS and is_prefix):
             return "exact"
-        is_prefix = reading == "prefix" or policy.name == EXACT
         row = self._find("prefix", NONE) if is_prefix else self._find(reading, policy.spec)
         what = f"codec {self.codec}" if is_prefix else f"codec {self.codec}, policy {policy.spec}"
         if row is None:

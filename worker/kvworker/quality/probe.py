@@ -109,9 +109,10 @@ class Probe:
             Segment(self.tokens(text), DeviceSource(kv) if kv else None, stored is not None and i < stored.n_exact)
             for i, (text, kv) in enumerate(zip(context.texts, kvs, strict=True))
         ]
-        segments = [*pieces, Segment(tuple(self.engine.encode(question)))]
+        policy = policy or find_policy("all")
+        segments = policy.arrange([*pieces, Segment(tuple(self.engine.encode(question)))])
         started = time.perf_counter()
-        generation = (policy or find_policy("all")).finish(self.engine.begin(segments, Sampling(max_new_tokens=max_new_tokens)))
+        generation = policy.finish(self.engine.begin(segments, Sampling(max_new_tokens=max_new_tokens)))
         seconds = time.perf_counter() - started
         return Answered(generation.first_logits, *self._shares(pieces, generation.work), seconds, tuple(generation))
 

@@ -44,14 +44,14 @@ def policies_at(ratio: float, passage_tokens: int) -> Iterator[RecomputePolicy]:
 
 
 def fixed_policies() -> list[RecomputePolicy]:
-    """Return every policy whose rows cannot be told in advance, with its own defaults."""
+    """Return every policy whose rows cannot be told in advance, with its own defaults, but for those that do not read in turn."""
     found = [find_policy(name) for name in known_names(POLICIES)]
-    return [policy for policy in found if not {"ratio", "k"} & {field.name for field in fields(policy)}]
+    return [policy for policy in found if policy.is_in_turn and not {"ratio", "k"} & {field.name for field in fields(policy)}]
 
 
 def every_policy() -> list[RecomputePolicy]:
-    """Return every known policy with its own defaults, but for those that compute everything."""
-    return [policy for policy in map(find_policy, known_names(POLICIES)) if share_of(policy) < 1]
+    """Return every known policy with its own defaults, but for those that compute everything or do not read in turn."""
+    return [policy for policy in map(find_policy, known_names(POLICIES)) if policy.is_in_turn and share_of(policy) < 1]
 
 
 def share_of(policy: RecomputePolicy) -> float:
