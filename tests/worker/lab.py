@@ -41,6 +41,10 @@ class Wrapped:
         self.gets.append(key)
         return self.store.get(key, timeout_s)
 
+    def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
+        """Get one by one, so that what a test does to `get` is done to batches."""
+        return [self.get(key, timeout_s) for key in keys]
+
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
         """Pass on and count."""
         self.puts.append(note)

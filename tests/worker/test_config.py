@@ -28,6 +28,8 @@ PREFIXES = (STORE_PREFIX, ENV_PREFIX)
         ("load_threads", 0),
         ("load_timeout_s", 0.0),
         ("load_timeout_s", float("nan")),
+        ("load_slack_s", 0.0),
+        ("load_slack_s", float("nan")),
         ("question_template", "no place"),
         ("question_template", "{question} {question}"),
     ],

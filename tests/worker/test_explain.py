@@ -22,7 +22,7 @@ def test_an_explanation_says_what_was_found_weighed_and_done(make_lab: MakeLab) 
     """Five lines on the request, one per passage: hits and costs in, the plan, prediction and outcome."""
     lab = make_lab(device_bytes=0)
     names = lab.names()
-    lab.ask(names)  # measures what reading takes
+    lab.ask(names, policy="none")  # measures what reading takes
     report = lab.ask([*names[1:], "a.txt#0"], policy="none").report
     lines = lab.worker.explain("alice", report.request_id).lines
     assert len(lines) == 5 + 3

@@ -35,7 +35,7 @@ def test_a_workers_requests_can_be_simulated(make_lab: MakeLab, tmp_path: Path) 
     for _ in range(2):
         lab = make_lab(tmp_path / "data", trace_file=str(file))
         names = lab.names()
-        lab.ask(names[:2])
+        lab.ask(names[:2], policy="none")
         lab.ask(names[1:], planner="always_compute")
         lab.worker.close()
     requests = read_trace(file)

@@ -30,8 +30,9 @@ class WorkerSettings:
         Budgets of decoded chunks in device memory, and of KV that waits to be stored.
     catalog_bytes : int
         Most bytes that one tenant's tokens take in the catalog of passages, 4 B each.
-    load_timeout_s : float
-        Longest wait for a stored chunk; shorter where computing everything is quicker than that.
+    load_timeout_s, load_slack_s : float
+        Longest fetch of a stored chunk; and how much longer than expected the first token may take because a chunk does not come, before
+        it is computed.
     load_threads, restore_passages : int
         Chunks fetched at once; passages that wait at most to be computed and stored again after the store lost them.
     trace_file, trace_bytes : str, int
@@ -50,6 +51,7 @@ class WorkerSettings:
     push_bytes: int = field(default=256 << 20, metadata=SIZE)
     catalog_bytes: int = field(default=1 << 30, metadata=SIZE)
     load_timeout_s: float = 5.0
+    load_slack_s: float = 0.25
     load_threads: int = 4
     restore_passages: int = 256
     trace_file: str = ""
@@ -59,8 +61,8 @@ class WorkerSettings:
         for name in ("window_tokens", "device_bytes", "push_bytes", "catalog_bytes", "restore_passages", "trace_bytes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"worker.{name} must be 0 or more, got {getattr(self, name)}")
-        if min(self.max_new_tokens, self.load_threads) < 1 or not self.load_timeout_s > 0:
-            raise ConfigError("worker.max_new_tokens, load_threads and load_timeout_s must be above 0")
+        if min(self.max_new_tokens, self.load_threads) < 1 or not (self.load_timeout_s > 0 and self.load_slack_s > 0):
+            raise ConfigError("worker.max_new_tokens, load_threads, load_timeout_s and load_slack_s must be above 0")
         if not 0 <= self.quality_budget <= 1:
             raise ConfigError(f"worker.quality_budget is a share of answers from 0 to 1, got {self.quality_budget}")
         if self.question_template.count("{question}") != 1:

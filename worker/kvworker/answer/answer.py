@@ -16,17 +16,20 @@ from kvstore.core.errors import InvalidInputError, KVError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
-from kvstore.planners.samples import CostSample, PrefillSample, ReadSample
+from kvstore.planners.samples import CostSample, OutcomeSample, PrefillSample, ReadSample, WaitSample
 from kvworker.answer.costs import CostBook
 from kvworker.answer.course import Course, Timing
 from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.execute import Execution
 from kvworker.answer.explain import Explanations, explain
-from kvworker.answer.load import TIMEOUT, DeviceSource, Loader, StoredSource
-from kvworker.answer.prompt import DEVICE, Asked, Prompt, Stored, offers, read_as
+from kvworker.answer.fetches import RequestFetches
+from kvworker.answer.job import job_of
+from kvworker.answer.load import Loader, StoredSource
+from kvworker.answer.prompt import Asked, Prompt, Stored, offers, read_as
 from kvworker.answer.report import make_report
 from kvworker.answer.text_stream import TextStream
 from kvworker.codec.pipeline import Pipeline
-from kvworker.engine.engine import ChunkSource, Engine, LoadFailed
+from kvworker.engine.engine import Engine
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import AUTO, Passage, Reading
@@ -35,10 +38,8 @@ from kvworker.quality.gate import Gate
 from kvworker.settings import WorkerSettings
 
 _LEASE_SLACK_S = 5.0
-_SHORTEST_WAIT_S = 0.25
 _LOST = frozenset({"epoch", "deleted"})
 _UNAVAILABLE = "unavailable"
-_MOST_FAILED_PASSES = 2
 _REST_FACTOR, _LONGEST_REST_S = 10, 10.0  # a store that hangs costs a tenth of the time at most, not every question its timeout
 _log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Answerer:
             request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
             plan = planner.plan(request, offers(asked, self._pipeline.spec.label, device_nbytes), self._costs.model)
         read = [a.read_as(i.offer.read_as) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
-        return Course(prompt.read_in(read), choice, planner.name, asked, read, plan, timing)
+        return Course(prompt.read_in(read), choice, planner.name, asked, read, request, plan, planner.is_binding, timing)
 
     def _question_ids(self, question: Question) -> tuple[int, ...]:
         """Return the tokens behind the passages; without any passage, the prompt starts with BOS."""
@@ -166,52 +167,29 @@ class Answerer:
         return {key: nbytes for key, nbytes in sizes.items() if nbytes}
 
     def _prefill(self, tenant: str, store: StoreAPI, course: Course, sampling: Sampling) -> tuple[int | None, Iterator[int]]:
-        """Start the loads and run the prompt; return the first token, if any, and the others to come.
+        """Load and compute; return the first token, if any, and the others to come."""
+        job = job_of(self._engine, course, self._costs.model, sampling, self._patience_s(course))
+        fetches = RequestFetches(tenant, store, course.asked, self._loader, self._device_tier)
+        execution = Execution(job, fetches, self._lock, course.timing)
+        try:
+            generation = execution.run()
+        finally:
+            execution.close()
+        outcome = execution.outcome
+        course.sources, course.failures, course.samples = outcome.used, outcome.failures, outcome.samples
+        course.rows, tokens = generation.work.rows, iter(generation)
+        return self._next(tokens), tokens
 
-        Passages whose load failed are computed in another pass.
+    def _patience_s(self, course: Course) -> float:
+        """Return how long loads are waited for that computing does not race: as long as the plan expects and a slack on top.
+
+        Where the planner's word is binding, or nothing was measured yet, as long as computing the whole prompt takes.
         """
-        timeout_s = self._patience_s(course.prompt.n_tokens)
-        course.sources = {i.index: self._source(tenant, store, course, i, timeout_s) for i in course.plan.items if isinstance(i, Load)}
-        while True:
-            segments = course.prompt.segments(course.sources)
-            try:
-                with course.timing.queue(self._lock), course.timing.measure("prefill"):
-                    generation = course.choice.policy.finish(self._engine.begin(course.choice.policy.arrange(segments), sampling))
-                    course.rows, tokens = generation.work.rows, iter(generation)
-                    return next(tokens, None), tokens
-            except LoadFailed:
-                self._give_up_failed(course)
-
-    def _source(self, tenant: str, store: StoreAPI, course: Course, item: Load, timeout_s: float) -> ChunkSource:
-        """Return where a passage's chunk comes from; a device copy that has just left falls back to the store."""
-        key = course.asked[item.index].read_as(item.offer.read_as).hit.key
-        kv = self._device_tier.get((tenant, key)) if item.offer.tier == DEVICE else None
-        if kv is not None:
-            return DeviceSource(kv)
-        return self._loader.start(store, key, len(course.prompt.passages[item.index].token_ids), timeout_s)
-
-    def _give_up_failed(self, course: Course) -> None:
-        """Move passages whose load failed from loading to computing.
-
-        A pass that fails is time lost. So one timeout is everybody's, since all began together; a second failure ends the waiting for
-        what has not arrived, and a third all loading.
-        """
-        course.n_failed_passes += 1
-        stored = {i: s for i, s in course.sources.items() if isinstance(s, StoredSource)}
-        failed = {i: s.failure for i, s in stored.items() if s.failure}
-        if TIMEOUT in failed.values() or course.n_failed_passes > 1:
-            failed |= {i: TIMEOUT for i, s in stored.items() if not (s.failure or s.has_arrived)}
-        if not failed or course.n_failed_passes > _MOST_FAILED_PASSES:
-            failed |= {i: "others failed" for i in course.sources if i not in failed}
-        for index, failure in failed.items():
-            course.timing.wait_s += stored[index].wait_s if index in stored else 0.0
-            course.failures[index] = failure
-            del course.sources[index]
-
-    def _patience_s(self, n_tokens: int) -> float:
-        """Return how long a chunk is waited for: no longer than computing the whole prompt would take, within the settings."""
-        compute_s = self._costs.model.predict_prefill(n_tokens, n_tokens / 2)
-        return min(self._settings.load_timeout_s, max(_SHORTEST_WAIT_S, math.inf if compute_s is None else compute_s))
+        slack_s, load_s, model = self._settings.load_slack_s, course.plan.load_s, self._costs.model
+        if course.is_binding or load_s is None or not load_s < math.inf:
+            compute_s = model.predict_prefill(course.prompt.n_tokens, course.prompt.n_tokens / 2)
+            load_s = math.inf if compute_s is None else compute_s
+        return min(self._settings.load_timeout_s, load_s + slack_s)
 
     def _restore(self, tenant: str, store: StoreAPI, course: Course) -> None:
         """Have what the store lacks computed and stored again behind the answer; a store that does not answer is left alone.
@@ -225,14 +203,15 @@ class Answerer:
 
     def _learn(self, tenant: str, course: Course) -> None:
         """Keep what was decoded in device memory, and let the cost model know what was measured."""
-        samples: list[CostSample] = []
+        samples: list[CostSample | WaitSample] = [*course.samples]
         for source in course.sources.values():
-            if isinstance(source, StoredSource):
+            if isinstance(source, StoredSource) and source.has_arrived:  # what is computed all again leaves its chunk on its way
                 self._loader.keep(tenant, source)
-                course.timing.wait_s += source.wait_s
-                if source.has_arrived:  # rows that are all computed again leave their chunk on its way
-                    samples.append(ReadSample(source.tier, source.nbytes, max(source.seconds, 1e-9)))
+                samples += [ReadSample(source.tier, source.nbytes, source.seconds), WaitSample(source.tier, source.queued_s)]
         n_rows = len(course.rows)
         if not course.sources and not course.failures:
             samples.append(PrefillSample(n_rows, (n_rows + 1) / 2, course.timing.seconds["prefill"]))
+        ttft_s = course.timing.ttft_s - course.timing.seconds.get("queue", 0.0)
+        if course.plan.planned_s and not course.failures:
+            samples.append(OutcomeSample(course.plan.planned_s, ttft_s))
         self._costs.observe(samples)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvstore.core.errors import KVError
 from kvstore.planners.cost import CostModel
-from kvstore.planners.samples import CostSample
+from kvstore.planners.samples import CostSample, WaitSample
 
 
 class CostBook:
@@ -25,7 +25,7 @@ class CostBook:
         """The newest model."""
         return self._model
 
-    def observe(self, samples: Iterable[CostSample]) -> None:
+    def observe(self, samples: Iterable[CostSample | WaitSample]) -> None:
         """Take in what a request measured."""
         with self._lock:
             model = self._model

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kvstore.planners.plan import Plan
+from kvstore.planners.plan import Plan, Request
+from kvstore.planners.samples import PrefillSample
+from kvworker.answer.load import DeviceSource, StoredSource
 from kvworker.answer.prompt import Asked, Prompt, Stored
-from kvworker.engine.engine import ChunkSource
 from kvworker.quality.gate import Choice
 
 
@@ -52,7 +53,8 @@ class Timing:
 class Course:
     """One request under way: what was asked for, what was decided, and what it took so far.
 
-    `read` has the reading that each passage of the prompt is in, None where it has none that may be used.
+    `read` has the reading that each passage of the prompt is in, None where it has none that may be used. `is_binding` says that the
+    planner wants its plan followed. `sources` and `failures` tell what was loaded, and why what was asked for was not.
     """
 
     prompt: Prompt
@@ -60,10 +62,12 @@ class Course:
     planner: str
     asked: Sequence[Asked]
     read: Sequence[Stored | None]
+    request: Request
     plan: Plan
+    is_binding: bool
     timing: Timing
-    sources: dict[int, ChunkSource] = field(default_factory=dict)
+    sources: dict[int, DeviceSource | StoredSource] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
-    n_failed_passes: int = 0
+    samples: list[PrefillSample] = field(default_factory=list)
     n_generated: int = 0

@@ -41,6 +41,10 @@ class DeviceTier:
         self._used_bytes = self._hits = self._misses = self._evictions = 0
         self._lock = Lock()
 
+    def takes(self, nbytes: int) -> bool:
+        """Whether a passage of this size is kept at all."""
+        return nbytes <= self._capacity_bytes
+
     def get(self, key: TenantKey) -> PassageKV | None:
         """Return a passage and make it the most recently used, or None; either is counted."""
         with self._lock:

@@ -1,105 +1,174 @@
-"""Fetch stored chunks beside the model: each source waits for the layer group it is asked for, and for nothing else."""
+"""Fetch stored chunks beside the model: verified and decoded on a loader's thread, one load for all who wait for the same chunk."""
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from kvstore.core.api import BlobReader, StoreAPI
 from kvstore.core.blob import key_of
-from kvstore.core.errors import ClosedError, IdentityError, KVError
+from kvstore.core.errors import ClosedError, DeadlineError, IdentityError, KVError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
-from kvstore.core.manifest import Manifest
-from kvworker.answer.device_tier import DeviceTier
+from kvworker.answer.device_tier import DeviceTier, TenantKey
 from kvworker.chunk import KVChunk, PassageKV
 from kvworker.codec.pipeline import check_geometry, decode_part
 from kvworker.engine.engine import LoadFailed
-
-TIMEOUT = "timeout"
-_Part = tuple[Manifest, memoryview]
 
 
 class StoredSource:
     """A chunk on its way from the store; implements `kvworker.engine.engine.ChunkSource`.
 
-    `tier`, `nbytes` and `seconds` describe the fetch once it has arrived; `wait_s` is how long the model waited for it. `failure` says
-    why it could not be had.
+    One thread fetches, any number may ask for what has arrived and listen for more. `tier`, `nbytes` and `seconds` describe the fetch once
+    it has arrived, `queued_s` how long it waited for a thread behind other fetches; `failure` says why it could not be had.
     """
 
-    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, deadline: float, device: str) -> None:
+    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, device: str) -> None:
         self.key = key
-        self.tier, self.nbytes, self.seconds, self.wait_s, self.failure = "", 0, 0.0, 0.0, ""
-        self._identity, self._n_tokens, self._deadline, self._device = identity, n_tokens, deadline, device
-        self._parts: list[Future[_Part]] = [Future() for _ in identity.layout.groups]
-        self._decoded: list[KVChunk | None] = [None] * len(identity.layout.groups)
+        self.tier, self.nbytes, self.seconds, self.queued_s, self.failure = "", 0, 0.0, 0.0, ""
+        self.n_holders = 1
+        self._identity, self._n_tokens, self._device = identity, n_tokens, device
+        self._chunks: list[KVChunk] = []
+        self._n_groups = len(identity.layout.groups)
+        self._listeners: list[Callable[[StoredSource], None]] = []
+        self._lock = threading.Lock()
+        self._asked, self._is_begun = time.perf_counter(), False
 
     def group(self, index: int) -> KVChunk:
-        """Return the chunk of layer group `index`, waiting for its bytes; raise LoadFailed past the deadline or on any error."""
-        try:
-            manifest, data = self._wait(index)
-            chunk = decode_part(manifest, index, data, self._device)
-        except FutureTimeoutError as error:
-            self.failure = TIMEOUT
-            raise LoadFailed(f"chunk {self.key}: layer group {index} did not arrive in time") from error
-        except KVError as error:
-            self.failure = self.failure or str(error) or type(error).__name__
-            raise LoadFailed(f"chunk {self.key}: {error}") from error
-        self._decoded[index] = chunk
-        return chunk
+        """Return the chunk of layer group `index`; raises LoadFailed unless it has arrived."""
+        if index >= len(self._chunks):
+            raise LoadFailed(f"chunk {self.key}: {self.failure or f'layer group {index} has not arrived'}")
+        return self._chunks[index]
+
+    @property
+    def n_arrived(self) -> int:
+        """How many layer groups are here."""
+        return len(self._chunks)
 
     @property
     def has_arrived(self) -> bool:
         """Whether every part is here: only then `tier`, `nbytes` and `seconds` tell what a read costs."""
-        return all(part.done() and part.exception() is None for part in self._parts)
+        return len(self._chunks) == self._n_groups and not self.failure
 
     def decoded(self) -> PassageKV | None:
-        """Return the whole passage if every layer group was asked for, else None."""
-        chunks = tuple(chunk for chunk in self._decoded if chunk is not None)
-        return chunks if len(chunks) == len(self._decoded) else None
+        """Return the whole passage if it has arrived, else None."""
+        return tuple(self._chunks) if self.has_arrived else None
 
-    def fetch(self, store: StoreAPI) -> None:
-        """Read the chunk part by part and wake whoever waits; runs on a loader thread."""
-        started = time.perf_counter()
-        try:
-            reader = store.get(self.key, timeout_s=max(0.001, self._deadline - time.monotonic()))
-            if reader is None:
-                raise LoadFailed("the chunk is no longer stored")
-            self._read(reader, started)
-        except Exception as error:
-            self.fail(error)
+    def listen(self, listener: Callable[[StoredSource], None]) -> None:
+        """Have `listener` called, from the thread that fetches, after every part and after a failure; at once if either has been."""
+        with self._lock:
+            self._listeners.append(listener)
+        if self._chunks or self.failure:
+            listener(self)
 
-    def _wait(self, index: int) -> _Part:
-        """Return a part's manifest and bytes once they are here; the wait counts, however it ends."""
-        started = time.perf_counter()
-        try:
-            return self._parts[index].result(timeout=max(0.0, self._deadline - time.monotonic()))
-        finally:
-            self.wait_s += time.perf_counter() - started
+    def begin(self) -> bool:
+        """Note that a fetch begins; return False where one has begun, or nobody waits for it any more."""
+        with self._lock:
+            if self._is_begun or self.failure or not self.n_holders:
+                return False
+            self._is_begun, self.queued_s = True, time.perf_counter() - self._asked
+            return True
 
-    def _read(self, reader: BlobReader, started: float) -> None:
-        """Check whose chunk it is and hand out its parts; who gets the last one finds `seconds` complete."""
-        try:
-            manifest = reader.manifest
-            check_geometry(manifest, self._identity, self._n_tokens)
-            if key_of(manifest) != self.key:
-                raise IdentityError(f"chunk {key_of(manifest)} came where {self.key} was asked for")
-            self.tier, self.nbytes = reader.tier, reader.nbytes
-            for index, part in enumerate(self._parts):
-                data = reader.part(index)
-                self.seconds = time.perf_counter() - started
-                part.set_result((manifest, data))
-        finally:
-            reader.close()
+    def open(self, reader: BlobReader) -> None:
+        """Check whose chunk a reader has; raises IdentityError."""
+        check_geometry(reader.manifest, self._identity, self._n_tokens)
+        if key_of(reader.manifest) != self.key:
+            raise IdentityError(f"chunk {key_of(reader.manifest)} came where {self.key} was asked for")
+        self.tier, self.nbytes = reader.tier, reader.nbytes
+
+    def take(self, reader: BlobReader, seconds: Callable[[], float]) -> None:
+        """Receive and decode the next part and tell who listens; `seconds` is what the fetch took so far."""
+        index = len(self._chunks)
+        chunk = decode_part(reader.manifest, index, reader.part(index), self._device)
+        if index + 1 == self._n_groups:
+            self.seconds = max(seconds(), 1e-9)
+        self._chunks.append(chunk)
+        self._tell()
 
     def fail(self, error: Exception) -> None:
-        """Give every part that has not arrived the same error; what is no KVError of ours becomes LoadFailed."""
+        """Say why what has not arrived never will; the first reason stays."""
+        if self.failure:
+            return
         known = error if isinstance(error, KVError) else LoadFailed(f"{type(error).__name__}: {error}")
         self.failure = str(known) or type(known).__name__
-        for part in self._parts:
-            if not part.done():
-                part.set_exception(known)
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            listeners = tuple(self._listeners)
+        for listener in listeners:
+            listener(self)
+
+
+def fetch(store: StoreAPI, sources: Sequence[StoredSource], timeout_s: float) -> None:
+    """Fetch chunks in one round trip, layer group by layer group, so that the first group of all is there first; raises nothing."""
+    wanted = [source for source in sources if source.begin()]
+    if not wanted:
+        return
+    started = time.perf_counter()
+    try:
+        readers = store.get_batch([s.key for s in wanted], timeout_s) if len(wanted) > 1 else [store.get(wanted[0].key, timeout_s)]
+    except Exception as error:
+        if len(wanted) == 1:
+            wanted[0].fail(error)
+            return
+        readers = _open_each(store, wanted, started + timeout_s)
+    _read(wanted, readers, started)
+
+
+def _open_each(store: StoreAPI, sources: Sequence[StoredSource], deadline: float) -> list[BlobReader | None]:
+    """Open what can be opened of a batch that failed as a whole."""
+    readers: list[BlobReader | None] = []
+    for source in sources:
+        left_s = deadline - time.perf_counter()
+        try:
+            if left_s <= 0:
+                raise DeadlineError("no time is left for it behind the others of its batch")
+            readers.append(store.get(source.key, left_s))
+        except Exception as error:
+            source.fail(error)
+            readers.append(None)
+    return readers
+
+
+def _read(sources: Sequence[StoredSource], readers: Sequence[BlobReader | None], started: float) -> None:
+    """Take all parts in; each source is charged for its share of the bytes."""
+    opened: list[tuple[StoredSource, BlobReader]] = []
+    try:
+        for source, reader in zip(sources, readers, strict=True):
+            if reader is None:
+                source.fail(LoadFailed("the chunk is no longer stored"))
+            elif _try(source, lambda s=source, r=reader: s.open(r)):  # type: ignore[misc]
+                opened.append((source, reader))
+        all_nbytes = sum(source.nbytes for source, _ in opened)
+        while opened:
+            opened = [(s, r) for s, r in opened if _take(s, r, all_nbytes, started)]
+    finally:
+        for reader in readers:
+            if reader is not None:
+                reader.close()
+
+
+def _take(source: StoredSource, reader: BlobReader, all_nbytes: int, started: float) -> bool:
+    """Take one part in; return whether there is more to come for somebody who waits."""
+    if not source.n_holders:
+        source.fail(LoadFailed("nobody waits for it any more"))
+        return False
+    is_sound = _try(source, lambda: source.take(reader, lambda: (time.perf_counter() - started) * source.nbytes / all_nbytes))
+    return is_sound and not source.has_arrived
+
+
+def _try(source: StoredSource, step: Callable[[], None]) -> bool:
+    """Do a step of a fetch; return False where it failed."""
+    try:
+        step()
+    except Exception as error:
+        source.fail(error)
+        return False
+    return True
 
 
 class DeviceSource:
@@ -113,30 +182,82 @@ class DeviceSource:
         return self.kv[index]
 
 
-class Loader:
-    """Starts fetches on a few threads, first asked first served, and keeps what they decoded in the device tier.
+class Lane:
+    """Fetches batches one after the other, in the order in which they were added; holds a thread only while there are any."""
 
-    A fetch reads its chunk to the end once it has begun, so sources never wait for each other in a circle.
+    def __init__(self, pool: ThreadPoolExecutor, store: StoreAPI, timeout_s: float) -> None:
+        self._pool, self._store, self._timeout_s = pool, store, timeout_s
+        self._waiting: deque[Sequence[StoredSource]] = deque()
+        self._lock, self._is_running = threading.Lock(), False
+
+    def add(self, sources: Sequence[StoredSource]) -> None:
+        """Have chunks fetched behind those added before; each gets the whole timeout from when its fetch begins."""
+        with self._lock:
+            self._waiting.append(sources)
+            if self._is_running:
+                return
+            self._is_running = True
+        try:
+            self._pool.submit(self._run)
+        except RuntimeError:  # the pool was shut down
+            for source in sources:
+                source.fail(ClosedError("the worker is closing"))
+
+    def _run(self) -> None:
+        while (batch := self._next()) is not None:
+            fetch(self._store, batch, self._timeout_s)
+
+    def _next(self) -> Sequence[StoredSource] | None:
+        """Return the next batch; without one, the lane rests."""
+        with self._lock:
+            self._is_running = bool(self._waiting)
+            return self._waiting.popleft() if self._waiting else None
+
+
+class Loader:
+    """Knows the loads under way, so that two requests of a tenant for one chunk cause one, and keeps what they decoded. Thread-safe.
+
+    Parameters
+    ----------
+    n_threads : int
+        Lanes that are served at once.
+    timeout_s : float
+        Most seconds that a fetch may take.
     """
 
-    def __init__(self, identity: ModelIdentity, device: str, device_tier: DeviceTier, n_threads: int = 4) -> None:
-        self._identity, self._device, self._device_tier = identity, device, device_tier
+    def __init__(self, identity: ModelIdentity, device: str, device_tier: DeviceTier, n_threads: int = 4, timeout_s: float = 5.0) -> None:
+        self._identity, self._device, self._device_tier, self._timeout_s = identity, device, device_tier, timeout_s
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="load")
+        self._lock = threading.Lock()
+        self._flights: dict[TenantKey, StoredSource] = {}
 
-    def start(self, store: StoreAPI, key: ChunkKey, n_tokens: int, timeout_s: float) -> StoredSource:
-        """Begin to fetch a chunk; its source raises LoadFailed `timeout_s` seconds from now if it is not there by then."""
-        source = StoredSource(key, self._identity, n_tokens, time.monotonic() + timeout_s, self._device)
-        try:
-            self._pool.submit(source.fetch, store)
-        except RuntimeError:  # the pool was shut down
-            source.fail(ClosedError("the worker is closing"))
-        return source
+    def lane(self, store: StoreAPI) -> Lane:
+        """Return a new lane for one request."""
+        return Lane(self._pool, store, self._timeout_s)
+
+    def hold(self, tenant: str, key: ChunkKey, n_tokens: int) -> StoredSource:
+        """Return the source of a chunk, the same for all who hold it at one time; whoever holds it adds it to a lane and releases it."""
+        with self._lock:
+            source = self._flights.get((tenant, key))
+            if source is not None and not source.failure:
+                source.n_holders += 1
+                return source
+            source = self._flights[tenant, key] = StoredSource(key, self._identity, n_tokens, self._device)
+            return source
+
+    def release(self, tenant: str, source: StoredSource) -> None:
+        """Say that one holder needs a source no more; without holders, its fetch ends behind the part under way."""
+        with self._lock:
+            source.n_holders -= 1
+            if not source.n_holders and self._flights.get((tenant, source.key)) is source:
+                del self._flights[tenant, source.key]
 
     def keep(self, tenant: str, source: StoredSource) -> None:
-        """Put a passage that was decoded completely into the device tier, where only the same tenant finds it."""
-        kv = source.decoded()
-        if kv is not None:  # raw chunks alias the store's memory, which a copy of our own lets go
-            self._device_tier.put((tenant, source.key), tuple(KVChunk(chunk.k.clone(), chunk.v.clone()) for chunk in kv))
+        """Put a passage that has arrived into the device tier, where only the same tenant finds it."""
+        kv, tier = source.decoded(), self._device_tier
+        if kv is not None and tier.takes(sum(chunk.nbytes for chunk in kv)) and not tier.nbytes((tenant, source.key)):
+            # Raw chunks alias the store's memory, which a copy of our own lets go.
+            tier.put((tenant, source.key), tuple(chunk.copy() for chunk in kv))
 
     def close(self) -> None:
         """Stop taking fetches; those under way end by their deadlines."""

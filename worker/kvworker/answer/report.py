@@ -9,6 +9,7 @@ from kvclient.records import PassageReport, Report
 from kvstore.core.stages import PipelineSpec
 from kvstore.planners.plan import Compute, Load
 from kvworker.answer.course import Course
+from kvworker.answer.execute import SOONER
 from kvworker.answer.load import StoredSource
 from kvworker.answer.prompt import DEVICE
 from kvworker.codec.pipeline import declared_quality
@@ -51,15 +52,15 @@ def _passage_report(course: Course, index: int, codec: str) -> PassageReport:
     """Return what was done for one passage."""
     item, read = course.plan.items[index], course.read[index]
     source, passage = course.sources.get(index), passage_record(course.asked[index].passage)
-    if read is None or source is None or isinstance(item, Compute) or (isinstance(source, StoredSource) and not source.has_arrived):
+    if read is None or source is None or (isinstance(source, StoredSource) and not source.has_arrived):
         why = _why_computed(course, item, read.hit.reason if read else "never_stored")
         return PassageReport(passage, "compute", "", "", 0, 0.0, why, passage.n_tokens)
     if isinstance(source, StoredSource):
         tier, nbytes, seconds = source.tier, source.nbytes, source.seconds
     else:
-        tier, nbytes, seconds = DEVICE, item.offer.nbytes, 0.0
-    rows = _rows_computed(course, index)
-    return PassageReport(passage, "load", tier, codec, nbytes, seconds, item.why, rows, read.reading.read_as)
+        tier, nbytes, seconds = DEVICE, sum(chunk.nbytes for chunk in source.kv), 0.0
+    why = item.why if isinstance(item, Load) else f"it arrived before it was computed; the plan was: {item.why}"
+    return PassageReport(passage, "load", tier, codec, nbytes, seconds, why, _rows_computed(course, index), read.reading.read_as)
 
 
 def _rows_computed(course: Course, index: int) -> int:
@@ -71,8 +72,13 @@ def _rows_computed(course: Course, index: int) -> int:
 
 def _why_computed(course: Course, item: Load | Compute, reason: str) -> str:
     """Return why a passage was computed: its load failed, the store lacks it, or the plan says so."""
-    if failure := course.failures.get(item.index):
+    failure = course.failures.get(item.index)
+    if failure == SOONER:
+        return f"{SOONER} than loading; the plan was: {item.why}"
+    if failure:
         return f"loading failed ({failure}), so it was computed"
+    if isinstance(item, Load) and item.patch_rows == course.request.passages[item.index].n_tokens:
+        return "the policy computes all its rows again, so its chunk was not loaded"
     if isinstance(item, Load):
-        return "the policy computes all its rows again, so its chunk was not waited for"
+        return f"it was computed before its turn to be loaded came; the plan was: {item.why}"
     return f"the store lacks it ({reason}); {item.why}" if reason else item.why

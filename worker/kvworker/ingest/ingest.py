@@ -16,7 +16,7 @@ import torch
 from kvstore.core.api import Hit, PutNote, PutReceipt, Scope, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
-from kvworker.answer.load import StoredSource
+from kvworker.answer.load import StoredSource, fetch
 from kvworker.chunk import PassageKV
 from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.engine import Engine, LoadFailed
@@ -185,10 +185,8 @@ class Ingestor:
         sources = {}
         for i, (passage, hit) in stored.items():
             if hit.status is Status.READY:
-                deadline = time.monotonic() + _FETCH_TIMEOUT_S
-                source = StoredSource(hit.key, self._engine.identity, len(passage.token_ids), deadline, self._engine.device)
-                source.fetch(store)
-                sources[i] = source
+                sources[i] = StoredSource(hit.key, self._engine.identity, len(passage.token_ids), self._engine.device)
+        fetch(store, list(sources.values()), _FETCH_TIMEOUT_S)
         return {i: source for i, source in sources.items() if source.has_arrived}
 
     def _export(self, read: Sequence[Passage], sources: Mapping[int, StoredSource]) -> tuple[dict[int, PassageKV], list[int], float]:

@@ -69,7 +69,7 @@ class Worker:
         self.costs = self._measured_costs(folder, probe_store)
         lock = threading.Lock()
         self._push = PushQueue(settings.push_bytes)
-        self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads)
+        self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads, settings.load_timeout_s)
         window = min(settings.window_tokens or engine.max_reading_tokens, engine.max_reading_tokens)
         self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, window)
         self._restorer = Restorer(self._ingestor, settings.restore_passages)

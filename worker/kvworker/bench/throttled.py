@@ -1,0 +1,104 @@
+"""A store behind a link of known bandwidth, for benchmarks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreAPI, StoreStats
+from kvstore.core.blob import Buffer
+from kvstore.core.key import ChunkKey
+from kvstore.core.manifest import Manifest
+
+
+class Link:
+    """Lets bytes through at a bandwidth, in the order in which they are asked for. Thread-safe."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self.bytes_per_s = bytes_per_s
+        self._free_at = 0.0
+        self._lock = threading.Lock()
+
+    def carry(self, nbytes: int) -> None:
+        """Return when so many bytes have passed."""
+        with self._lock:
+            self._free_at = max(self._free_at, time.perf_counter()) + nbytes / self.bytes_per_s
+            free_at = self._free_at
+        while (left_s := free_at - time.perf_counter()) > 0:
+            time.sleep(left_s)
+
+
+class LinkReader:
+    """A chunk that comes over a link; implements `BlobReader`."""
+
+    def __init__(self, reader: BlobReader, link: Link, tier: str) -> None:
+        self._reader, self._link, self.tier = reader, link, tier
+
+    @property
+    def manifest(self) -> Manifest:
+        """Pass on."""
+        return self._reader.manifest
+
+    @property
+    def nbytes(self) -> int:
+        """Pass on."""
+        return self._reader.nbytes
+
+    def part(self, index: int) -> memoryview:
+        """Carry a part over."""
+        self._link.carry(self._reader.manifest.parts[index].nbytes)
+        return self._reader.part(index)
+
+    def close(self) -> None:
+        """Pass on."""
+        self._reader.close()
+
+
+class ThrottledStore:
+    """Implements `StoreAPI`: reads come over a link, and its tiers are named after it, so that it has a cost of its own."""
+
+    def __init__(self, store: StoreAPI, bytes_per_s: float) -> None:
+        self._store, self._link = store, Link(bytes_per_s)
+        self.tier = f"link-{bytes_per_s:.3g}"
+
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+        """Say that what is there is behind the link."""
+        return [replace(hit, tier=self.tier) if hit.status is Status.READY else hit for hit in self._store.lookup(keys, lease_s)]
+
+    def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
+        """Open a chunk behind the link."""
+        reader = self._store.get(key, timeout_s)
+        return None if reader is None else LinkReader(reader, self._link, self.tier)
+
+    def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
+        """Open chunks behind the link."""
+        return [self.get(key, timeout_s) for key in keys]
+
+    def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
+        """Pass on, at full speed."""
+        return self._store.put(blob, note)
+
+    def delete(self, keys: Sequence[ChunkKey]) -> int:
+        """Pass on."""
+        return self._store.delete(keys)
+
+    def invalidate(self, scope: Scope) -> int:
+        """Pass on."""
+        return self._store.invalidate(scope)
+
+    def entries(self, limit: int = 1000) -> Iterator[Entry]:
+        """Pass on."""
+        return self._store.entries(limit)
+
+    def stats(self) -> StoreStats:
+        """Pass on."""
+        return self._store.stats()
+
+    def explain(self, key: ChunkKey) -> Explanation:
+        """Pass on."""
+        return self._store.explain(key)
+
+    def close(self) -> None:
+        """Leave the store open: whoever made it closes it."""
