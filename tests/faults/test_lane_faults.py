@@ -17,7 +17,7 @@ from tests.server.leaks import leaving_nothing
 from tests.server.serving import serving
 from tests.server.ways import LANES
 
-N_RUNS = n_runs(full=1000, short=40)
+N_RUNS = n_runs(full=1000, short=30)
 SLACK_S = 1.0  # for a busy machine
 
 
