@@ -162,7 +162,7 @@ def test_a_store_that_fails_in_the_middle_changes_nothing_but_who_computes(
     store = FaultyStore(scene.lab.caller.store, scene.blobs, fault)  # type: ignore[arg-type]
     planner = draw.choice(("always_load", "min_cost"))
     known_costs(scene)
-    monkeypatch.setattr(job, "is_worth_racing", lambda plan: plan.planned_s is not None)
+    monkeypatch.setattr(job, "is_worth_racing", lambda plan, _: plan.planned_s is not None)
     try:
         answer = scene.lab.ask(scene.names, store, policy="none", planner=planner)
     finally:

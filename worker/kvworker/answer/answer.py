@@ -212,6 +212,6 @@ class Answerer:
         if not course.sources and not course.failures:
             samples.append(PrefillSample(n_rows, (n_rows + 1) / 2, course.timing.seconds["prefill"]))
         ttft_s = course.timing.ttft_s - course.timing.seconds.get("queue", 0.0)
-        if course.plan.planned_s and not course.failures:
-            samples.append(OutcomeSample(course.plan.planned_s, ttft_s))
+        if course.planned_s and not course.failures:
+            samples.append(OutcomeSample(course.planned_s, ttft_s))
         self._costs.observe(samples)

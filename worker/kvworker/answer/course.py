@@ -70,4 +70,10 @@ class Course:
     failures: dict[int, str] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
     samples: list[PrefillSample] = field(default_factory=list)
+    planned_s: float | None = field(init=False)
+    predicted_s: float | None = field(init=False)
     n_generated: int = 0
+
+    def __post_init__(self) -> None:
+        """Predict what was planned until something else is done."""
+        self.planned_s, self.predicted_s = self.plan.planned_s, self.plan.predicted_s

@@ -27,7 +27,7 @@ def explain(report: Report, course: Course, costs: CostModel) -> Iterator[str]:
     yield f"request {report.request_id}: planner {report.planner}, policy {report.policy}, quality {report.quality}"
     yield f"costs: {'; '.join(_costs(course, costs)) or 'nothing was measured yet'}"
     yield f"plan: {course.plan.why}; {format_s(course.plan.compute_s)} of computing beside {format_s(course.plan.load_s)} of loading"
-    yield f"time to first token: predicted {format_s(course.plan.predicted_s)}, took {format_s(report.ttft_s)}{_missed_by(report)}"
+    yield f"time to first token: predicted {format_s(course.predicted_s)}, took {format_s(report.ttft_s)}{_missed_by(report)}"
     yield "of it: " + ", ".join(f"{step} {format_s(seconds)}" for step, seconds in report.ttft_split_s.items())
     for asked, item, row in zip(course.asked, course.plan.items, report.passages, strict=True):
         name = f"{row.passage.source}#{row.passage.index} ({row.passage.id[:12]}, {row.passage.n_tokens} tokens)"

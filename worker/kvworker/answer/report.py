@@ -27,7 +27,7 @@ def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
         policy=course.choice.policy.spec,
         ttft_split_s=course.timing.split(),
         ttft_s=course.timing.ttft_s,
-        predicted_ttft_s=course.plan.predicted_s or 0.0,
+        predicted_ttft_s=course.predicted_s or 0.0,
         tokens_loaded=loaded,
         tokens_recomputed=len(course.rows),
         tokens_generated=course.n_generated,
