@@ -5,30 +5,27 @@ chunk), and the least time within a budget of loss, which is the earliest deadli
 as many chunks as the deadline allows are computed, from the front. The rest is a knapsack with one choice per chunk: begin with the
 quickest levels, then spend the time that is left where a second buys the most quality.
 
-For a stream whose speed changes, ask again with what is left after every chunk: `least_loss` of the remaining chunks, their seconds as the
-last chunk showed them, and the remaining time.
+For a stream whose speed changes, ask again after every chunk: `least_loss` of those that remain, with their seconds as the last chunk
+showed them and the remaining time.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from kvstore.core.errors import InvalidInputError
 from kvstore.planners.parallel_tiers import COMPUTED
-from kvstore.planners.prefix_split import split_prefix
 
 _ROUNDING = 1e-9
-_HALVINGS = 40  # of the time between nothing and computing all
+_HALVINGS = 12  # of the time between the quickest plan and computing all
+_MOST_CHANGES = 512  # of single levels behind the knapsack, in all chunks together
 
-
-class Level(NamedTuple):
-    """One stored form of a chunk: seconds of loading it, and what it loses, in any unit that adds up over chunks."""
-
-    load_s: float
-    loss: float
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
 
 
 class LevelPlan(NamedTuple):
@@ -41,86 +38,114 @@ class LevelPlan(NamedTuple):
     is_late: bool = False
 
 
-def least_loss(compute_s: Sequence[float], levels: Sequence[Sequence[Level]], deadline_s: float) -> LevelPlan:
-    """Return the plan that loses least of those done by the deadline; if none is, the quickest plan, marked as late.
+class Levels:
+    """Chunks with several stored forms each, prepared for questions about deadlines and budgets.
 
-    Every chunk has at least one level, else InvalidInputError.
+    Parameters
+    ----------
+    compute_s : sequence of float
+        Seconds of computing each of n chunks behind all chunks before it.
+    load_s, loss : array (n, E) of float
+        Seconds of loading each chunk at each of E levels, infinite for a level that it lacks, and what that loses, in any unit that adds
+        up over chunks. Every chunk has a level, else InvalidInputError.
     """
-    _check(compute_s, levels)
-    computed = list(accumulate(compute_s, initial=0.0))
-    first = bisect_right(computed, deadline_s) - 1
-    quickest = [min(range(len(found)), key=lambda e, found=found: found[e]) for found in levels]  # type: ignore[misc]
-    if first < 0 or sum(levels[i][quickest[i]].load_s for i in range(first, len(levels))) > deadline_s:
-        split = split_prefix(compute_s, [found[e].load_s for found, e in zip(levels, quickest, strict=True)])
-        return _plan(computed, levels, split.first_loaded, quickest, deadline_s)
-    return _plan(computed, levels, first, _spend(levels, first, quickest, deadline_s), deadline_s)
+
+    def __init__(self, compute_s: Sequence[float], load_s: npt.ArrayLike, loss: npt.ArrayLike) -> None:
+        self._computed: Floats = np.concatenate(([0.0], np.cumsum(np.asarray(compute_s, np.float64))))
+        self._n = len(compute_s)
+        self._load_s: Floats = np.asarray(load_s, np.float64).reshape(self._n, -1 if self._n else 1)
+        self._loss: Floats = np.asarray(loss, np.float64).reshape(self._n, -1 if self._n else 1)
+        shapes = self._load_s.shape, self._loss.shape
+        if shapes[0] != shapes[1] or not np.isfinite(self._load_s).any(axis=1).all():
+            raise InvalidInputError(f"{self._n} chunks need a finite level each, got {shapes[0]} loads and {shapes[1]} losses")
+        self._rows: Ints = np.arange(self._n)
+        self._quickest: Ints = self._load_s.argmin(axis=1)
+        self._load_from = _sums_from(self._load_s[self._rows, self._quickest])
+        self._prepare_steps()
+
+    def least_loss(self, deadline_s: float) -> LevelPlan:
+        """Return the plan that loses least of those done by the deadline; if none is, the quickest plan, marked as late."""
+        return self._plan(*self._choose(deadline_s), deadline_s)
+
+    def least_time(self, most_loss: float) -> LevelPlan:
+        """Return the quickest plan whose losses add up to no more than `most_loss`; a negative one raises InvalidInputError."""
+        if not most_loss >= 0:
+            raise InvalidInputError(f"the budget of loss must not be negative, got {most_loss}; computing everything loses nothing")
+        too_early_s, late_s = float(np.maximum(self._computed, self._load_from).min()), float(self._computed[-1])
+        best, best_s = (self._n, self._quickest), late_s
+        for _ in range(_HALVINGS):
+            deadline_s = (too_early_s + late_s) / 2
+            choice = self._choose(deadline_s)
+            seconds, loss = self._cost(*choice)
+            if loss <= most_loss and seconds < best_s:
+                best, best_s = choice, seconds
+            fits = loss <= most_loss and seconds <= deadline_s * (1 + 2 * _ROUNDING)
+            too_early_s, late_s = (too_early_s, deadline_s) if fits else (deadline_s, late_s)
+        return self._plan(*best, best_s)
+
+    def _choose(self, deadline_s: float) -> tuple[int, Ints]:
+        """Return how many chunks to compute and the levels of the others, by a deadline or, where that can't be, as soon as can be."""
+        first = self._first_loaded(deadline_s)
+        if first >= 0 and self._load_from[first] <= deadline_s * (1 + _ROUNDING):
+            return first, self._spend(first, deadline_s)
+        return int(np.maximum(self._computed, self._load_from).argmin()), self._quickest
+
+    def _cost(self, first: int, chosen: Ints) -> tuple[float, float]:
+        """Return the seconds and the loss of a choice."""
+        rows, levels = self._rows[first:], chosen[first:]
+        return max(float(self._computed[first]), float(self._load_s[rows, levels].sum())), float(self._loss[rows, levels].sum())
+
+    def _prepare_steps(self) -> None:
+        """Find the steps from every chunk's quickest level to better ones along their convex hull, the most loss per second first."""
+        at, found = self._quickest, []
+        for _ in range(self._load_s.shape[1] - 1 if self._n else 0):
+            longer_s = self._load_s - self._load_s[self._rows, at][:, None]
+            less = self._loss[self._rows, at][:, None] - self._loss
+            gains = np.where((less > 0) & np.isfinite(longer_s), less / np.maximum(longer_s, 1e-300), 0.0)
+            best = gains.argmax(axis=1)
+            gain = gains[self._rows, best]
+            rows = self._rows[gain > 0]
+            found.append((rows, best[rows], longer_s[rows, best[rows]], gain[rows]))
+            at = np.where(gain > 0, best, at)
+        empty = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0), np.zeros(0))
+        rows, levels, longest_s, gain = (np.concatenate(parts) for parts in zip(*found, empty, strict=True))
+        order = np.argsort(-gain, kind="stable")  # steps of one chunk stay in their order
+        self._step_rows, self._step_levels, self._step_s = rows[order], levels[order], longest_s[order]
+
+    def _first_loaded(self, deadline_s: float) -> int:
+        """Return how many chunks can be computed by the deadline; -1 for a deadline in the past."""
+        return int(np.searchsorted(self._computed, deadline_s, "right")) - 1
+
+    def _spend(self, first: int, deadline_s: float) -> Ints:
+        """Return the levels after spending the time that the quickest ones leave.
+
+        First along the hulls; then on whatever single change saves most and still fits, which is much for few chunks and nothing for many.
+        """
+        is_loaded = self._step_rows >= first
+        spent_s = np.cumsum(self._step_s * is_loaded)
+        left_s = deadline_s * (1 + _ROUNDING) - self._load_from[first]
+        n_steps = int(np.searchsorted(spent_s, left_s, "right"))
+        left_s -= float(spent_s[n_steps - 1]) if n_steps else 0.0
+        chosen, taken = self._quickest.copy(), is_loaded[:n_steps]
+        chosen[self._step_rows[:n_steps][taken]] = self._step_levels[:n_steps][taken]  # of a chunk's steps, the last counts
+        for _ in range(_MOST_CHANGES // max(self._n, 1)):
+            longer_s = self._load_s - self._load_s[self._rows, chosen][:, None]
+            less = np.where(longer_s <= left_s, self._loss[self._rows, chosen][:, None] - self._loss, 0.0)
+            less[:first] = 0.0
+            row, level = divmod(int(less.argmax()), less.shape[1]) if less.size else (0, 0)
+            if not less.size or less[row, level] <= 0:
+                break
+            left_s -= float(longer_s[row, level])
+            chosen[row] = level
+        return chosen
+
+    def _plan(self, first: int, chosen: Ints, deadline_s: float) -> LevelPlan:
+        """Return the plan that loads chunks from `first` on at the chosen levels."""
+        seconds, loss = self._cost(first, chosen)
+        marks = (COMPUTED,) * first + tuple(chosen[first:].tolist())
+        return LevelPlan(first, marks, seconds, loss, seconds > deadline_s * (1 + 2 * _ROUNDING))
 
 
-def least_time(compute_s: Sequence[float], levels: Sequence[Sequence[Level]], most_loss: float) -> LevelPlan:
-    """Return the quickest plan whose losses add up to no more than `most_loss`, at least 0."""
-    _check(compute_s, levels)
-    if not most_loss >= 0:
-        raise InvalidInputError(f"the budget of loss must not be negative, got {most_loss}; computing everything loses nothing")
-    too_early_s, late_s = 0.0, sum(compute_s)
-    best = least_loss(compute_s, levels, late_s)  # everything is computed
-    for _ in range(_HALVINGS):
-        deadline_s = (too_early_s + late_s) / 2
-        plan = least_loss(compute_s, levels, deadline_s)
-        if plan.loss <= most_loss and plan.seconds < best.seconds:
-            best = plan
-        fits = plan.loss <= most_loss and not plan.is_late
-        too_early_s, late_s = (too_early_s, deadline_s) if fits else (deadline_s, late_s)
-    return best
-
-
-def _check(compute_s: Sequence[float], levels: Sequence[Sequence[Level]]) -> None:
-    """Raise InvalidInputError unless every chunk has a cost and a level."""
-    if len(compute_s) != len(levels) or not all(levels):
-        raise InvalidInputError(f"{len(compute_s)} costs and {len(levels)} lists of levels; give both for every chunk, no list empty")
-
-
-def _plan(computed: Sequence[float], levels: Sequence[Sequence[Level]], first: int, chosen: Sequence[int], deadline_s: float) -> LevelPlan:
-    """Return the plan that loads chunks from `first` on at the chosen levels."""
-    loaded = [levels[i][chosen[i]] for i in range(first, len(levels))]
-    seconds = max(computed[first], sum(level.load_s for level in loaded))
-    marks = (COMPUTED,) * first + tuple(chosen[first:])
-    return LevelPlan(first, marks, seconds, sum(level.loss for level in loaded), seconds > deadline_s * (1 + 2 * _ROUNDING))
-
-
-def _spend(levels: Sequence[Sequence[Level]], first: int, quickest: Sequence[int], deadline_s: float) -> list[int]:
-    """Return the levels after spending the time that the quickest leave, the step that saves most loss per second first.
-
-    What is left over in the end, because no step of a hull fits, goes to whatever single change saves most.
-    """
-    chosen = list(quickest)
-    left_s = deadline_s * (1 + _ROUNDING) - sum(levels[i][chosen[i]].load_s for i in range(first, len(levels)))
-    steps = [(gain, i, e) for i in range(first, len(levels)) for gain, e in _hull(levels[i], chosen[i])]
-    for _, i, e in sorted(steps, key=lambda step: -step[0]):
-        longer_s = levels[i][e].load_s - levels[i][chosen[i]].load_s
-        if longer_s <= left_s:
-            left_s -= longer_s
-            chosen[i] = e
-    while changes := [
-        (found[chosen[i]].loss - level.loss, i, e)
-        for i, found in enumerate(levels)
-        for e, level in enumerate(found)
-        if i >= first and level.loss < found[chosen[i]].loss and level.load_s - found[chosen[i]].load_s <= left_s
-    ]:
-        _, i, e = max(changes)
-        left_s -= levels[i][e].load_s - levels[i][chosen[i]].load_s
-        chosen[i] = e
-    return chosen
-
-
-def _hull(levels: Sequence[Level], quickest: int) -> list[tuple[float, int]]:
-    """Return the steps from the quickest level to better ones along their convex hull: loss saved per second, and the level reached."""
-    steps: list[tuple[float, int]] = []
-    at = quickest
-    while True:
-        better = [e for e, level in enumerate(levels) if level.loss < levels[at].loss]
-        if not better:
-            return steps
-        gains = {e: (levels[at].loss - levels[e].loss) / max(levels[e].load_s - levels[at].load_s, 1e-300) for e in better}
-        best = max(better, key=lambda e: (gains[e], -levels[e].loss))
-        steps.append((gains[best], best))
-        at = best
+def _sums_from(values: Floats) -> Floats:
+    """Return the sums of values from 0, 1, ..., n on."""
+    return np.concatenate((np.cumsum(values[::-1])[::-1], [0.0]))

@@ -156,3 +156,12 @@ class Placing:
             busy[option.lane] += option.seconds
             after_s += option.after_s
         return max(busy) + after_s
+
+
+def largest_first(options: Sequence[Sequence[Option]], chunks: Sequence[int], n_lanes: int, most_tries: int) -> Placing:
+    """Return chunks where each is done first, those that take longest at best before the others, improved."""
+    placing = Placing(options, n_lanes, most_tries)
+    for chunk in sorted(chunks, key=lambda i: -min(o.seconds for o in options[i])):
+        placing.place_first_done(chunk, options[chunk])
+    placing.improve()
+    return placing

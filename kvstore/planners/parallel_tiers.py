@@ -13,9 +13,10 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from kvstore.core.errors import InvalidInputError
-from kvstore.planners.makespan import Option, Placing, by_price
+from kvstore.planners.makespan import Option, Placing, by_price, largest_first
 
 COMPUTED = -1
+_FEW = 16  # chunks, of which a second start is tried
 _MOST_TRIES = 400  # exchanges weighed: enough for a local optimum of 12 chunks, a fraction of a millisecond for any number
 
 
@@ -59,6 +60,9 @@ def split_over_tiers(
         k -= 1
         placing.place_first_done(k, options[k])
         placing.improve()
+        if len(placing.chosen) <= _FEW:
+            other = largest_first(options, range(k, len(options)), n_tiers, _MOST_TRIES)
+            placing = min(placing, other, key=lambda found: found.seconds)
 
 
 def _walk_down(

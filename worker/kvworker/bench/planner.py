@@ -21,7 +21,7 @@ from typing import ClassVar
 from kvclient.cli.output import Output
 from kvstore.planners.independent_set import Recompute, choose_set, ways_of
 from kvstore.planners.layer_axis import better_axis, split_layers
-from kvstore.planners.levels import least_time
+from kvstore.planners.levels import Levels
 from kvstore.planners.makespan import Option
 from kvstore.planners.parallel_tiers import split_over_tiers
 from kvstore.planners.prefix_split import split_prefix
@@ -126,14 +126,14 @@ class PlannerBench:
         """Return the quickest plans within a budget of loss over the best; loading all means at the level without loss."""
         over_oracle, over_better = [], []
         for seed in range(self.n_instances):
-            compute_s, levels = make_levels(seed, min(self.n_chunks, 5))
+            compute_s, load_s, loss = make_levels(seed, min(self.n_chunks, 5))
             most_loss = random.Random(seed).choice((0.0, 0.1, 0.3, 1.0))
-            plan = least_time(compute_s, levels, most_loss)
+            plan = Levels(compute_s, load_s, loss).least_time(most_loss)
             if seed < self.n_tried:
-                plans = all_level_plans(compute_s, levels)
-                over_oracle.append(plan.seconds / min(seconds for seconds, loss in plans if loss <= most_loss + 1e-12))
-            loads_s = [found[0].load_s for found in levels]
-            over_better.append(plan.seconds / (min(sum(compute_s), sum(loads_s)) + max(loads_s)))
+                seconds, lost = all_level_plans(compute_s, load_s, loss)
+                over_oracle.append(plan.seconds / float(seconds[lost <= most_loss + 1e-12].min()))
+            best_s = [float(s) for s in load_s[:, 0]]
+            over_better.append(plan.seconds / (min(sum(compute_s), sum(best_s)) + max(best_s)))
         return over_oracle, over_better
 
     def _p5(self) -> tuple[list[float], list[float]]:
@@ -182,12 +182,12 @@ def _planned(variant: str, n_chunks: int) -> Callable[[], object]:
     """Return what makes one plan of so many chunks."""
     one, four = make_case(0, n_chunks, 1), make_case(0, n_chunks, 4)
     ways = ways_of(four.compute_s, four.options, 4, [0.0] * n_chunks, Recompute.EXACT)
-    loads_s, (compute_s, levels) = one.load_s, make_levels(0, n_chunks)
+    loads_s, offered = one.load_s, make_levels(0, n_chunks)
     return {
         "P1": lambda: split_prefix(one.compute_s, loads_s),
         "P2": lambda: split_over_tiers(four.compute_s, four.options, 4),
         "P3": lambda: choose_set(ways, 4),
-        "P4": lambda: least_time(compute_s, levels, 0.1 * n_chunks),
+        "P4": lambda: Levels(*offered).least_time(0.1 * n_chunks),
         "P5": lambda: better_axis(split_prefix(one.compute_s, loads_s), split_layers([1.0] * 80, [1.0] * 80)),
     }[variant]
 

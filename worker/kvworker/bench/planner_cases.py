@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from kvstore.planners.levels import Level
+import numpy as np
+
 from kvstore.planners.makespan import Option
+from kvstore.planners.parallel_tiers import split_over_tiers
 from kvstore.planners.race import Race
 from kvstore.planners.share_out import Work
 from kvstore.planners.simulate import Speed, World, simulate
@@ -31,10 +33,13 @@ class Case:
         return [found[0].seconds for found in self.options]
 
     def work(self) -> Work:
-        """Return the case for a race, each chunk on its quickest lane."""
-        quickest = [min(found, key=lambda o: o.seconds) for found in self.options]
-        n = len(self.compute_s)
-        return Work(self.compute_s, [o.lane for o in quickest], [o.seconds for o in quickest], [0.0] * n)
+        """Return the case for a race, over the tiers that P2 chose where it loads, else over the quickest."""
+        planned = split_over_tiers(self.compute_s, self.options, self.n_lanes).tiers
+        chosen = [
+            min(found, key=lambda o, tier=tier: (o.lane != tier, o.seconds))  # type: ignore[misc]
+            for found, tier in zip(self.options, planned, strict=True)
+        ]
+        return Work(self.compute_s, [o.lane for o in chosen], [o.seconds for o in chosen], [0.0] * len(chosen))
 
 
 def make_case(seed: int, n_chunks: int, n_lanes: int) -> Case:
@@ -51,14 +56,12 @@ def make_case(seed: int, n_chunks: int, n_lanes: int) -> Case:
     return Case(compute_s, tuple(options), n_lanes)
 
 
-def make_levels(seed: int, n_chunks: int) -> tuple[tuple[float, ...], list[list[Level]]]:
-    """Return costs of computing and four levels per chunk."""
+def make_levels(seed: int, n_chunks: int) -> tuple[tuple[float, ...], np.ndarray, np.ndarray]:
+    """Return costs of computing, and seconds and losses (n, 4) of four levels per chunk, the best one first and without loss."""
     rng = random.Random(seed)
     case = make_case(seed, n_chunks, 1)
-    losses = [rng.uniform(0.5, 1.5) for _ in range(n_chunks)]
-    return case.compute_s, [
-        [Level(load_s * share, loss * weight) for share, loss in _LEVELS] for load_s, weight in zip(case.load_s, losses, strict=True)
-    ]
+    shares, losses = np.array(_LEVELS).T
+    return case.compute_s, np.outer(case.load_s, shares), np.outer([rng.uniform(0.5, 1.5) for _ in range(n_chunks)], losses)
 
 
 def run_race(case: Case, step_chunks: int, lanes: tuple[Speed, ...], device: Speed, lane_errors: tuple[float, ...]) -> float:

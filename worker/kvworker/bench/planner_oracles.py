@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate, product
 
-from kvstore.planners.levels import Level
+import numpy as np
+
 from kvstore.planners.makespan import Option
 from kvstore.planners.share_out import NOWHERE, Work, lay_out
 from kvstore.planners.simulate import Speed
@@ -69,14 +70,16 @@ def best_set(compute_s: Sequence[float], options: Options, n_tiers: int, links: 
     return best
 
 
-def all_level_plans(compute_s: Sequence[float], levels: Sequence[Sequence[Level]]) -> list[tuple[float, float]]:
-    """Return time and loss of every prefix with every choice of levels behind it: P4."""
+def all_level_plans(compute_s: Sequence[float], load_s: np.ndarray, loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return time and loss of every prefix with every choice of levels (n, E) behind it: P4."""
     computed = list(accumulate(compute_s, initial=0.0))
-    plans = []
-    for k, done_s in enumerate(computed):
-        for chosen in product(*levels[k:]):
-            plans.append((max(done_s, sum(level.load_s for level in chosen)), sum(level.loss for level in chosen)))
-    return plans
+    loads, losses = np.zeros(1), np.zeros(1)
+    seconds, lost = [np.full(1, computed[-1])], [losses]
+    for k in range(len(compute_s) - 1, -1, -1):
+        loads, losses = np.add.outer(load_s[k], loads).ravel(), np.add.outer(loss[k], losses).ravel()
+        seconds.append(np.maximum(loads, computed[k]))
+        lost.append(losses)
+    return np.concatenate(seconds), np.concatenate(lost)
 
 
 def best_shares(work: Work, ready_s: Sequence[float]) -> float:
