@@ -22,6 +22,7 @@ from kvworker.serve.runtime import Caller, Worker
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny, load_tiny
 from tests.engine.tiny_models import TINY_MODELS
+from tests.worker.waiting import until
 
 TEXTS = ["Aldermoor exports salt and wool.", "It trusts Corwick.", "Corwick mends every pump of the old harbour."]
 QUESTION = " What does Aldermoor export?"
@@ -46,7 +47,10 @@ class Served:
         """Return the logits behind a prompt whose passages all come from the store."""
         loader = self.worker._loader
         resolved = self.worker.resolve(self.caller, names)
-        segments = [Segment(p.token_ids, loader.start(self.caller.store, key, len(p.token_ids), 10)) for p, key in resolved]
+        sources = [loader.hold(self.caller.tenant, key, len(p.token_ids)) for p, key in resolved]
+        loader.lane(self.caller.store).add(sources)
+        until(lambda: all(source.has_arrived for source in sources))
+        segments = [Segment(p.token_ids, source) for (p, _), source in zip(resolved, sources, strict=True)]
         segments.append(Segment(tuple(self.tiny.engine.encode(QUESTION))))
         return self.tiny.engine.prefill(segments, parse_policy(policy).select(segments)).first_logits
 
@@ -58,12 +62,12 @@ class Served:
         return [token.id for token in tokens if isinstance(token, Token)], report
 
     def check(self, names: Sequence[str], policy: str) -> None:
-        """Fail unless logits and greedy tokens are those of a plain full prefill, with every passage loaded."""
+        """Fail unless logits and greedy tokens are those of a plain full prefill; for the logits every passage is loaded."""
         ids = self.prompt_ids(names)
         torch.testing.assert_close(self.logits(names, policy), self.tiny.logits(ids), rtol=0, atol=TOLERANCE)
         token_ids, report = self.ask(names, policy)
         assert token_ids == self.tiny.greedy(ids, N_ANSWER)
-        assert {row.action for row in report.passages} == {"load"}
+        assert any(row.action == "load" for row in report.passages) == (policy != "all")  # what is computed whole is not loaded
 
 
 @pytest.fixture(scope="module", params=TINY_MODELS)
