@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -32,7 +33,7 @@ from kvworker.answer.course import Timing
 from kvworker.answer.execute import Execution, Job
 from kvworker.answer.load import DeviceSource, StoredSource
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import Generation, LoadFailed, Prefill, Segment, never
+from kvworker.engine.engine import Generation, LoadFailed, Prefill, Segment, Work, never
 from tests.engine.prompts import Tiny
 from tests.worker.waiting import until
 
@@ -153,7 +154,7 @@ def stage(tiny: Tiny) -> MakeStage:
                 if source is not None:
                     source.group(group)
             ended.append(list(prefill.computed))
-            return cast("Generation", "the answer")
+            return cast("Generation", SimpleNamespace(work=Work((), 0)))
 
         job = Job(script, segments, offers, begin, end, tiny.engine.identity.layout)
         hangar, lock = Hangar(tiny, set(on_device)), threading.Lock()

@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kvclient.records import AnswerExplanation, Report, Token
 from kvstore.core.api import Hit, Status, StoreAPI
@@ -16,7 +16,7 @@ from kvstore.core.errors import InvalidInputError, KVError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
-from kvstore.planners.samples import CostSample, OutcomeSample, PrefillSample, ReadSample, WaitSample
+from kvstore.planners.samples import SPLICE, CostSample, OutcomeSample, PrefillSample, ReadSample, WaitSample
 from kvworker.answer.costs import CostBook
 from kvworker.answer.course import Course, Timing
 from kvworker.answer.device_tier import DeviceTier
@@ -177,6 +177,7 @@ class Answerer:
             execution.close()
         outcome = execution.outcome
         course.sources, course.failures, course.samples = outcome.used, outcome.failures, outcome.samples
+        course.last_step = outcome.last_step
         course.rows, tokens = generation.work.rows, iter(generation)
         return self._next(tokens), tokens
 
@@ -208,10 +209,17 @@ class Answerer:
             if isinstance(source, StoredSource) and source.has_arrived:  # what is computed all again leaves its chunk on its way
                 self._loader.keep(tenant, source)
                 samples += [ReadSample(source.tier, source.nbytes, source.seconds), WaitSample(source.tier, source.queued_s)]
-        n_rows = len(course.rows)
-        if not course.sources and not course.failures:
-            samples.append(PrefillSample(n_rows, (n_rows + 1) / 2, course.timing.seconds["prefill"]))
+        samples += self._last_step(course)
         ttft_s = course.timing.ttft_s - course.timing.seconds.get("queue", 0.0)
         if course.planned_s and not course.failures:
             samples.append(OutcomeSample(course.planned_s, ttft_s))
         self._costs.observe(samples)
+
+    def _last_step(self, course: Course) -> list[PrefillSample]:
+        """Return what the last step's rows took, less what landing the loaded passages beside them is known to take."""
+        step, splice = course.last_step, self._costs.model.costs.get(SPLICE)
+        if step is None:
+            return []
+        lengths = [len(course.prompt.passages[i].token_ids) for i in course.sources]
+        landing_s = sum(splice.predict((1.0, float(n))) for n in lengths) if splice else 0.0
+        return [replace(step, seconds=step.seconds - landing_s)] if step.seconds > 2 * landing_s else []

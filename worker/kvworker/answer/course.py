@@ -70,6 +70,7 @@ class Course:
     failures: dict[int, str] = field(default_factory=dict)
     rows: tuple[int, ...] = ()
     samples: list[PrefillSample] = field(default_factory=list)
+    last_step: PrefillSample | None = None
     planned_s: float | None = field(init=False)
     predicted_s: float | None = field(init=False)
     n_generated: int = 0

@@ -97,11 +97,15 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What happened: the sources that were used, why others that were begun were not, by chunk, and what computing took."""
+    """What happened: the sources that were used, why others that were begun were not, by chunk, and what computing took.
+
+    `last_step` landed what was loaded besides; it is None where that was not each row once through each layer.
+    """
 
     used: dict[int, DeviceSource | StoredSource] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     samples: list[PrefillSample] = field(default_factory=list)
+    last_step: PrefillSample | None = None
     n_steps: int = 0
     n_abandoned: int = 0
 
@@ -228,8 +232,14 @@ class Execution:
             for chunk in reversed(step.pending):  # a batch brings the last chunk last, so that one wait does for all
                 if (source := self._sources.get(chunk)) is not None:
                     self._await(source, n_groups)
+        before = set(prefill.computed)
         with self._engine():
+            waited_s, started = self._timing.wait_s, time.perf_counter()
             generation = self._job.end(prefill)
+            seconds = time.perf_counter() - started - (self._timing.wait_s - waited_s)
+        rows = [row for row in generation.work.rows if row not in before]
+        if rows and generation.work.layer_rows == len(generation.work.rows) * self._n_layers:  # every row once through every layer
+            self.outcome.last_step = PrefillSample(len(rows), sum(rows) / len(rows) + 1, max(seconds, 1e-9))
         self._tell(StepDone(time.perf_counter()))
         return generation
 
