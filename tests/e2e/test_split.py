@@ -52,9 +52,9 @@ def larder(pair: Pair) -> Iterator[Larder]:
 
 
 def ask(larder: Larder, ids: list[str]) -> tuple[list[int], Report, float]:
-    """Ask; return the answer's tokens, its report and the seconds that it took."""
+    """Ask, loading all that is stored; return the answer's tokens, its report and the seconds that it took."""
     started = time.perf_counter()
-    answer = larder.ask(ids, QUESTION, max_tokens=6, policy="all", planner="always_load").finish()
+    answer = larder.ask(ids, QUESTION, max_tokens=6, policy="none", planner="always_load").finish()
     return [token.id for token in answer.tokens], answer.report, time.perf_counter() - started
 
 
@@ -126,7 +126,7 @@ def stored(larder: Larder) -> bool:
 
 
 def test_a_store_that_hangs_is_waited_for_within_its_deadline(pair: Pair, larder: Larder) -> None:
-    """It holds its connections and says nothing: one lookup has 2 s, the other questions don't ask it, and all are computed."""
+    """It holds its connections and says nothing: one lookup has 2 s, the other questions don't ask it, and nothing comes from it."""
     ids = larder.ingest("split.txt", TEXTS).ids
     before, _, _ = ask(larder, ids)
     pair.store.popen.send_signal(signal.SIGSTOP)
@@ -135,6 +135,6 @@ def test_a_store_that_hangs_is_waited_for_within_its_deadline(pair: Pair, larder
     finally:
         pair.store.popen.send_signal(signal.SIGCONT)
     assert [tokens for tokens, _, _ in answers] == [before] * 4
-    assert {report.tokens_loaded for _, report, _ in answers} == {0}
+    assert {row.tier for _, report, _ in answers for row in report.passages if row.action == "load"} <= {"device"}
     assert max(took_s for _, _, took_s in answers) < 4
     assert sum(took_s > 1 for _, _, took_s in answers) <= 1
