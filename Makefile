@@ -42,6 +42,9 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench scbench --csv tests/bench/results.csv
 	$(BIN)/larder bench transport --csv tests/bench/results.csv
 	$(BIN)/larder bench eviction --csv tests/bench/results.csv
+	$(BIN)/larder bench edits --csv tests/bench/results.csv
+	$(BIN)/larder bench race --csv tests/bench/results.csv
+	$(BIN)/larder bench planner --csv tests/bench/results.csv
 
 plot: setup  ## draw what the benchmarks measured: tests/bench/*.svg
 	$(BIN)/python -m bench.plot tests/bench/results.csv tests/bench
