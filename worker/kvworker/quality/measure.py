@@ -41,11 +41,6 @@ class Tally:
         """Return the share of right answers to one kind of question, of which there is at least one."""
         return statistics.mean(map(float, self.right[kind]))
 
-    @property
-    def n_changed(self) -> int:
-        """Answers whose first token is not full prefill's."""
-        return self.same.count(False)
-
 
 Tallies = dict[Variant, Tally]
 
