@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 
 from kvclient.wire import check_seconds
@@ -141,6 +141,12 @@ class BoundStore:
             return Hit(key, Status.ABSENT, reason="epoch")
         return opened
 
+    def note_reads(self, reads: Iterable[tuple[ChunkKey, int]]) -> None:
+        """Count reads that were made without this store: keys, and how often each was read."""
+        with _TypedErrors("note_reads"):
+            for key, n_reads in reads:
+                self._store.note_reads(self._place(key), n_reads)
+
     def scrub(self, keys: Sequence[ChunkKey]) -> int:
         """Verify every stored copy of chunks that a reader found to be damaged, quarantine the damaged ones, and return how many were."""
         with _TypedErrors("scrub"):
@@ -187,7 +193,10 @@ class BoundStore:
         """Make everything in the scope a miss; the new epoch is durable when this returns. Costs the same however much it hits."""
         with _TypedErrors("invalidate"):
             checked = _checked(scope)
-            return self._epochs.raise_epoch(checked.kind, self._tenant, checked.value)
+            epoch = self._epochs.raise_epoch(checked.kind, self._tenant, checked.value)
+            if self._service.shared:
+                self._service.shared.directory.invalidate()
+            return epoch
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
         """Iterate over at most `limit` of the tenant's chunks."""

@@ -119,7 +119,10 @@ class MemoryTier(Tier):
 
     def delete(self, key: bytes) -> bool:
         with self._lock:
-            return self._blocks.pop(key, None) is not None
+            found = self._blocks.pop(key, None)
+            if found is not None and self.shared:
+                self.shared.directory.remove(found[1])
+            return found is not None
 
     def find(self, keys: Sequence[bytes]) -> list[int | None]:
         with self._lock:

@@ -94,6 +94,14 @@ class Reads:
             return None
         return Opened(key, slot.meta, landing.tail(slot.nbytes - slot.blob_nbytes), self._infos[0].name)
 
+    def note(self, key: bytes, n_reads: int) -> None:
+        """Count reads that were made in the memory tier without us."""
+        self._counters.add("hits", n_reads)
+        if slot := self._index.use(key, 0):
+            tier = f"tier.{self._infos[0].name}."
+            self._counters.add_all(((tier + "hits", n_reads), (tier + "read_bytes", n_reads * slot.nbytes)))
+            self._shelves[0].note_reads(key, n_reads)
+
     def _begin_read(self, key: bytes, position: int, deadline: float) -> Landing | None:
         """Ask a tier for a record; from one that is not memory, many readers at a time share what arrives once."""
         if self._infos[position].is_verified:

@@ -1,6 +1,7 @@
 """A table of generations in front of a shared arena: how a reader in another process knows that a block is still the one it was given.
 
-    0                    words of 8 bytes, little-endian; one per block that was ever shared and is still in use
+    0                    words of 8 bytes, little-endian: the directory's, then one per block that was ever shared and is still in use
+    directory_offset     the directory, by which readers find blocks by themselves
     arena_offset         the arena
 
 The server gives a reader the number of a word and the generation in it. When the block is freed the word becomes another, before anything
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kvstore.store.directory import Directory
 from kvstore.store.pages import touch
 
 _BLOCK_NBYTES = 4096  # one word for so many bytes of arena: more blocks than that are never shared at once
@@ -38,17 +40,20 @@ class SharedBlocks:
         self._pages = pages
         self.arena_offset = arena_offset
         self.nbytes = len(pages)
-        n_words = (self.nbytes - arena_offset) // _BLOCK_NBYTES + 1
+        n_words = _count_words(self.nbytes - arena_offset)
         self._words = np.frombuffer(pages, np.uint64, n_words)
+        self.directory_offset = arena_offset - Directory.nbytes(self.nbytes - arena_offset)
+        view = memoryview(pages)
+        self.directory = Directory(view[self.directory_offset : arena_offset], view[:8].cast("Q"))
         self._lock = threading.Lock()
-        self._free = list(range(n_words - 1, -1, -1))
+        self._free = list(range(n_words - 1, 0, -1))
         self._generations: dict[int, Generation] = {}
         self._last = 0
 
     @staticmethod
     def head_nbytes(capacity_bytes: int) -> int:
-        """Return the bytes that the table takes in front of an arena of this capacity."""
-        return -(-(capacity_bytes // _BLOCK_NBYTES + 1) * 8 // _PAGE_NBYTES) * _PAGE_NBYTES
+        """Return the bytes that words and directory take in front of an arena of this capacity."""
+        return -(-(_count_words(capacity_bytes) * 8 + Directory.nbytes(capacity_bytes)) // _PAGE_NBYTES) * _PAGE_NBYTES
 
     def share(self, block_offset: int) -> Generation | None:
         """Return the generation of a block that the caller keeps alive; None when every word is in use."""
@@ -62,6 +67,7 @@ class SharedBlocks:
 
     def retire(self, block_offset: int) -> None:
         """Make every view of a block stale, before it is used again."""
+        self.directory.retire(block_offset)
         with self._lock:
             gone = self._generations.pop(block_offset, None)
             if gone is not None:
@@ -73,8 +79,14 @@ class SharedBlocks:
         touch(self._pages)
 
     def close(self) -> None:
-        """Close the descriptor; readers that have mapped the memory keep it."""
+        """Close the descriptor; readers that have mapped the memory keep it, and find nothing in it any more."""
+        self.directory.close()
         with self._lock:
             descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _count_words(capacity_bytes: int) -> int:
+    """Return the number of words for an arena of this capacity: one of the directory, and one per block that can be shared."""
+    return capacity_bytes // _BLOCK_NBYTES + 2

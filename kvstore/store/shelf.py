@@ -15,6 +15,7 @@ from kvstore.store.tier import Room, Tier
 
 T = TypeVar("T")
 
+MAX_NOTED = 64  # reads of one record that are told to a policy at once
 MAX_ROUNDS = 16  # of eviction for one put: free space may lie in pieces, and readers may still hold what was evicted
 
 
@@ -55,6 +56,13 @@ class Shelf:
             with self._lock:
                 self._policy.on_hit(key)
         return found
+
+    def note_reads(self, key: bytes, n_reads: int) -> None:
+        """Tell the policy of reads that did not pass through here."""
+        if self._policy is not None:
+            with self._lock:
+                for _ in range(min(n_reads, MAX_NOTED)):
+                    self._policy.on_hit(key)
 
     def reserve(self, nbytes: int) -> Room:
         """Return room to write a record into, evicting others as needed; raises CapacityError when leases or readers keep too much."""

@@ -124,6 +124,10 @@ class TieredStore:
             self.counters.add("misses", reason=outcome.reason)
         return outcome
 
+    def note_reads(self, storage_key: bytes, n_reads: int) -> None:
+        """Count reads of a record that others made in the memory tier by themselves; one that is gone meanwhile counts no less."""
+        self._reads.note(storage_key, n_reads)
+
     def quarantine(self, storage_key: bytes, tier: str, why: KVError) -> None:
         """Take a copy that a reader found to be damaged out of sight and count it."""
         position = next((position for position, info in enumerate(self._infos) if info.name == tier), None)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvclient.lanes import frames
-from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, MAX_KEYS, MAX_RELEASES, Found, Kind, Place, sealed
+from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, MAX_KEYS, MAX_NUMBERS, Found, Kind, Place, sealed
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core import errors
 from kvstore.core.api import PutNote, PutReceipt, Status
@@ -166,7 +166,7 @@ def test_noise_with_the_right_sum_is_parsed_or_refused(noise: bytes, n_keys: int
 
 
 @pytest.mark.parametrize(
-    ("n_keys", "n_releases"), [(MAX_KEYS + 1, 0), (0, MAX_RELEASES + 1), (2**32 - 1, 0), (0, 2**32 - 1), (2**32 - 1, 2**32 - 1)]
+    ("n_keys", "n_releases"), [(MAX_KEYS + 1, 0), (0, MAX_NUMBERS + 1), (2**32 - 1, 0), (0, 2**32 - 1), (2**32 - 1, 2**32 - 1)]
 )
 def test_a_request_that_claims_too_much_is_refused_without_memory_for_it(n_keys: int, n_releases: int) -> None:
     """A count is compared with what came before anything is made of it."""

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvclient.lanes.frames import Found, Kind, pack_count, pack_keys, parse_placed, parse_receipt
-from kvclient.lanes.shm import map_arena
+from kvclient.lanes.frames import Found, Kind, pack_count, pack_keys, parse_directory, parse_placed, parse_receipt
 from kvclient.lanes.socket_frames import SocketFrames
+from kvclient.lanes.window import Window
 from kvclient.remote import RemoteStore
 from kvstore.core.api import PutNote
 from kvstore.core.blob import header_nbytes
 from kvstore.core.errors import KVError, TierUnavailableError
+from kvstore.core.pool import BufferPool
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.lanes import leases as leases_module
 from kvstore.server.lanes.leases import LEASE_S, Leases
@@ -154,8 +155,8 @@ def end_leases(server: RpcServer) -> None:
     """Let the time of every lease be over."""
     for listener in doors_of(server)._listeners:
         for session in listener._all():
-            if session._leases:
-                session._leases._clock = lambda: time.monotonic() + LEASE_S
+            if session._sharing:
+                session._sharing[0]._clock = lambda: time.monotonic() + LEASE_S
                 session.expire()
 
 
@@ -287,17 +288,17 @@ def test_a_generation_says_when_a_block_became_another(service: StoreService, se
     frames = SocketFrames(connect(offered, "shm"), "shm")
     frames.reads_ahead = False
     frames.send(Kind.HELLO, offered.ticket, soon())
-    frames.expect(Kind.WELCOME, soon())
+    directory = parse_directory(frames.expect(Kind.WELCOME, soon())[0])
     descriptor = frames.receive_descriptor(soon())
-    arena = map_arena(descriptor)
+    window = Window(descriptor, directory, BufferPool(0), len(BLOB))
     first = place_of(frames).place
     assert first is not None
-    arena.check(first)
+    window.check(first)
     frames.close()
     service.bind("alpha").delete([key(BLOB)])
     until(lambda: used_bytes(service) == 0)
     with pytest.raises(TierUnavailableError):
-        arena.check(first)
+        window.check(first)
     os.close(descriptor)
 
 

@@ -15,7 +15,19 @@ import grpc
 
 from kvclient import wire
 from kvclient.lanes.choice import LaneName, machine_id
-from kvclient.lanes.frames import FRAME, Found, Kind, Place, pack_count, pack_found, pack_frame, pack_placed, parse_frame
+from kvclient.lanes.frames import (
+    FRAME,
+    DirectoryPlace,
+    Found,
+    Kind,
+    Place,
+    pack_count,
+    pack_directory,
+    pack_found,
+    pack_frame,
+    pack_placed,
+    parse_frame,
+)
 from kvclient.lanes.grpc_lane import SERVICE
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
@@ -27,7 +39,11 @@ from tests.server.chunks import key, make_blob
 
 BLOB = make_blob(part_nbytes=400)
 TOKEN = "t" * 20
-WELCOME = pack_frame(Kind.WELCOME, 8, 0) + pack_count(0)
+DIRECTORY = DirectoryPlace(256, 1, bytes(16))  # empty, in the first 4 KiB
+WELCOMES = {
+    "shm": pack_frame(Kind.WELCOME, len(pack_directory(DIRECTORY)), 0) + pack_directory(DIRECTORY),
+    "tcp": pack_frame(Kind.WELCOME, 8, 0) + pack_count(0),
+}
 
 
 class Liar(pb_grpc.StoreServiceServicer):
@@ -89,7 +105,7 @@ class SocketLiar(threading.Thread):
         super().__init__(name="lane-liar", daemon=True)
         self._listening = listening
         self._connections: list[socket.socket] = []
-        self.welcome = WELCOME
+        self.welcome = b""
         self.descriptor = -1
         self.answers: list[bytes] = []
         self.stalls = False
@@ -121,7 +137,8 @@ class SocketLiar(threading.Thread):
         connection.sendall(self.welcome)
         self._hand_over(connection)
         for answer in self.answers:
-            kind = self._take(connection)
+            while (kind := self._take(connection)) is Kind.READ:
+                pass
             connection.sendall(answer)
             if kind is Kind.STAGE:
                 self._hand_over(connection)
@@ -174,6 +191,7 @@ def lying_socket(lane: LaneName, folder: Path, arena: bytes = bytes(4096)) -> It
     else:
         liar.offer = pb.OpenLaneResponse(ticket=bytes(32), tcp_port=listening.getsockname()[1])
     sockets = SocketLiar(listening)
+    sockets.welcome = WELCOMES[lane]
     sockets.descriptor = descriptor if lane == "shm" else -1
     sockets.start()
     try:

@@ -28,7 +28,7 @@ from kvstore.core.errors import (
 )
 from tests.server.chunks import key, make_blob
 from tests.server.leaks import leaving_nothing
-from tests.server.liars import BLOB, WELCOME, SocketLiar, flipped, framed, lying_socket, read_all, read_next, ready, told
+from tests.server.liars import BLOB, WELCOMES, SocketLiar, flipped, framed, lying_socket, read_all, read_next, ready, told
 
 Lying = tuple[SocketLiar, RemoteStore]
 Errors = tuple[type[KVError], ...]
@@ -79,7 +79,7 @@ LIES: dict[str, tuple[Callable[[str], bytes], Errors]] = {
     "another magic": (lambda lane: frame(lane, magic=b"KVL2") + bytes(9000), (FormatError,)),
     "an unknown kind": (lambda lane: frame(lane, kind=99) + bytes(9000), (FormatError,)),
     "a kind of clients": (lambda lane: framed(Kind.GET, told(lane, ready())[20:], BLOB), (FormatError,)),
-    "a welcome": (lambda lane: WELCOME + told(lane, ready(), BLOB), (FormatError,)),
+    "a welcome": (lambda lane: WELCOMES[lane] + told(lane, ready(), BLOB), (FormatError,)),
     "a receipt": (lambda lane: framed(Kind.STORED, bytes(24)), (FormatError,)),
     "a head that is too long": (lambda lane: frame(lane, head=MAX_HEAD_NBYTES + 1), (FormatError,)),
     "the longest head there is": (lambda lane: frame(lane, head=2**32 - 1), (FormatError,)),
@@ -123,7 +123,7 @@ def test_a_lie_is_a_typed_error(lying: Lying, lane: LaneName, lie: Callable[[str
     assert read_next(remote) is not None
 
 
-WELCOMES: dict[str, tuple[bytes, Errors]] = {
+REFUSALS: dict[str, tuple[bytes, Errors]] = {
     "nothing": (b"", (TierUnavailableError,)),
     "noise": (random.Random(3).randbytes(64), (TierUnavailableError,)),
     "another protocol": (b"HTTP/1.1 400 Bad Request\r\n\r\n", (TierUnavailableError,)),
@@ -133,7 +133,7 @@ WELCOMES: dict[str, tuple[bytes, Errors]] = {
 }
 
 
-@pytest.mark.parametrize(("welcome", "errors"), WELCOMES.values(), ids=WELCOMES.keys())
+@pytest.mark.parametrize(("welcome", "errors"), REFUSALS.values(), ids=REFUSALS.keys())
 def test_a_server_that_does_not_welcome_is_unavailable(lying: Lying, welcome: bytes, errors: Errors) -> None:
     """Another lane may work."""
     liar, remote = lying
@@ -280,6 +280,6 @@ def test_shared_memory_that_is_none_is_a_typed_error(tmp_path: Path, memory: byt
 def test_a_server_that_hands_nothing_over_is_unavailable(tmp_path: Path) -> None:
     """A byte without an open file beside it."""
     with lying_socket("shm", tmp_path) as (liar, remote):
-        liar.welcome, liar.descriptor = WELCOME + b"\0", -1
+        liar.welcome, liar.descriptor = WELCOMES["shm"] + b"\0", -1
         with pytest.raises(TierUnavailableError):
             read_all(remote)

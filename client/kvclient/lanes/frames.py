@@ -24,11 +24,12 @@ from kvclient.lanes.share import MAX_STRIPES, MIN_PIECE_NBYTES, Share
 from kvstore.core import errors
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import MAX_MANIFEST_NBYTES, Buffer
+from kvstore.core.directory import SALT_NBYTES
 from kvstore.core.errors import CorruptError, FormatError, KVError
 from kvstore.core.key import ChunkKey
 
 MAX_KEYS = 16384
-MAX_RELEASES = 4096
+MAX_NUMBERS = 4096
 MAX_HEAD_NBYTES = MAX_MANIFEST_NBYTES + (64 << 10)
 FRAME = struct.Struct("<4sB3xIQ")
 KEY_NBYTES = 96
@@ -41,6 +42,7 @@ _SHARE = struct.Struct("<III")
 _NOTE = struct.Struct("<d?xHI")
 _RECEIPT = struct.Struct("<??14sQ")
 _COUNT = struct.Struct("<Q")
+_DIRECTORY = struct.Struct(f"<QQ{SALT_NBYTES}s")
 _SEAL = struct.Struct("<I")
 _INTACT = 0x2144DF1C  # the CRC-32 of whatever ends with its own CRC-32
 _STATUSES = (Status.ABSENT, Status.READY, Status.PENDING)
@@ -50,13 +52,14 @@ _CODES = {status: code for code, status in enumerate(_STATUSES)}
 class Kind(IntEnum):
     """What a message is."""
 
-    HELLO = 1  # head: a ticket. Answered by WELCOME
+    HELLO = 1  # head: a ticket. Answered by WELCOME; over shm its head says where the directory is, and the arena's descriptor follows
     GET = 2  # head: keys. Answered by FOUND with the blobs in its body
     VIEW = 3  # head: leases to end, and keys. Answered by PLACED; blobs that lie in the shared arena are not in its body
     PUT = 4  # head: note and the blob's header; body: the rest of the blob. Answered by STORED
     STAGE = 5  # asks for a staging ring. Answered by STAGED with its descriptor
     PUT_STAGED = 6  # as PUT, its body announced by LANDED messages as it is written to the ring. Answered by STORED
     LANDED = 7  # head: so many more bytes are in the ring; from the server: so many were taken from it
+    READ = 9  # head: keys, and how often each was read without a request. Not answered
     GET_SHARE = 8  # head: a key, and which pieces of its blob. Answered by FOUND with those pieces in its body
     WELCOME = 16
     FOUND = 17
@@ -73,6 +76,14 @@ class Place(NamedTuple):
     generation: int
     lease: int
     word: int
+
+
+class DirectoryPlace(NamedTuple):
+    """Where the directory lies in the mapped file, how many buckets it has, and the salt of the tenant's fingerprints."""
+
+    offset: int
+    n_buckets: int
+    salt: bytes
 
 
 class Found(NamedTuple):
@@ -97,22 +108,22 @@ def parse_frame(data: Buffer, max_head_nbytes: int = MAX_HEAD_NBYTES) -> tuple[K
     return _KINDS[kind], head_nbytes, body_nbytes
 
 
-def pack_keys(keys: Sequence[ChunkKey], releases: Sequence[int] = ()) -> bytes:
-    """Return the head of GET and VIEW."""
-    counts = _COUNTS.pack(len(keys), len(releases))
-    ended = struct.pack(f"<{len(releases)}Q", *releases) if releases else b""
-    return sealed(b"".join((counts, *[key.to_bytes() for key in keys], ended)))
+def pack_keys(keys: Sequence[ChunkKey], numbers: Sequence[int] = ()) -> bytes:
+    """Return the head of GET, of VIEW with leases to end, and of READ with a count for each key."""
+    counts = _COUNTS.pack(len(keys), len(numbers))
+    told = struct.pack(f"<{len(numbers)}Q", *numbers) if numbers else b""
+    return sealed(b"".join((counts, *[key.to_bytes() for key in keys], told)))
 
 
 def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
-    """Return the keys and the leases to end."""
+    """Return the keys and the numbers behind them."""
     head = _unsealed(head)
-    n_keys, n_releases = _COUNTS.unpack_from(head) if len(head) >= _COUNTS.size else (0, 0)
+    n_keys, n_numbers = _COUNTS.unpack_from(head) if len(head) >= _COUNTS.size else (0, 0)
     end = _COUNTS.size + KEY_NBYTES * n_keys
-    if n_keys > MAX_KEYS or n_releases > MAX_RELEASES or len(head) != end + 8 * n_releases:
+    if n_keys > MAX_KEYS or n_numbers > MAX_NUMBERS or len(head) != end + 8 * n_numbers:
         raise FormatError(f"{len(head)} B are not the head of a request for {n_keys} keys; at most {MAX_KEYS} go into one")
     keys = [_known_key(head[at : at + KEY_NBYTES]) for at in range(_COUNTS.size, end, KEY_NBYTES)]
-    return keys, struct.unpack_from(f"<{n_releases}Q", head, end) if n_releases else ()
+    return keys, struct.unpack_from(f"<{n_numbers}Q", head, end) if n_numbers else ()
 
 
 def pack_share(key: ChunkKey, share: Share) -> bytes:
@@ -194,7 +205,7 @@ def parse_receipt(key: ChunkKey, head: bytes) -> PutReceipt:
 
 
 def pack_count(count: int) -> bytes:
-    """Return the head of LANDED, STAGED and WELCOME: one number."""
+    """Return the head of LANDED, STAGED, and WELCOME over tcp: one number."""
     return _COUNT.pack(count)
 
 
@@ -203,6 +214,19 @@ def parse_count(head: bytes) -> int:
     if len(head) != _COUNT.size:
         raise FormatError(f"{len(head)} B are not a number of 8 B")
     return int(_COUNT.unpack(head)[0])
+
+
+def pack_directory(place: DirectoryPlace) -> bytes:
+    """Return the head of WELCOME over shm."""
+    return sealed(_DIRECTORY.pack(*place))
+
+
+def parse_directory(head: bytes) -> DirectoryPlace:
+    """Return where the directory is."""
+    head = _unsealed(head)
+    if len(head) != _DIRECTORY.size:
+        raise FormatError(f"{len(head)} B do not tell where a directory is")
+    return DirectoryPlace(*_DIRECTORY.unpack(head))
 
 
 def pack_error(error: Exception) -> bytes:

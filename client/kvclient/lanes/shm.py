@@ -8,15 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import (
-    MAX_RELEASES,
+    MAX_NUMBERS,
     Found,
     Kind,
     Place,
@@ -24,20 +22,21 @@ from kvclient.lanes.frames import (
     pack_keys,
     pack_put,
     parse_count,
+    parse_directory,
     parse_placed,
     parse_receipt,
 )
 from kvclient.lanes.lane import check_sizes
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import check_body, greet, land_answer
+from kvclient.lanes.untold import Untold
+from kvclient.lanes.window import Bytes, Window
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
-from kvstore.core.errors import FormatError, TierUnavailableError
+from kvstore.core.errors import TierUnavailableError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import COPIED_NBYTES, Landed, Landing
 from kvstore.core.pool import BufferPool
-
-Bytes = npt.NDArray[np.uint8]
 
 CONNECTIONS = 8
 INLINE_NBYTES = 64 << 10  # a put up to this length goes through the socket
@@ -53,21 +52,11 @@ class Line(SocketFrames):
         self.ring: Bytes | None = None
 
 
-@dataclass(frozen=True)
-class Arena:
-    """The store's memory, mapped for reading: the whole file, and the generations at its front."""
-
-    memory: Bytes
-    words: npt.NDArray[np.uint64]
-
-    def check(self, place: Place) -> None:
-        """Raise TierUnavailableError when a block is no longer the one that was leased."""
-        if int(self.words[place.word]) != place.generation:
-            raise TierUnavailableError("the lease ended before the chunk was read; ask for it again")
-
-
 class ShmLane:
     """Implements `Lane`. Copies: get one, out of the shared memory; a view none; put two, into a ring of this connection and out of it.
+
+    A get of a chunk that somebody read by this lane before is no request: it is found in the store's directory, and the store is told of
+    such reads later, many at a time. Views, and chunks that are not listed, are asked for.
 
     Nobody but the store can write what others read: a client maps the arena for reading only, and what it puts is copied by the store while
     it is verified.
@@ -81,12 +70,16 @@ class ShmLane:
         self._pool = pool
         self._max_blob_nbytes = max_blob_nbytes
         self._connections: Connections[Line] = Connections(self._dial, CONNECTIONS)
-        self._arena: Arena | None = None
+        self._window: Window | None = None
+        self._untold = Untold()
         self._lock = threading.Lock()
 
     def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
-        """Ask for chunks in one round trip; what lies in the shared memory is copied out as it is read."""
-        return self._ask(keys, deadline, self._copy)
+        """Read what the directory lists, and ask for the rest in one round trip; what lies in the memory is copied as it is read."""
+        read = [self._read(key, deadline) for key in keys]
+        unlisted = [key for key, answer in zip(keys, read, strict=True) if answer is None]
+        asked = iter(self._ask(unlisted, deadline, self._copy) if unlisted else ())
+        return [answer or next(asked) for answer in read]
 
     def view(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
         """Ask for chunks that are read in place: valid while the reader is open and the lease lasts, and not behind that."""
@@ -110,6 +103,29 @@ class ShmLane:
         finally:
             self._connections.give(line)
 
+    def _read(self, key: ChunkKey, deadline: float) -> tuple[Found, Landing | None] | None:
+        """Read a chunk that the directory lists; raises TierUnavailableError when the store is found to be gone."""
+        if self._window is None:
+            return None
+        if self._untold.is_due():
+            self._tell(deadline)
+        answer = self._window.read(key, lambda: self._ask([key], deadline, self._copy)[0][1])
+        if answer is not None:
+            self._untold.add(key)
+        return answer
+
+    def _tell(self, deadline: float) -> None:
+        """Tell the store of reads; a connection that it closed fails here."""
+        line = self._connections.take_free(deadline)
+        if line is None:  # all of them are in use, so the store was there just now
+            return
+        try:
+            reads = self._untold.take()
+            line.send(Kind.READ, pack_keys(list(reads), list(reads.values())), deadline)
+            line.owes_answer = False
+        finally:
+            self._connections.give(line)
+
     def retire(self) -> bool:
         """Close each connection that is not in use, and the others when they come back; tell whether there are such."""
         return self._connections.retire()
@@ -117,14 +133,14 @@ class ShmLane:
     def close(self) -> None:
         """Close every connection; the mapping goes with the last view of it."""
         self._connections.close()
-        self._arena = None
+        self._window = None
 
     def _ask(
         self, keys: Sequence[ChunkKey], deadline: float, land: Callable[[Line, Found, Place], Landing]
     ) -> list[tuple[Found, Landing | None]]:
         line = self._connections.take(deadline)
         try:
-            ended, line.ended = line.ended[:MAX_RELEASES], line.ended[MAX_RELEASES:]
+            ended, line.ended = line.ended[:MAX_NUMBERS], line.ended[MAX_NUMBERS:]
             line.send(Kind.VIEW, pack_keys(keys, ended), deadline)
             head, body_nbytes = line.expect(Kind.PLACED, deadline)
             found = parse_placed(head, len(keys))
@@ -142,22 +158,17 @@ class ShmLane:
         ]
 
     def _copy(self, line: Line, found: Found, place: Place) -> Landing:
-        return _CopiedOut(self._block(found, place), self._pool.take(found.nbytes), line, place, self._mapped())
+        window = self._mapped()
+        return _CopiedOut(window.block(found.nbytes, place), self._pool.take(found.nbytes), line, place, window)
 
     def _look(self, line: Line, found: Found, place: Place) -> Landing:
-        return ViewedBlock(self._block(found, place), line, place, self._mapped())
+        window = self._mapped()
+        return ViewedBlock(window.block(found.nbytes, place), line, place, window)
 
-    def _block(self, found: Found, place: Place) -> Bytes:
-        """Return the memory of a block; one that does not lie within the arena raises FormatError."""
-        arena = self._mapped()
-        if place.offset + found.nbytes > arena.memory.nbytes or place.word >= arena.words.size:
-            raise FormatError(f"a block at {place.offset} of {found.nbytes} B is not within the arena of {arena.memory.nbytes} B")
-        return arena.memory[place.offset : place.offset + found.nbytes]
-
-    def _mapped(self) -> Arena:
-        if self._arena is None:
+    def _mapped(self) -> Window:
+        if self._window is None:
             raise TierUnavailableError("the lane was closed")
-        return self._arena
+        return self._window
 
     def _dial(self, deadline: float) -> Line:
         """Connect with a fresh ticket; the first connection maps the arena."""
@@ -171,12 +182,12 @@ class ShmLane:
             raise TierUnavailableError(f"{self._path}: {error}") from error
         line = Line(connection, self._path)
         line.reads_ahead = False
-        greet(line, ticket, deadline)
+        directory = greet(line, ticket, deadline, parse_directory)
         descriptor = line.receive_descriptor(deadline)
         line.reads_ahead = True
         try:
             with self._lock:
-                self._arena = self._arena or map_arena(descriptor)
+                self._window = self._window or Window(descriptor, directory, self._pool, self._max_blob_nbytes)
         except BaseException:
             line.close()
             raise
@@ -206,14 +217,14 @@ class ShmLane:
 class ViewedBlock(Landed):
     """A block of the shared memory, read in place."""
 
-    def __init__(self, block: Bytes, line: Line, place: Place, arena: Arena) -> None:
+    def __init__(self, block: Bytes, line: Line, place: Place, window: Window) -> None:
         super().__init__(block.data.toreadonly())
-        self._line, self._place, self._arena = line, place, arena
+        self._line, self._place, self._window = line, place, window
         self._is_leased = True
 
     def fill(self, end: int) -> None:
         """Raise TierUnavailableError when the lease has ended."""
-        self._arena.check(self._place)
+        self._window.check(self._place)
 
     def close(self) -> None:
         """End the lease; what was read must not be used any more."""
@@ -230,9 +241,9 @@ class _CopiedOut(Landing):
 
     step_nbytes = COPIED_NBYTES
 
-    def __init__(self, block: Bytes, buffer: memoryview, line: Line, place: Place, arena: Arena) -> None:
+    def __init__(self, block: Bytes, buffer: memoryview, line: Line, place: Place, window: Window) -> None:
         super().__init__(buffer)
-        self._source, self._line, self._place, self._arena = block, line, place, arena
+        self._source, self._line, self._place, self._window = block, line, place, window
         self._target: Bytes = np.frombuffer(buffer, np.uint8)
         self._is_leased = True
 
@@ -240,7 +251,7 @@ class _CopiedOut(Landing):
         end = min(self._wanted, self.filled + COPIED_NBYTES)
         np.copyto(self._target[self.filled : end], self._source[self.filled : end])
         if end == self.nbytes:
-            self._arena.check(self._place)  # every byte was copied while the block was ours
+            self._window.check(self._place)  # every byte was copied while the block was ours
         return end - self.filled
 
     def _end(self) -> None:
@@ -250,16 +261,6 @@ class _CopiedOut(Landing):
 
     def __del__(self) -> None:
         self._end()
-
-
-def map_arena(descriptor: int) -> Arena:
-    """Map a store's memory for reading; raises TierUnavailableError."""
-    try:
-        pages = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
-        memory = np.frombuffer(pages, np.uint8)
-    except (OSError, ValueError) as error:
-        raise TierUnavailableError(f"the store's memory can't be mapped: {error}") from error
-    return Arena(memory, memory[: memory.nbytes // 8 * 8].view(np.uint64))
 
 
 def _copy_in(line: Line, ring: Bytes, body: Bytes, deadline: float) -> None:

@@ -27,6 +27,7 @@ from kvstore.core.pool import BufferPool
 CONNECTIONS = 8
 LOOPBACK_BUFFER_BYTES = 256 << 10  # both ends: what is under way stays in the processor's cache
 C = TypeVar("C", bound=SocketFrames)
+T = TypeVar("T")
 _CONNECT_S = 5.0  # a firewall that swallows what it is sent must not cost a whole deadline
 
 
@@ -159,7 +160,9 @@ class TcpLane:
             if connection is not None:
                 connection.close()
             raise TierUnavailableError(f"{settings.host}:{settings.port}: {error}") from error
-        return greet(SocketFrames(connection, f"{settings.host}:{settings.port}"), ticket, deadline)
+        frames = SocketFrames(connection, f"{settings.host}:{settings.port}")
+        greet(frames, ticket, deadline, parse_count)
+        return frames
 
 
 class _Answer(Generic[C]):
@@ -200,21 +203,22 @@ def land_answer(
     return split(whole, sizes)
 
 
-def greet(frames: SocketFrames, ticket: bytes, deadline: float) -> SocketFrames:
-    """Show the ticket; raises DeadlineError, or TierUnavailableError where it is not accepted or something else answers.
+def greet(frames: SocketFrames, ticket: bytes, deadline: float, parse: Callable[[bytes], T]) -> T:
+    """Show the ticket and return what the welcome says.
 
+    Raises DeadlineError, or TierUnavailableError where the ticket is not accepted or something else answers.
     A balancer may send the connection to another store than the one that gave the ticket: no way for this client, but not its fault.
     """
     try:
         frames.send(Kind.HELLO, ticket, deadline)
-        parse_count(frames.expect(Kind.WELCOME, deadline)[0])
+        welcome = parse(frames.expect(Kind.WELCOME, deadline)[0])
         frames.owes_answer = False
     except BaseException as error:
         frames.close()
         if isinstance(error, KVError) and not isinstance(error, DeadlineError):
             raise TierUnavailableError(f"the lane did not let this client in: {error}") from error
         raise
-    return frames
+    return welcome
 
 
 def tune(connection: socket.socket, buffer_bytes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import ssl
 import struct
@@ -12,13 +13,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from kvclient.lanes.frames import MAX_HEAD_NBYTES, Kind, pack_count, pack_error
+from kvclient.lanes.frames import MAX_HEAD_NBYTES, Kind, pack_count, pack_directory, pack_error
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import near_buffer_bytes, tune
 from kvstore.core.errors import AuthError, ConfigError, KVError
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
+from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.session import Session
 from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
 from kvstore.server.service import StoreService
@@ -68,6 +70,7 @@ class Listener:
         self._service, self._tickets, self._budget, self._watch = service, tickets, budget, watch
         self._patience_s, self._max_connections, self._socket_buffer_bytes = patience_s, max_connections, socket_buffer_bytes
         self._blocks, self._tls = blocks, tls
+        self._secret = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
         self._greeting: dict[socket.socket, None] = {}  # oldest first
@@ -201,17 +204,19 @@ class Listener:
         frames.max_head_nbytes = TICKET_NBYTES  # of whom nobody has vouched for
         try:
             ticket, _ = frames.expect(Kind.HELLO, deadline)
-            store = self._service.bind(self._tickets.redeem(ticket))
+            tenant = self._tickets.redeem(ticket)
+            store = self._service.bind(tenant)
         except KVError as error:
             if not frames.is_closed:
                 frames.send(Kind.ERROR, pack_error(error), deadline)
             raise
         frames.max_head_nbytes = MAX_HEAD_NBYTES
-        frames.send(Kind.WELCOME, pack_count(0), deadline)
+        listing = Listing(self._blocks, self._secret, tenant) if self._blocks is not None else None
+        frames.send(Kind.WELCOME, pack_directory(listing.place) if listing else pack_count(0), deadline)
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
-        leases = Leases(self._blocks) if self._blocks is not None else None
-        return Session(frames, store, leases, self._budget, self._watch, self._patience_s)
+        sharing = (Leases(self._blocks), listing) if self._blocks is not None and listing else None
+        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s)
 
     def _expire(self) -> None:
         """End leases that lasted too long."""

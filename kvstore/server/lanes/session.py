@@ -30,6 +30,7 @@ from kvstore.core.reading import land_all
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
+from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.ring import Ring
 from kvstore.server.service import BoundStore
 from kvstore.store.memory import BlockLanding
@@ -44,18 +45,26 @@ RING_NBYTES = 8 << 20
 
 
 class Session:
-    """Answers GET, GET_SHARE, VIEW, PUT and PUT_STAGED until the peer goes; every wait within a message ends after `patience_s`.
+    """Answers GET, GET_SHARE, VIEW, PUT and PUT_STAGED, and takes READ, until the peer goes.
+
+    Every wait within a message ends after `patience_s`.
 
     Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
     a staged put one, out of the ring.
     """
 
     def __init__(
-        self, frames: SocketFrames, store: BoundStore, leases: Leases | None, budget: ByteBudget, watch: SilenceWatch, patience_s: float
+        self,
+        frames: SocketFrames,
+        store: BoundStore,
+        sharing: tuple[Leases, Listing] | None,
+        budget: ByteBudget,
+        watch: SilenceWatch,
+        patience_s: float,
     ) -> None:
         self._frames = frames
         self._store = store
-        self._leases = leases
+        self._sharing = sharing
         self._budget = budget
         self._watch = watch
         self._patience_s = patience_s
@@ -74,8 +83,8 @@ class Session:
 
     def expire(self) -> None:
         """End leases that lasted too long; called from another thread."""
-        if self._leases:
-            self._leases.expire()
+        if self._sharing:
+            self._sharing[0].expire()
 
     def cancel(self) -> None:
         """Hang up on a peer that is silent in the middle of a put; called by the watch."""
@@ -84,23 +93,25 @@ class Session:
     def close(self) -> None:
         """Free everything that the connection holds."""
         self._frames.close()
-        if self._leases:
-            self._leases.close()
+        if self._sharing:
+            self._sharing[0].close()
         self._ring = None
 
     def _answer(self, kind: Kind, head: bytes, body_nbytes: int) -> None:
         """Answer one request; an error of ours is an answer too, and the connection goes on."""
         if kind is Kind.GET:
             self._get(head)
-        elif kind is Kind.VIEW and self._leases:
-            self._view(head, self._leases)
+        elif kind is Kind.VIEW and self._sharing:
+            self._view(head, *self._sharing)
+        elif kind is Kind.READ:
+            self._store.note_reads(zip(*parse_keys(head), strict=False))
         elif kind is Kind.GET_SHARE:
             self._get_share(head)
         elif kind is Kind.PUT:
             self._put(head, body_nbytes, _FromSocket)
         elif kind is Kind.PUT_STAGED and self._ring is not None:
             self._put(head, body_nbytes, _FromRing)
-        elif kind is Kind.STAGE and self._leases:
+        elif kind is Kind.STAGE and self._sharing:
             self._stage()
         else:
             raise FormatError(f"{kind.name} is not a request of this connection")
@@ -139,19 +150,22 @@ class Session:
                     landing.fill(end)
                     self._frames.send_body(landing.view[at:end], self._deadline())
 
-    def _view(self, head: bytes, leases: Leases) -> None:
+    def _view(self, head: bytes, leases: Leases, listing: Listing) -> None:
         """Say where chunks lie, and send those that can't be read in place."""
         inline: list[Opened] = []
         answers: list[Found] = []
         try:
             keys, ended = parse_keys(head)
             leases.end(ended)
+            stamp = listing.stamp()
             for key in keys:
                 opened = self._store.read(key)
                 answer = found(opened, leases)
                 answers.append(answer)
-                if isinstance(opened, Opened) and answer.place is None:
-                    inline.append(opened)
+                if isinstance(opened, Opened):
+                    listing.enter(key, opened, stamp)
+                    if answer.place is None:
+                        inline.append(opened)
         except Exception as error:
             leases.end(answer.place.lease for answer in answers if answer.place)
             self._refuse(error)
