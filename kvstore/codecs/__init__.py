@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 from kvstore.core.blob import Buffer
 from kvstore.core.discovery import find
 from kvstore.core.errors import InvalidInputError, UnsupportedError
-from kvstore.core.stages import Param, StageSpec
+from kvstore.core.stages import Param, StageSpec, Traits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Stage(ABC):
     """
 
     name: ClassVar[str]
+    traits: ClassVar[Traits] = Traits()
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -37,7 +38,7 @@ class Stage(ABC):
     @property
     def spec(self) -> StageSpec:
         """The name and the parameters, as a manifest holds them."""
-        return StageSpec(self.name, tuple(sorted(vars(self).items())))
+        return StageSpec(self.name, tuple(sorted((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))))
 
     @classmethod
     def build(cls, params: Mapping[str, Param]) -> Self:
@@ -55,6 +56,8 @@ class ByteStage(Stage):
     every field.
     """
 
+    traits: ClassVar[Traits] = Traits(is_bit_exact=True)
+
     fields: str
 
     def packs(self, field_name: str) -> bool:
@@ -65,14 +68,13 @@ class ByteStage(Stage):
     def pack(self, data: Buffer) -> Buffer:
         """Return the packed bytes; equal bytes of one library version pack equally."""
 
-    @staticmethod
     @abstractmethod
-    def unpack(data: Buffer, raw_nbytes: int) -> Buffer:
+    def unpack(self, data: Buffer, raw_nbytes: int) -> Buffer:
         """Return exactly `raw_nbytes` bytes, or raise FormatError before allocating more than that."""
 
 
 @cache
 def find_byte_stage(name: str) -> type[ByteStage]:
-    """Return a byte stage by the name that a field's packing has in a manifest; UnsupportedError lists the known names."""
+    """Return a byte stage by its name; UnsupportedError lists the known names."""
     found: type[ByteStage] = find(__name__, name)
     return found

@@ -8,6 +8,7 @@ from typing import ClassVar
 from kvstore.codecs import ByteStage
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError
+from kvstore.core.stages import Traits
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,14 @@ class Raw(ByteStage):
     """
 
     name: ClassVar[str] = "raw"
+    traits: ClassVar[Traits] = Traits(is_bit_exact=True, is_token_granular=True)
     fields: str = ""
 
     def pack(self, data: Buffer) -> Buffer:
         """Return `data` itself."""
         return data
 
-    @staticmethod
-    def unpack(data: Buffer, raw_nbytes: int) -> Buffer:
+    def unpack(self, data: Buffer, raw_nbytes: int) -> Buffer:
         """Return `data` itself, without a copy; another length raises FormatError."""
         if len(data) != raw_nbytes:
             raise FormatError(f"a raw field should have {raw_nbytes} B, got {len(data)} B")

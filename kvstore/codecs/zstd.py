@@ -41,8 +41,7 @@ class Zstd(ByteStage):
         packed: bytes = _zstandard().ZstdCompressor(level=self.level, write_checksum=False, write_content_size=True).compress(data)
         return packed
 
-    @staticmethod
-    def unpack(data: Buffer, raw_nbytes: int) -> Buffer:
+    def unpack(self, data: Buffer, raw_nbytes: int) -> Buffer:
         """Return the content of one frame that declares exactly `raw_nbytes` bytes; anything else raises FormatError."""
         zstandard = _zstandard()
         try:

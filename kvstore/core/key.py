@@ -31,6 +31,7 @@ class Kind(IntEnum):
     ALONE = 0  # a passage read by itself
     DOCUMENT = 1  # read behind the earlier passages of its document; its place in a prompt stays free
     PREFIX = 2  # read behind the exact tokens that precede it, chained from the first token of a prompt
+    ARTIFACT = 3  # no tokens: calibrated tables of a model
 
 
 def _token_bytes(token_ids: Sequence[int]) -> bytes:

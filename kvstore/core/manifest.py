@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +13,10 @@ from kvstore.core.key import Kind
 from kvstore.core.stages import PipelineSpec, StageSpec
 
 ITEM_NBYTES = {"uint8": 1, "int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "int32": 4, "int64": 8}
-BYTE_STAGES = ("raw", "zstd")
 MAX_FIELD_NBYTES = 1 << 34
 _MAX_PARTS = 1024
 _MAX_FIELDS = 64
+_PACKING = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class FieldSpec:
         """Check and read a field."""
         name, dtype, packing = (_text(value, k) for k in ("name", "dtype", "packing"))
         shape = tuple(_count(s, "shape") for s in _items(value, "shape", 8))
-        if dtype not in ITEM_NBYTES or packing not in BYTE_STAGES:
+        if dtype not in ITEM_NBYTES or not _PACKING.fullmatch(packing):
             raise FormatError(f"field {name}: type {dtype} packed as {packing} is not known here")
         field = cls(name, dtype, shape, packing, _count(value["offset"], "offset"), _count(value["nbytes"], "nbytes"))
         if field.raw_nbytes > MAX_FIELD_NBYTES or (packing == "raw" and field.nbytes != field.raw_nbytes):

@@ -14,6 +14,49 @@ Param = str | int | float | bool
 
 
 @dataclass(frozen=True)
+class Traits:
+    """What a stage of a codec, or a whole codec, lets its users do.
+
+    Parameters
+    ----------
+    is_bit_exact : bool
+        Every bit comes back.
+    is_relocatable : bool
+        What comes back may be rotated to any position.
+    is_layer_streamable : bool
+        A layer group is decoded without the bytes of the others.
+    is_tp_splittable : bool
+        The KV heads of a layer are coded apart from each other.
+    is_token_granular : bool
+        A token is decoded without the bytes of the tokens beside it.
+    needs_artifact : bool
+        Tables that were calibrated for the model are needed to encode and to decode.
+    is_query_aware : bool
+        What is kept depends on the queries of a request, so nothing of it may be shared.
+    """
+
+    is_bit_exact: bool = False
+    is_relocatable: bool = True
+    is_layer_streamable: bool = True
+    is_tp_splittable: bool = True
+    is_token_granular: bool = False
+    needs_artifact: bool = False
+    is_query_aware: bool = False
+
+    def then(self, other: Traits) -> Traits:
+        """Return the traits of two stages one after the other."""
+        return Traits(
+            is_bit_exact=self.is_bit_exact and other.is_bit_exact,
+            is_relocatable=self.is_relocatable and other.is_relocatable,
+            is_layer_streamable=self.is_layer_streamable and other.is_layer_streamable,
+            is_tp_splittable=self.is_tp_splittable and other.is_tp_splittable,
+            is_token_granular=self.is_token_granular and other.is_token_granular,
+            needs_artifact=self.needs_artifact or other.needs_artifact,
+            is_query_aware=self.is_query_aware or other.is_query_aware,
+        )
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One stage of a pipeline: the method's name and its parameters, sorted by name."""
 
@@ -37,7 +80,7 @@ class StageSpec:
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """The ordered stages of a codec and the digest of the calibration artifact they use ("" for none)."""
+    """The ordered stages of a codec; `artifact` is always "": a calibrated stage names its artifact among its parameters."""
 
     stages: tuple[StageSpec, ...]
     artifact: str = ""

@@ -15,13 +15,13 @@ from kvclient import numpy_codecs
 from kvstore.core.blob import parse_header
 from kvstore.core.errors import FormatError, KVError
 from kvstore.core.manifest import FieldSpec, Manifest
-from kvworker.codec import pipeline
+from kvworker.codec import decode
 
 NUMBERS = (-1, 0, 1, 2, 3, 2**31, 2**33, 2**47, 2**63, 1.5)
 VALUES = (*NUMBERS, None, True, "", "raw", "zstd", "float16", "int64", "kivi", "..", [], {}, [0], [2**40] * 3)
 Encode = Callable[[str], bytearray]
 Decoder = Callable[[Manifest, int, bytes], Any]
-decoders = pytest.mark.parametrize("decode_part", [pipeline.decode_part, numpy_codecs.decode_part], ids=["torch", "numpy"])
+decoders = pytest.mark.parametrize("decode_part", [decode.decode_part, numpy_codecs.decode_part], ids=["torch", "numpy"])
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -14,7 +14,7 @@ from kvclient.numpy_codecs import decode_part
 from kvstore.core.blob import parse_header
 from kvstore.core.errors import FormatError, InvalidInputError, MissingExtraError, UnsupportedError
 from kvstore.core.manifest import Manifest
-from kvworker.codec.pipeline import decode_part as torch_decode_part
+from kvworker.codec.decode import decode_part as torch_decode_part
 from kvworker.codec.specs import find_codec
 
 Encode = Callable[[str], bytearray]

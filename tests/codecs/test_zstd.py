@@ -13,20 +13,15 @@ from kvstore.codecs.raw import Raw
 from kvstore.codecs.zstd import Zstd
 from kvstore.core.discovery import known_names
 from kvstore.core.errors import FormatError, MissingExtraError, UnsupportedError
-from kvstore.core.manifest import BYTE_STAGES
 
 TEXT = b"keys and values " * 64
 
 
-def test_the_byte_stages_of_the_folder_are_those_that_a_manifest_may_name() -> None:
-    assert known_names("kvstore.codecs") == sorted(BYTE_STAGES)
-
-
-@pytest.mark.parametrize("name", BYTE_STAGES)
+@pytest.mark.parametrize("name", known_names("kvstore.codecs"))
 @pytest.mark.parametrize("data", [b"\0", TEXT, bytes(range(256))])
 def test_unpacking_restores_what_was_packed(name: str, data: bytes) -> None:
-    stage = find_byte_stage(name)
-    assert bytes(stage.unpack(stage().pack(data), len(data))) == data
+    stage = find_byte_stage(name)()
+    assert bytes(stage.unpack(stage.pack(data), len(data))) == data
 
 
 @pytest.mark.parametrize("name", ["gzip", "", "..", "zstd.py"])
@@ -42,7 +37,7 @@ def test_a_frame_is_refused_before_it_fills_memory() -> None:
     bomb = b"".join(compressor.compress(piece) for _ in range(1 << 10)) + compressor.flush()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(FormatError, match="declares 1073741824 B where 1024 B belong"):
-        Zstd.unpack(bomb, 1024)
+        Zstd().unpack(bomb, 1024)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB
 
 
@@ -57,7 +52,7 @@ def lying_frame(declared: int) -> bytes:
 @pytest.mark.parametrize("declared", [len(TEXT) // 2, len(TEXT) * 2])
 def test_a_frame_that_holds_another_size_than_it_declares_is_refused(declared: int) -> None:
     with pytest.raises(FormatError):
-        Zstd.unpack(lying_frame(declared), declared)
+        Zstd().unpack(lying_frame(declared), declared)
 
 
 def frame_without_size() -> bytes:
@@ -71,12 +66,12 @@ FRAME = zstandard.ZstdCompressor().compress(TEXT)
 @pytest.mark.parametrize("data", [b"", b"\0" * 32, FRAME[:-1], FRAME + b"\0", FRAME + FRAME, FRAME[:8], frame_without_size()])
 def test_what_is_not_exactly_one_sized_frame_is_refused(data: bytes) -> None:
     with pytest.raises(FormatError):
-        Zstd.unpack(data, len(TEXT))
+        Zstd().unpack(data, len(TEXT))
 
 
 def test_raw_bytes_of_another_length_are_refused() -> None:
     with pytest.raises(FormatError, match="should have 3 B, got 2 B"):
-        Raw.unpack(b"ab", 3)
+        Raw().unpack(b"ab", 3)
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,7 @@ CHANGES: dict[str, tuple[tuple[str | int, ...], object]] = {
     "a field at an odd place": (("parts", 0, "fields", 1, "offset"), 6),
     "two fields of one name": (("parts", 0, "fields", 1, "name"), "k.codes"),
     "an unknown element type": (("parts", 0, "fields", 0, "dtype"), "float8"),
-    "an unknown packing": (("parts", 0, "fields", 0, "packing"), "gzip"),
+    "a packing that no stage could have": (("parts", 0, "fields", 0, "packing"), "../gzip"),
     "a shape that its bytes do not hold": (("parts", 0, "fields", 0, "shape"), [2, 4]),
     "a shape of a tebibyte": (("parts", 0, "fields", 0, "shape"), [2**20, 2**20]),
     "a part longer than its fields": (("parts", 0, "nbytes"), 1000),

@@ -18,7 +18,7 @@ from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
 from kvstore.core.key import ChunkKey, Kind, chain_keys, content_key, storage_key, tenant_secret
 from kvstore.core.stages import PipelineSpec, StageSpec
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
-from kvworker.codec.pipeline import decode_part
+from kvworker.codec.decode import decode_part
 from kvworker.codec.specs import find_codec
 
 FOLDER = Path(__file__).parent

@@ -17,7 +17,7 @@ from kvstore.core.blob import part_fields, verify_blob
 from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
 from kvstore.core.key import ChunkKey, Kind, chain_keys, content_key, storage_key, tenant_secret
 from kvstore.core.stages import PipelineSpec, StageSpec
-from kvworker.codec.pipeline import decode_part
+from kvworker.codec.decode import decode_part
 
 FOLDER = Path(__file__).parent
 CHUNKS = sorted(FOLDER.glob("*.chunk"))

@@ -12,7 +12,7 @@ from kvstore.core.blob import BufferedBlob
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.core.key import Kind, content_key
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.codec.pipeline import decode_part
+from kvworker.codec.decode import decode_part
 from kvworker.codec.specs import find_codec
 from kvworker.ingest.ingest import Ingested
 from tests.engine.prompts import Tiny, random_passages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,8 @@ class ChunkSpec:
         L, H, T and the head dimensions of K and V.
     dtype : str
         A key of DTYPES.
+    layers : tuple of int
+        The model layers whose KV it is, which need not be as many as `n_layers` once a transform has mixed them; empty where nobody asks.
     """
 
     n_layers: int
@@ -30,16 +32,27 @@ class ChunkSpec:
     k_dim: int
     v_dim: int
     dtype: str
+    layers: tuple[int, ...] = ()
 
     @classmethod
     def of_group(cls, group: LayerGroup, n_tokens: int, dtype: str) -> ChunkSpec:
         """Return the spec of `n_tokens` tokens over one layer group."""
-        return cls(len(group.layers), group.kv_heads, n_tokens, group.k_dim, group.v_dim, dtype)
+        return cls(len(group.layers), group.kv_heads, n_tokens, group.k_dim, group.v_dim, dtype, group.layers)
+
+    @property
+    def shape(self) -> ChunkSpec:
+        """The same without layers: what the tensors alone tell."""
+        return replace(self, layers=())
+
+    @property
+    def n_values(self) -> int:
+        """Values of K and V together."""
+        return self.n_layers * self.kv_heads * self.n_tokens * (self.k_dim + self.v_dim)
 
     @property
     def nbytes(self) -> int:
         """Bytes of K and V as the model holds them."""
-        return self.n_layers * self.kv_heads * self.n_tokens * (self.k_dim + self.v_dim) * DTYPES[self.dtype].itemsize
+        return self.n_values * DTYPES[self.dtype].itemsize
 
 
 @dataclass(frozen=True)

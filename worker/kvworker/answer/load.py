@@ -15,7 +15,8 @@ from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
 from kvworker.answer.device_tier import DeviceTier, TenantKey
 from kvworker.chunk import KVChunk, PassageKV
-from kvworker.codec.pipeline import check_geometry, decode_part
+from kvworker.codec.decode import ChunkDecoder, check_geometry
+from kvworker.codec.registry import CodecOf, pipeline_of
 from kvworker.engine.engine import LoadFailed
 
 
@@ -26,11 +27,12 @@ class StoredSource:
     it has arrived, `queued_s` how long it waited for a thread behind other fetches; `failure` says why it could not be had.
     """
 
-    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, device: str) -> None:
+    def __init__(self, key: ChunkKey, identity: ModelIdentity, n_tokens: int, device: str, codec_of: CodecOf = pipeline_of) -> None:
         self.key = key
         self.tier, self.nbytes, self.seconds, self.queued_s, self.failure = "", 0, 0.0, 0.0, ""
         self.n_holders = 1
-        self._identity, self._n_tokens, self._device = identity, n_tokens, device
+        self._identity, self._n_tokens, self._device, self._codec_of = identity, n_tokens, device, codec_of
+        self._decoder: ChunkDecoder | None = None
         self._chunks: list[KVChunk] = []
         self._n_groups = len(identity.layout.groups)
         self._listeners: list[Callable[[StoredSource], None]] = []
@@ -73,16 +75,18 @@ class StoredSource:
             return True
 
     def open(self, reader: BlobReader) -> None:
-        """Check whose chunk a reader has; raises IdentityError."""
+        """Check whose chunk a reader has, and find what decodes it; raises IdentityError, UnsupportedError or NotFoundError."""
         check_geometry(reader.manifest, self._identity, self._n_tokens)
         if key_of(reader.manifest) != self.key:
             raise IdentityError(f"chunk {key_of(reader.manifest)} came where {self.key} was asked for")
+        self._decoder = ChunkDecoder(reader.manifest, self._codec_of(reader.manifest.codec), self._device)
         self.tier, self.nbytes = reader.tier, reader.nbytes
 
     def take(self, reader: BlobReader, seconds: Callable[[], float]) -> None:
         """Receive and decode the next part and tell who listens; `seconds` is what the fetch took so far."""
+        assert self._decoder is not None
         index = len(self._chunks)
-        chunk = decode_part(reader.manifest, index, reader.part(index), self._device)
+        chunk = self._decoder.part(index, reader.part(index))
         if index + 1 == self._n_groups:
             self.seconds = max(seconds(), 1e-9)
         self._chunks.append(chunk)
@@ -223,9 +227,20 @@ class Loader:
         Lanes that are served at once.
     timeout_s : float
         Most seconds that a fetch may take.
+    codec_of : function
+        Finds the codec of a stored chunk, with the tables of its calibrated stages.
     """
 
-    def __init__(self, identity: ModelIdentity, device: str, device_tier: DeviceTier, n_threads: int = 4, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        identity: ModelIdentity,
+        device: str,
+        device_tier: DeviceTier,
+        n_threads: int = 4,
+        timeout_s: float = 5.0,
+        codec_of: CodecOf = pipeline_of,
+    ) -> None:
+        self._codec_of = codec_of
         self._identity, self._device, self._device_tier, self._timeout_s = identity, device, device_tier, timeout_s
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="load")
         self._lock = threading.Lock()
@@ -242,7 +257,7 @@ class Loader:
             if source is not None and not source.failure:
                 source.n_holders += 1
                 return source
-            source = self._flights[tenant, key] = StoredSource(key, self._identity, n_tokens, self._device)
+            source = self._flights[tenant, key] = StoredSource(key, self._identity, n_tokens, self._device, self._codec_of)
             return source
 
     def release(self, tenant: str, source: StoredSource) -> None:

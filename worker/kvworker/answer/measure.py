@@ -17,7 +17,8 @@ from kvstore.planners.samples import CostSample, DecodeSample, PrefillSample, Re
 from kvworker.answer.load import DeviceSource
 from kvworker.answer.prompt import DECODED, DEVICE
 from kvworker.chunk import PassageKV
-from kvworker.codec.pipeline import Pipeline, decode_part
+from kvworker.codec.decode import decode_chunk
+from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.engine import Engine, Segment
 from kvworker.engine.sampling import Sampling
 
@@ -85,7 +86,7 @@ def _decode_samples(pipeline: Pipeline, probe: _Probe) -> Iterator[DecodeSample]
     """Yield the decoding of a whole chunk, and that of a copy that is decoded already, which costs nothing worth counting."""
     reader = BufferedBlob(probe.blob, "")
     parts = [reader.part(i) for i in range(len(reader.manifest.parts))]
-    seconds = _median_s(lambda: [decode_part(reader.manifest, i, data) for i, data in enumerate(parts)])
+    seconds = _median_s(lambda: decode_chunk(reader.manifest, parts, pipeline))
     yield DecodeSample(pipeline.spec.label, len(probe.blob), seconds)
     yield DecodeSample(DECODED, sum(chunk.nbytes for chunk in probe.kv), 1e-7)
 

@@ -12,7 +12,7 @@ from kvworker.answer.course import Course
 from kvworker.answer.execute import SOONER
 from kvworker.answer.load import StoredSource
 from kvworker.answer.prompt import DEVICE
-from kvworker.codec.pipeline import declared_quality
+from kvworker.codec.registry import declared_quality
 from kvworker.ingest.passages import Passage
 
 

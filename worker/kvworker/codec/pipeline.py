@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 
 import torch
 
-from kvstore.codecs import ByteStage, Stage, find_byte_stage
+from kvstore.codecs import ByteStage, Stage
 from kvstore.core.blob import Buffer, build_blob
-from kvstore.core.discovery import find, known_names
-from kvstore.core.errors import FormatError, IdentityError, InvalidInputError, UnsupportedError
+from kvstore.core.errors import InvalidInputError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import Kind
-from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
-from kvstore.core.stages import PipelineSpec, StageSpec
+from kvstore.core.manifest import ITEM_NBYTES, FieldSpec, Manifest, PartSpec
+from kvstore.core.stages import PipelineSpec, Traits
 from kvworker.chunk import ChunkSpec, KVChunk, PassageKV
-from kvworker.codec.stages import Quantizer
-from kvworker.codec.tensor_bytes import bytes_of, tensor_of
+from kvworker.codec.artifacts import Artifacts
+from kvworker.codec.stages import Calibrated, Crossing, Fields, Layout, Quantizer, Transform
+from kvworker.codec.tensor_bytes import bytes_of
 
-QUANTIZERS = "kvworker.methods.quantize"
 NEED = "need"
 """The field of a first part, behind those of the codec, that holds `KVChunk.need`."""
 LOSSY_LIMIT = 2.0**126
 """Magnitude that a lossy codec refuses: differences and rounded-up products of smaller values are finite in float32."""
+_ORDER: tuple[tuple[type, ...], ...] = ((Transform, Crossing), (Quantizer,), (ByteStage,))
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One quantizer, then any number of byte stages; another order raises InvalidInputError."""
+    """Transforms, one quantizer, then byte stages; another order, a stage twice or two crossings raise InvalidInputError."""
 
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
-        kinds = [next((n for n, kind in enumerate((Quantizer, ByteStage)) if isinstance(stage, kind)), -1) for stage in self.stages]
-        if kinds != sorted(kinds) or kinds.count(0) != 1 or -1 in kinds:
-            names = " -> ".join(stage.name for stage in self.stages)
-            raise InvalidInputError(f"a codec is one quantizer, then byte stages; got {names or 'no stage'}")
+        kinds = [next((n for n, kind in enumerate(_ORDER) if isinstance(stage, kind)), -1) for stage in self.stages]
+        names = [stage.name for stage in self.stages]
+        if kinds != sorted(kinds) or kinds.count(1) != 1 or -1 in kinds:
+            raise InvalidInputError(f"a codec is transforms, one quantizer, then byte stages; got {' -> '.join(names) or 'no stage'}")
+        before = names[: kinds.index(1)]
+        if len(set(before)) != len(before) or sum(isinstance(stage, Crossing) for stage in self.stages) > 1:
+            raise InvalidInputError(f"a codec has each transform once and one that crosses layers at most; got {' -> '.join(names)}")
+
+    @cached_property
+    def transforms(self) -> tuple[Transform | Crossing, ...]:
+        """The stages before the quantizer."""
+        return tuple(stage for stage in self.stages if isinstance(stage, Transform | Crossing))
 
     @cached_property
     def quantizer(self) -> Quantizer:
@@ -50,9 +59,58 @@ class Pipeline:
         return tuple(stage for stage in self.stages if isinstance(stage, ByteStage))
 
     @cached_property
+    def crossing(self) -> Crossing | None:
+        """The transform that mixes layers, if there is one."""
+        return next((stage for stage in self.transforms if isinstance(stage, Crossing)), None)
+
+    @cached_property
+    def outer(self) -> tuple[Transform, ...]:
+        """The transforms before the crossing; none without one."""
+        chunkwise = (stage for stage in self.transforms[: self._n_outer] if isinstance(stage, Transform))
+        return tuple(chunkwise)
+
+    @cached_property
+    def inner(self) -> tuple[Transform, ...]:
+        """The transforms behind the crossing; all without one."""
+        return tuple(stage for stage in self.transforms[self._n_outer :] if isinstance(stage, Transform))
+
+    @cached_property
+    def _n_outer(self) -> int:
+        return self.transforms.index(self.crossing) if self.crossing is not None else 0
+
+    @cached_property
     def spec(self) -> PipelineSpec:
         """The names and parameters; `spec.variant()` is the last third of a chunk key."""
         return PipelineSpec(tuple(stage.spec for stage in self.stages))
+
+    @cached_property
+    def traits(self) -> Traits:
+        """What the codec as a whole promises."""
+        return reduce(Traits.then, (_traits_of(stage) for stage in self.stages))
+
+    def bound(self, artifacts: Artifacts) -> Pipeline:
+        """Return the codec with the tables of its calibrated stages; raises what `Artifacts.find` raises."""
+        return Pipeline(tuple(artifacts.bind(stage) for stage in self.stages)) if self.traits.needs_artifact else self
+
+    def layout(self, specs: Sequence[ChunkSpec], index: int) -> Layout:
+        """Return the fields of part `index` of a passage with these layer groups, in stored order."""
+        spec, layout = descend(self.outer, specs[index])
+        if self.crossing is None:
+            return layout | self._core_layout(spec)
+        crossed = [descend(self.outer, each)[0] for each in specs]
+        if index or not spec.n_tokens:
+            return layout
+        return layout | dict(self.crossing.layout(crossed)) | self._core_layout(self.crossing.inner(crossed))
+
+    def _core_layout(self, spec: ChunkSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return the fields of the inner transforms and the quantizer."""
+        spec, layout = descend(self.inner, spec)
+        return layout | (dict(self.quantizer.layout(spec)) if spec.n_tokens else {})
+
+    def bits_per_value(self, specs: Sequence[ChunkSpec]) -> float:
+        """Return the bits that a value of K and V takes in stored fields, everything counted, before byte stages pack them."""
+        fields = [field for index in range(len(specs)) for field in self.layout(specs, index).values()]
+        return 8 * sum(math.prod(shape) * ITEM_NBYTES[dtype] for dtype, shape in fields) / sum(spec.n_values for spec in specs)
 
     def encode(self, passage: PassageKV, identity: ModelIdentity, kind: Kind, content: bytes, parent: bytes | None = None) -> bytearray:
         """Return the whole blob of a passage: one chunk per layer group of the identity's layout.
@@ -61,9 +119,13 @@ class Pipeline:
         codec, for NaN, infinity and magnitudes of 2**126 and more: such a passage can only be stored lossless.
         """
         specs = expected_specs(identity, passage[0].spec.n_tokens if passage else 0)
-        if [chunk.spec for chunk in passage] != specs:
+        if [chunk.spec for chunk in passage] != [spec.shape for spec in specs]:
             raise InvalidInputError(f"the passage is {[chunk.spec for chunk in passage]} but the model's layout is {specs}")
-        encoded = [self._encode_part(n, chunk, identity) for n, chunk in enumerate(passage)]
+        if not self.traits.is_bit_exact:
+            for chunk, spec in zip(passage, specs, strict=True):
+                _refuse_extremes(self.spec.label, spec.layers, {"k": chunk.k, "v": chunk.v})
+        encoded = [self._pack_part(index, specs, fields, passage[index].need) for index, fields in enumerate(self._fields(passage, specs))]
+        groups = zip(encoded, identity.layout.groups, strict=True)
         manifest = Manifest(
             namespace=identity.namespace,
             content=content,
@@ -72,25 +134,40 @@ class Pipeline:
             n_tokens=specs[0].n_tokens,
             dtype=identity.dtype,
             codec=self.spec,
-            parts=tuple(part for part, _ in encoded),
+            parts=tuple(PartSpec(i, g.layers, g.kv_heads, g.k_dim, g.v_dim, tuple(part)) for i, ((part, _), g) in enumerate(groups)),
         )
         return build_blob(manifest, [payload for _, payload in encoded])
 
-    def _encode_part(self, index: int, chunk: KVChunk, identity: ModelIdentity) -> tuple[PartSpec, list[Buffer]]:
-        """Return a part, not yet placed, and the bytes of its fields."""
-        group = identity.layout.groups[index]
-        if not self.quantizer.is_lossless:
-            _refuse_extremes(self.quantizer.name, group.layers, {"k": chunk.k, "v": chunk.v})
-        fields = self.quantizer.encode(chunk)
-        specs, payload = [], []
-        for name, (dtype, shape) in self.quantizer.layout(chunk.spec).items():
+    def _fields(self, passage: PassageKV, specs: Sequence[ChunkSpec]) -> list[Fields]:
+        """Return the fields of every part."""
+        done = [_apply(self.outer, replace(chunk, need=None), spec) for chunk, spec in zip(passage, specs, strict=True)]
+        if self.crossing is None:
+            return [fields | self._core_fields(chunk, spec) for chunk, spec, fields in done]
+        crossed = [spec for _, spec, _ in done]
+        parts = [fields for _, _, fields in done]
+        if crossed[0].n_tokens:
+            chunk, side = self.crossing.apply([chunk for chunk, _, _ in done], crossed)
+            parts[0] = parts[0] | side | self._core_fields(chunk, self.crossing.inner(crossed))
+        return parts
+
+    def _core_fields(self, chunk: KVChunk, spec: ChunkSpec) -> Fields:
+        """Return the fields of the inner transforms and the quantizer."""
+        chunk, spec, fields = _apply(self.inner, chunk, spec)
+        return fields | (self.quantizer.encode(chunk, spec) if spec.n_tokens else {})
+
+    def _pack_part(
+        self, index: int, specs: Sequence[ChunkSpec], fields: Fields, need: torch.Tensor | None
+    ) -> tuple[list[FieldSpec], list[Buffer]]:
+        """Return the fields of a part, not yet placed, and their bytes."""
+        found, payload = [], []
+        for name, (dtype, shape) in self.layout(specs, index).items():
             packing, data = self._pack(name, fields[name])
-            specs.append(FieldSpec(name, dtype, shape, packing))
+            found.append(FieldSpec(name, dtype, shape, packing))
             payload.append(data)
-        if chunk.need is not None:
-            specs.append(FieldSpec(NEED, "float16", tuple(chunk.need.shape)))
-            payload.append(bytes_of(chunk.need))
-        return PartSpec(index, group.layers, group.kv_heads, group.k_dim, group.v_dim, tuple(specs)), payload
+        if need is not None:
+            found.append(FieldSpec(NEED, "float16", tuple(need.shape)))
+            payload.append(bytes_of(need))
+        return found, payload
 
     def _pack(self, name: str, field: torch.Tensor) -> tuple[str, Buffer]:
         """Return how a field is packed and its bytes; it stays raw where packing saves nothing."""
@@ -102,6 +179,37 @@ class Pipeline:
         return "raw", data
 
 
+def descend(stages: Sequence[Transform], spec: ChunkSpec) -> tuple[ChunkSpec, dict[str, tuple[str, tuple[int, ...]]]]:
+    """Return the spec behind transforms and the fields that they store; stages are spared a chunk without tokens."""
+    layout: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for stage in stages:
+        if not spec.n_tokens:
+            break
+        layout |= stage.layout(spec)
+        spec = stage.inner(spec)
+    return spec, layout
+
+
+def _apply(stages: Sequence[Transform], chunk: KVChunk, spec: ChunkSpec) -> tuple[KVChunk, ChunkSpec, Fields]:
+    """Return a chunk behind transforms, its spec, and the fields that they store."""
+    fields: Fields = {}
+    for stage in stages:
+        if not spec.n_tokens:
+            break
+        chunk, side = stage.apply(chunk, spec)
+        fields |= side
+        spec = stage.inner(spec)
+    return chunk, spec, fields
+
+
+def restore(stages: Sequence[Transform], chunk: KVChunk, fields: Fields, spec: ChunkSpec) -> KVChunk:
+    """Return the chunk before transforms, where its spec is `spec`."""
+    if not stages or not spec.n_tokens:
+        return chunk
+    first, *others = stages
+    return first.restore(restore(others, chunk, fields, first.inner(spec)), fields, spec)
+
+
 def expected_specs(identity: ModelIdentity, n_tokens: int) -> list[ChunkSpec]:
     """Return the specs of a passage of this model; zero tokens raise InvalidInputError."""
     if n_tokens < 1:
@@ -109,100 +217,13 @@ def expected_specs(identity: ModelIdentity, n_tokens: int) -> list[ChunkSpec]:
     return [ChunkSpec.of_group(group, n_tokens, identity.dtype) for group in identity.layout.groups]
 
 
-def check_geometry(manifest: Manifest, identity: ModelIdentity, n_tokens: int) -> None:
-    """Raise IdentityError unless the manifest claims this model and exactly the shapes of `n_tokens` of its tokens.
-
-    Call it before decoding a chunk that others may have written: what it lets pass decodes into memory of a known size.
-    """
-    groups = [(g.layers, g.kv_heads, g.k_dim, g.v_dim) for g in identity.layout.groups]
-    claimed = [(p.layers, p.kv_heads, p.k_dim, p.v_dim) for p in manifest.parts]
-    if (manifest.namespace, manifest.n_tokens, manifest.dtype, claimed) != (identity.namespace, n_tokens, identity.dtype, groups):
-        raise IdentityError(
-            f"the chunk holds {manifest.n_tokens} tokens of {manifest.dtype} {claimed} in namespace {manifest.namespace.hex()[:16]}; "
-            f"{n_tokens} tokens of {identity.dtype} {groups} in {identity.namespace.hex()[:16]} were asked for"
-        )
-
-
-def decode_part(manifest: Manifest, index: int, data: Buffer, device: torch.device | str = "cpu") -> KVChunk:
-    """Return the chunk of layer group `index` from the verified bytes of its part; needs no other part.
-
-    A raw chunk on the CPU aliases `data` and keeps it alive: memory that is reused for other bytes must not be before the chunk is gone.
-    Raises UnsupportedError for a codec that is not known here and FormatError for fields that do not fit codec and geometry.
-    """
-    part = _part_of(manifest, index)
-    view = memoryview(data).cast("B")
-    if view.nbytes != part.nbytes:
-        raise FormatError(f"part {index} has {part.nbytes} B, got {view.nbytes} B")
-    pipeline = pipeline_of(manifest.codec)
-    spec = ChunkSpec(len(part.layers), part.kv_heads, manifest.n_tokens, part.k_dim, part.v_dim, manifest.dtype)
-    _check_fields(part, pipeline, spec)
-    fields = {f.name: _load(f, view[f.offset : f.offset + f.nbytes]) for f in part.fields}
-    if device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
-        fields = {name: field.to(device) for name, field in fields.items()}
-    need = fields.pop(NEED, None)
-    return KVChunk(*pipeline.quantizer.decode(fields, spec), need)
-
-
-def pipeline_of(codec: PipelineSpec) -> Pipeline:
-    """Return the pipeline that a manifest names, or raise UnsupportedError."""
-    return _pipeline_of(codec, tuple(type(value) for stage in codec.stages for _, value in stage.params))
-
-
-@lru_cache(maxsize=64)
-def _pipeline_of(codec: PipelineSpec, types: Sequence[type]) -> Pipeline:
-    """Build a pipeline; `types` keeps 1, 1.0 and True apart, which are equal as cache keys."""
-    try:
-        pipeline = Pipeline(tuple(_stage_of(stage) for stage in codec.stages))
-    except InvalidInputError as error:
-        raise UnsupportedError(f"codec {codec.label} is not known here: {error}") from error
-    if pipeline.spec != codec:
-        raise UnsupportedError(f"codec {codec.label}: this version needs {pipeline.spec}, the chunk has {codec}")
-    return pipeline
-
-
-def _stage_of(spec: StageSpec) -> Stage:
-    """Return the stage that a spec names; UnsupportedError lists the known ones."""
-    return find_stage_class(spec.name).build(dict(spec.params))
-
-
-@cache
-def find_stage_class(name: str) -> type[Stage]:
-    """Return a stage's class by its name: a quantizer or a byte stage; UnsupportedError lists the known byte stages."""
-    if name in known_names(QUANTIZERS):
-        found: type[Stage] = find(QUANTIZERS, name)
-        return found
-    return find_byte_stage(name)
-
-
-def _part_of(manifest: Manifest, index: int) -> PartSpec:
-    """Return part `index`, or raise InvalidInputError."""
-    if not 0 <= index < len(manifest.parts):
-        raise InvalidInputError(f"part {index} was asked for; the chunk has parts 0 to {len(manifest.parts) - 1}")
-    return manifest.parts[index]
-
-
-def _check_fields(part: PartSpec, pipeline: Pipeline, spec: ChunkSpec) -> None:
-    """Raise FormatError unless the part has the fields that the codec stores for this geometry, packed as the codec may pack them.
-
-    The first part may have the need of every row behind them.
-    """
-    if min(spec.n_layers, spec.kv_heads, spec.n_tokens, spec.k_dim, spec.v_dim) < 1:
-        raise FormatError(f"part {part.group} has a dimension of 0: {spec}")
-    found = {f.name: (f.dtype, f.shape) for f in part.fields}
-    layout = dict(pipeline.quantizer.layout(spec))
-    if part.group == 0 and NEED in found:
-        layout[NEED] = ("float16", (spec.n_tokens,))
-    if found != layout or list(found) != list(layout):
-        raise FormatError(f"part {part.group} has fields {found}, but {pipeline.quantizer.name} stores {layout}")
-    for field in part.fields:
-        if field.packing != "raw" and not any(s.name == field.packing and s.packs(field.name) for s in pipeline.byte_stages):
-            raise FormatError(f"field {field.name} is packed as {field.packing}, which the codec {pipeline.spec.label} does not do")
-
-
-def _load(field: FieldSpec, data: memoryview) -> torch.Tensor:
-    """Return the field's tensor; a view of `data` when the field is not packed."""
-    raw = data if field.packing == "raw" else find_byte_stage(field.packing).unpack(data, field.raw_nbytes)
-    return tensor_of(raw, field.dtype, field.shape)
+def _traits_of(stage: Stage) -> Traits:
+    """Return the traits of a stage, those that its kind decides included."""
+    return replace(
+        stage.traits,
+        needs_artifact=isinstance(stage, Calibrated),
+        is_layer_streamable=stage.traits.is_layer_streamable and not isinstance(stage, Crossing),
+    )
 
 
 def _refuse_extremes(codec: str, layers: Sequence[int], sides: Mapping[str, torch.Tensor]) -> None:
@@ -215,8 +236,3 @@ def _refuse_extremes(codec: str, layers: Sequence[int], sides: Mapping[str, torc
         raise InvalidInputError(
             f"{codec}: {side} of layer {layer} holds {n} values that are NaN or beyond 2**126; store this passage lossless"
         )
-
-
-def declared_quality(codec: PipelineSpec) -> str:
-    """Return what a codec loses: "lossless", or "unmeasured" until a measurement is declared."""
-    return "lossless" if pipeline_of(codec).quantizer.is_lossless else "unmeasured"

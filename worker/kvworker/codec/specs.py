@@ -1,4 +1,4 @@
-"""Codecs by name: presets such as "int8", and specs such as "kivi:bits=4,group=32" or "exponent_split+zstd:level=3"."""
+"""Codecs by name: presets such as "int8", and specs such as "sinks+kivi:bits=4,group=32" or "exponent_split+zstd:level=3"."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from kvstore.codecs import Stage
 from kvstore.core.discovery import known_names
 from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.core.stages import Param
-from kvworker.codec.pipeline import QUANTIZERS, Pipeline, find_stage_class
+from kvworker.codec.pipeline import Pipeline
+from kvworker.codec.registry import QUANTIZERS, TRANSFORMS, find_stage_class
 
 PRESETS = {
     "raw": "raw",
@@ -25,7 +26,8 @@ def find_codec(text: str) -> Pipeline:
     try:
         return Pipeline(tuple(_parse_stage(stage) for stage in PRESETS.get(text, text).split("+")))
     except UnsupportedError as error:
-        known = f"presets {', '.join(PRESETS)}; quantizers {', '.join(known_names(QUANTIZERS))}"
+        quantizers, transforms = (", ".join(known_names(package)) for package in (QUANTIZERS, TRANSFORMS))
+        known = f"presets {', '.join(PRESETS)}; quantizers {quantizers}; transforms {transforms}"
         raise UnsupportedError(f"codec {text!r}: {error}. Known: {known}") from error
 
 

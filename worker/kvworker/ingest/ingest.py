@@ -180,12 +180,14 @@ class Ingestor:
 
     def _sources(self, store: StoreAPI, stored: Mapping[int, tuple[Passage, Hit]]) -> dict[int, StoredSource]:
         """Fetch the chunks of passages that others are read behind; none where the codec would make them differ from what was read."""
-        if not self._pipeline.quantizer.is_lossless:
+        if not self._pipeline.traits.is_bit_exact:
             return {}
         sources = {}
         for i, (passage, hit) in stored.items():
             if hit.status is Status.READY:
-                sources[i] = StoredSource(hit.key, self._engine.identity, len(passage.token_ids), self._engine.device)
+                sources[i] = StoredSource(
+                    hit.key, self._engine.identity, len(passage.token_ids), self._engine.device, lambda _: self._pipeline
+                )
         fetch(store, list(sources.values()), _FETCH_TIMEOUT_S)
         return {i: source for i, source in sources.items() if source.has_arrived}
 

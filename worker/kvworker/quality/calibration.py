@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from kvstore.core.errors import CorruptError, IdentityError, UnsupportedError
+from kvstore.core.stages import StageSpec
 from kvworker.codec.pipeline import Pipeline
 from kvworker.quality.variants import ReadAs
 
@@ -82,10 +83,14 @@ class Calibration:
 
 
 def codec_id(codec: Pipeline) -> str:
-    """Return what decides a codec's loss: its quantizer with parameters, or "lossless" for all that lose nothing."""
-    if codec.quantizer.is_lossless:
+    """Return what decides a codec's loss: its stages that know tensors with their parameters, or "lossless" for all that lose nothing."""
+    if codec.traits.is_bit_exact:
         return LOSSLESS
-    spec = codec.quantizer.spec
+    return "+".join(_stage_id(stage.spec) for stage in (*codec.transforms, codec.quantizer))
+
+
+def _stage_id(spec: StageSpec) -> str:
+    """Return a stage as a codec's text spells it."""
     return ":".join([spec.name, *([",".join(f"{key}={value}" for key, value in spec.params)] if spec.params else [])])
 
 

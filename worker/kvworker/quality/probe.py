@@ -13,7 +13,8 @@ from kvstore.core.key import Kind, content_key
 from kvworker.answer.load import DeviceSource
 from kvworker.answer.policy import RecomputePolicy, find_policy
 from kvworker.chunk import PassageKV
-from kvworker.codec.pipeline import Pipeline, decode_part
+from kvworker.codec.decode import decode_chunk
+from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.engine import Engine, Segment, Work
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.windows import document_windows
@@ -90,7 +91,7 @@ class Probe:
     def _through(self, kv: PassageKV, codec: Pipeline) -> PassageKV:
         content = content_key(self.engine.identity.namespace, Kind.ALONE, (0,))  # nobody looks this blob up
         reader = BufferedBlob(codec.encode(kv, self.engine.identity, Kind.ALONE, content), "")
-        return tuple(decode_part(reader.manifest, i, reader.part(i), self.engine.device) for i in range(len(kv)))
+        return decode_chunk(reader.manifest, map(reader.part, range(len(kv))), codec, self.engine.device)
 
     def ask(
         self,

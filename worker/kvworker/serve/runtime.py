@@ -7,6 +7,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from kvclient.records import AnswerExplanation, Report, Token
@@ -21,6 +22,9 @@ from kvworker.answer.device_tier import DeviceTier
 from kvworker.answer.explain import Explanations
 from kvworker.answer.load import Loader
 from kvworker.answer.measure import calibrate
+from kvworker.calibrate.fit import complete
+from kvworker.codec.artifacts import ARTIFACTS, Artifacts
+from kvworker.codec.registry import bound_pipeline_of
 from kvworker.codec.specs import find_codec
 from kvworker.engine.engine import Engine
 from kvworker.ingest.catalog import Catalog
@@ -59,23 +63,30 @@ class Worker:
 
     def __init__(self, engine: Engine, settings: WorkerSettings, probe_store: StoreAPI | None = None, data_dir: Path | None = None) -> None:
         self.engine, self.settings = engine, settings
-        self.pipeline = find_codec(settings.codec)
         find_planner(settings.planner)  # a default that does not exist fails here and not with every question
         namespace = engine.identity.namespace
         folder = model_folder(data_dir, namespace) if data_dir else None
+        self.artifacts = Artifacts(namespace, folder / ARTIFACTS if folder else None, probe_store)
+        self.pipeline = complete(find_codec(settings.codec), self.artifacts)
         gate = self._gate(folder)
         self.catalog = Catalog(namespace, folder / "passages.sqlite" if folder else None, settings.catalog_bytes)
         self.device_tier = DeviceTier(settings.device_bytes)
         self.costs = self._measured_costs(folder, probe_store)
         lock = threading.Lock()
         self._push = PushQueue(settings.push_bytes)
-        self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads, settings.load_timeout_s)
+        codec_of = partial(bound_pipeline_of, self.artifacts)
+        self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads, settings.load_timeout_s, codec_of)
         window = min(settings.window_tokens or engine.max_reading_tokens, engine.max_reading_tokens)
         self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, window)
         self._restorer = Restorer(self._ingestor, settings.restore_passages)
         self._explanations = Explanations()
-        self._answerer = Answerer(
-            engine,
+        self._answerer = self._new_answerer(lock, gate)
+        self._recorder = _recorder(settings, data_dir)
+
+    def _new_answerer(self, lock: threading.Lock, gate: Gate) -> Answerer:
+        """Return what answers questions, once everything else is there."""
+        return Answerer(
+            self.engine,
             lock,
             self.catalog,
             self.pipeline,
@@ -85,9 +96,8 @@ class Worker:
             gate,
             self._restorer,
             self._explanations,
-            settings,
+            self.settings,
         )
-        self._recorder = _recorder(settings, data_dir)
 
     def ingest(self, caller: Caller, source: str, texts: Sequence[str], read_as: str = "document") -> Iterator[Ingested]:
         """Read the passages of one source and store their KV; see `Ingestor.ingest`."""

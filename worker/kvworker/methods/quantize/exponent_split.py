@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from kvkernels import exponent_split
+from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
 from kvworker.codec.stages import Fields, Layout, Quantizer
 
@@ -22,7 +23,7 @@ class ExponentSplit(Quantizer):
     """
 
     name: ClassVar[str] = "exponent_split"
-    is_lossless: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(is_bit_exact=True, is_token_granular=True)
 
     def layout(self, spec: ChunkSpec) -> Layout:
         """Return exponent (L, H, T, D) and rest (itemsize - 1, L, H, T, D), both uint8, for k and for v."""
@@ -34,7 +35,7 @@ class ExponentSplit(Quantizer):
             fields[f"{side}.rest"] = ("uint8", (planes, *shape))
         return fields
 
-    def encode(self, chunk: KVChunk) -> Fields:
+    def encode(self, chunk: KVChunk, spec: ChunkSpec) -> Fields:
         """Return the planes of k and of v."""
         fields: Fields = {}
         for side, x in (("k", chunk.k), ("v", chunk.v)):

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from kvkernels import int8
+from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
 from kvworker.codec.stages import Fields, Layout, Quantizer
 
@@ -23,6 +24,7 @@ class Int8(Quantizer):
     """
 
     name: ClassVar[str] = "int8"
+    traits: ClassVar[Traits] = Traits(is_token_granular=True)
 
     def layout(self, spec: ChunkSpec) -> Layout:
         """Return codes (L, H, T, D) int8 and scale (L, H, T, 1) float32, for k and for v."""
@@ -33,7 +35,7 @@ class Int8(Quantizer):
             fields[f"{side}.scale"] = ("float32", (*rows, 1))
         return fields
 
-    def encode(self, chunk: KVChunk) -> Fields:
+    def encode(self, chunk: KVChunk, spec: ChunkSpec) -> Fields:
         """Return codes and scales of k and of v."""
         fields: Fields = {}
         for side, x in (("k", chunk.k), ("v", chunk.v)):

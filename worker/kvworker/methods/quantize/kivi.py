@@ -9,6 +9,7 @@ import torch
 
 from kvkernels import kivi
 from kvstore.core.errors import InvalidInputError
+from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
 from kvworker.codec.stages import Fields, Layout, Quantizer
 
@@ -34,6 +35,7 @@ class Kivi(Quantizer):
     """
 
     name: ClassVar[str] = "kivi"
+    traits: ClassVar[Traits] = Traits()
     bits: int = 4
     group: int = 32
 
@@ -51,7 +53,7 @@ class Kivi(Quantizer):
             fields[f"{side}.scale"] = fields[f"{side}.zero"] = (spec.dtype, parameters)
         return fields
 
-    def encode(self, chunk: KVChunk) -> Fields:
+    def encode(self, chunk: KVChunk, spec: ChunkSpec) -> Fields:
         """Return codes, scales and zeros of k and of v."""
         fields: Fields = {}
         for (side, axis), x in zip(_SIDES, (chunk.k, chunk.v), strict=True):

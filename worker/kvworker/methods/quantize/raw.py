@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from kvstore.core.stages import Traits
 from kvworker.chunk import ChunkSpec, KVChunk
 from kvworker.codec.stages import Fields, Layout, Quantizer
 
@@ -19,14 +20,14 @@ class Raw(Quantizer):
     """
 
     name: ClassVar[str] = "raw"
-    is_lossless: ClassVar[bool] = True
+    traits: ClassVar[Traits] = Traits(is_bit_exact=True, is_token_granular=True)
 
     def layout(self, spec: ChunkSpec) -> Layout:
         """Return values (L, H, T, D) in the model's dtype, for k and for v."""
         rows = (spec.n_layers, spec.kv_heads, spec.n_tokens)
         return {"k.values": (spec.dtype, (*rows, spec.k_dim)), "v.values": (spec.dtype, (*rows, spec.v_dim))}
 
-    def encode(self, chunk: KVChunk) -> Fields:
+    def encode(self, chunk: KVChunk, spec: ChunkSpec) -> Fields:
         """Return the tensors of the chunk themselves."""
         return {"k.values": chunk.k, "v.values": chunk.v}
 

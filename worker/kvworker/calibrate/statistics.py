@@ -1,0 +1,65 @@
+"""What was seen of a model's KV over calibration text, per layer: what calibrated stages are fitted with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, eq=False)
+class SideStatistics:
+    """K before RoPE, or V, of one layer; all float32.
+
+    Parameters
+    ----------
+    sample : tensor (H, N, D)
+        N tokens drawn evenly from all that were read; row n of every layer and of both sides is the same token.
+    low, high, mean, square : tensor (H, D)
+        Smallest, largest and mean value of each channel and the mean of its squares, over all tokens.
+    """
+
+    sample: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    mean: torch.Tensor
+    square: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """One layer.
+
+    Parameters
+    ----------
+    k, v : SideStatistics
+    q_square : tensor (H, D)
+        Mean of the squares of the scaled queries' channels, over the query heads that read a KV head; averaged over the two channels of a
+        rotated pair, so that it weighs keys before RoPE, too.
+    mass : tensor (N,)
+        The attention that each sampled token received from later ones of its text, summed over them, mean over heads.
+    """
+
+    k: SideStatistics
+    v: SideStatistics
+    q_square: torch.Tensor
+    mass: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """All layers of one model, without the first tokens of each text, which attend and are attended to unlike all others.
+
+    Parameters
+    ----------
+    namespace : bytes
+        Of the model identity.
+    n_tokens : int
+        Tokens that were read.
+    layers : mapping of int to LayerStatistics
+    """
+
+    namespace: bytes
+    n_tokens: int
+    layers: Mapping[int, LayerStatistics]
