@@ -57,7 +57,10 @@ class ChunkDecoder:
         if self._device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
             fields = {name: field.to(self._device) for name, field in fields.items()}
         need = fields.pop(NEED, None)
-        chunk = self._decode(index, fields)
+        try:
+            chunk = self._decode(index, fields)
+        except ValueError as error:  # what a kernel says of tensors that do not fit each other, as tables and geometry of other models
+            raise FormatError(f"part {index} does not decode as {self._pipeline.spec.label}: {error}") from error
         return chunk if need is None else KVChunk(chunk.k, chunk.v, need)
 
     def _decode(self, index: int, fields: Fields) -> KVChunk:
