@@ -5,7 +5,7 @@ PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lint type bench plot bench-peers soak clean help
+.PHONY: setup demo test lint type bench plot calibration bench-peers soak clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -45,6 +45,9 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench edits --csv tests/bench/results.csv
 	$(BIN)/larder bench race --csv tests/bench/results.csv
 	$(BIN)/larder bench planner --csv tests/bench/results.csv
+
+calibration: setup  ## measure what reuse costs the reference model, and keep it beside its weights
+	$(BIN)/larder calibrate --threads 1 --seconds 1800 --out worker/kvworker/reference/model/larder-quality.json
 
 plot: setup  ## draw what the benchmarks measured: tests/bench/*.svg
 	$(BIN)/python -m bench.plot tests/bench/results.csv tests/bench

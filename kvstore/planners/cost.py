@@ -66,12 +66,13 @@ class CostModel:
     def calibrated(cls, samples: Iterable[CostSample], overlap: float = 0.0) -> CostModel:
         """Fit every cost that the samples speak of.
 
-        A prefill cost needs three samples of different size, any other two; fewer raise InvalidInputError.
+        All of them together count as one observation, so that the first requests correct what was measured while the machine was busy with
+        other things. A prefill cost needs three samples of different size, any other two; fewer raise InvalidInputError.
         """
         groups: dict[str, list[CostSample]] = {}
         for sample in samples:
             groups.setdefault(sample.subject, []).append(sample)
-        return cls({subject: fit_samples(group) for subject, group in groups.items()}, overlap)
+        return cls({subject: replace(fit_samples(group), n_samples=1) for subject, group in groups.items()}, overlap)
 
     def observe(self, sample: CostSample | WaitSample) -> CostModel:
         """Return the model after one more measurement; the first of its subject is explained by the size of the work alone."""

@@ -11,8 +11,9 @@ import torch
 from kvstore.core.errors import InvalidInputError
 from kvworker.answer.policy import parse_policy
 from kvworker.engine.engine import Apart, Parallel, Segment
+from kvworker.quality.calibration import Calibration, Measured
 from kvworker.quality.gate import Gate
-from kvworker.quality.variants import every_policy, fixed_policies
+from kvworker.quality.variants import fixed_policies, is_for
 from tests.engine.prompts import Tiny, random_passages, random_question, stored
 
 APART = ("segment_mask", "parallel", "parallel:temperature=0.8,scale=1.1")
@@ -72,6 +73,28 @@ def test_no_reading_makes_an_answer_apart_exact(spec: str) -> None:
     assert "exact" not in Gate(None, 0.01, "lossless").choose(spec, "prefix").quality
 
 
-def test_only_an_operator_chooses_to_read_apart() -> None:
-    """Calibration compares what any model can do."""
-    assert not {policy.name for policy in (*every_policy(), *fixed_policies())} & {"segment_mask", "parallel"}
+@pytest.mark.parametrize("name", ["segment_mask", "parallel"])
+def test_what_reads_apart_is_measured_over_passages_read_alone(name: str) -> None:
+    """It has no use for anything else."""
+    (policy,) = (policy for policy in fixed_policies() if policy.name == name)
+    assert [is_for(policy, reading) for reading in ("alone", "document", "prefix")] == [True, False, False]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", APART)
+def test_only_an_operator_chooses_to_read_apart(spec: str) -> None:
+    """It answers another question than full prefill does, so "auto" doesn't compare it, however well it does."""
+    spec = parse_policy(spec).spec
+    rows = Measured("alone", "lossless", spec, 5000, 0, 0.1, 0.0), Measured("alone", "lossless", "first_k:k=4", 5000, 0, 0.3, 0.0)
+    gate = Gate(Calibration("00", "cpu", "known", "2026-01-01", rows), 0.01, "lossless")
+    assert gate.choose("auto", "alone").policy.name == "first_k"
+    assert "0.00% of answers lost" in gate.choose(spec, "alone").quality
+
+
+@pytest.mark.parametrize("spec", APART)
+def test_passages_that_are_set_apart_are_taken_as_read_alone(spec: str) -> None:
+    """Other policies take what the question asks for."""
+    gate = Gate(None, 0.01, "lossless")
+    assert [gate.read_as(spec, asked) for asked in ("auto", "alone")] == ["alone", "alone"]
+    assert gate.read_as("none", "document") == "document"
+    with pytest.raises(InvalidInputError, match="read_as 'document'"):
+        gate.read_as(spec, "document")

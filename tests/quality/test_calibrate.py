@@ -6,27 +6,28 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from kvclient.cli.main import main
 from kvworker.codec.specs import find_codec
 from kvworker.engine.engine_hf import HFEngine
 from kvworker.quality import calibrate
-from kvworker.quality.calibrate import Extent, calibrate_quality, worth_asking
+from kvworker.quality.calibrate import Extent, calibrate_quality, knows, undecided
 from kvworker.quality.calibration import Calibration, Measured
 from tests.engine.prompts import load_tiny
 
-SMALL = Extent(ratios=(), n_questions=24, per_kind=2)
+SMALL, BUDGET = Extent(ratios=(), n_questions=40, per_kind=2), 0.01
 
 
 @pytest.fixture(scope="session")
 def calibration(engine: HFEngine) -> Calibration:
     """Measure the reference model with lossless and 2-bit chunks."""
-    return calibrate_quality(engine, [find_codec("raw"), find_codec("kivi2")], "{question}", SMALL)
+    return calibrate_quality(engine, [find_codec("raw"), find_codec("kivi2")], "{question}", SMALL, BUDGET)
 
 
-def test_every_combination_answers_enough_questions_to_be_judged(calibration: Calibration) -> None:
-    """Nothing is left out before sixteen of its answers count."""
-    assert min(row.n_asked for row in calibration.rows) >= 16
+def test_every_combination_is_asked_a_first_context(calibration: Calibration) -> None:
+    """Costs are compared over the same questions; of eight, the model knows more than half."""
+    assert min(row.n_asked for row in calibration.rows) >= 5
 
 
 def measured(policy: str, n_lost: int, cost: float, n_asked: int = 100, reading: str = "alone") -> Measured:
@@ -34,36 +35,65 @@ def measured(policy: str, n_lost: int, cost: float, n_asked: int = 100, reading:
     return Measured(reading, "lossless", policy, n_asked, n_lost, cost, 0.0)
 
 
-def worth(*rows: Measured) -> set[tuple[str, str]]:
-    """Return reading and policy of what is asked further."""
-    return {(reading, policy) for reading, _, policy in worth_asking(rows)}
+def asked(*rows: Measured) -> list[str]:
+    """Return the policies that are asked further."""
+    names = {policy for _, _, policy in undecided(rows, BUDGET)}
+    return [row.policy for row in rows if row.policy in names]
 
 
-def test_what_costs_more_and_loses_as_much_is_asked_no_further() -> None:
-    """The cheaper one would be chosen before it, unless it starts to lose."""
-    assert worth(measured("none", 0, 0.1), measured("first_k", 0, 0.2)) == {("alone", "none")}
-    assert worth(measured("none", 1, 0.1), measured("first_k", 0, 0.2)) == {("alone", "none"), ("alone", "first_k")}
+def test_the_cheapest_that_seems_to_fit_is_asked_with_one_more_behind_it() -> None:
+    """The other is there for when the first turns out to lose too much; a third would be asked in vain."""
+    assert asked(measured("none", 0, 0.1), measured("first_k", 0, 0.2), measured("deviation", 0, 0.3)) == ["none", "first_k"]
 
 
-def test_what_is_hopeless_is_asked_no_further() -> None:
-    """Half of the answers are lost: nobody's budget is that wide."""
-    assert worth(measured("none", 50, 0.1), measured("first_k", 5, 0.2)) == {("alone", "first_k")}
+def test_what_is_uncertain_does_not_keep_the_next_from_being_asked() -> None:
+    """Two of a hundred lost may yet turn out as less than one."""
+    rows = measured("none", 2, 0.1), measured("first_k", 0, 0.2), measured("deviation", 0, 0.3)
+    assert asked(*rows) == ["none", "first_k", "deviation"]
+
+
+def test_what_certainly_loses_too_much_is_asked_no_further() -> None:
+    """Half of the answers are lost."""
+    assert asked(measured("none", 50, 0.1), measured("first_k", 0, 0.2)) == ["first_k"]
+
+
+def test_what_costs_more_than_one_that_certainly_fits_is_asked_no_further() -> None:
+    """It would not be chosen whatever came."""
+    assert asked(measured("none", 0, 0.1, 2000), measured("first_k", 0, 0.2)) == []
 
 
 def test_few_questions_rule_nothing_out() -> None:
-    """Ten questions say little."""
-    assert worth(measured("none", 9, 0.1, 10), measured("first_k", 0, 0.2, 10)) == {("alone", "none"), ("alone", "first_k")}
+    """One of three lost says little."""
+    assert asked(measured("none", 1, 0.1, 3), measured("first_k", 0, 0.2, 3)) == ["none", "first_k"]
 
 
 def test_combinations_compete_within_their_reading_only() -> None:
     """What suffices for one reading says nothing about the other."""
-    assert len(worth(measured("none", 0, 0.1, reading="document"), measured("first_k", 0, 0.2))) == 2
+    assert asked(measured("none", 0, 0.1, 2000, "document"), measured("first_k", 0, 0.2)) == ["first_k"]
+
+
+def test_what_does_not_read_in_turn_competes_with_its_like() -> None:
+    """It is measured, so that its loss can be declared, and rules out nothing that the gate may choose."""
+    assert asked(measured("segment_mask", 0, 0.1, 2000), measured("first_k", 0, 0.2)) == ["first_k"]
+
+
+def test_a_lucky_guess_is_not_known() -> None:
+    """Right answers count from even odds on: log 1, 2 and 1 in proportion are 1/4, 1/2 and 1/4."""
+    even, below = torch.tensor([1.0, 2.0, 1.0]).log(), torch.tensor([1.0, 1.9, 1.0]).log()
+    assert [knows(even, frozenset({1})), knows(below, frozenset({1})), knows(even, frozenset({0}))] == [True, False, False]
 
 
 def test_only_what_full_prefill_knows_counts(calibration: Calibration) -> None:
-    """Of 24 questions a model without two-hop reasoning answers fewer."""
-    assert calibration.basis == "right"
-    assert calibration.rows[0].n_asked <= 24
+    """A model without two-hop reasoning knows about three of four."""
+    assert calibration.basis == "known"
+    assert max(row.n_asked for row in calibration.rows) <= 35
+
+
+def test_measuring_ends_when_all_is_decided(engine: HFEngine) -> None:
+    """Where the budget is whole, the cheapest fits before it was asked."""
+    asked: list[int] = []
+    calibrate_quality(engine, [find_codec("raw")], "{question}", Extent(ratios=()), 1.0, asked.append)
+    assert sum(asked) == 8
 
 
 def test_reuse_of_passages_read_alone_loses_more_than_late_chunking(calibration: Calibration) -> None:
@@ -82,7 +112,7 @@ def test_a_lossy_codec_is_measured_on_an_exact_prefix_too(calibration: Calibrati
 def test_a_model_without_right_answers_is_measured_by_what_changes(tmp_path: Path) -> None:
     """Random weights answer nothing; agreement with full prefill is all there is to lose."""
     tiny = load_tiny("llama", tmp_path)
-    assert calibrate_quality(tiny.engine, [find_codec("raw")], "{question}", Extent((), 8, 2, 2)).basis == "all"
+    assert calibrate_quality(tiny.engine, [find_codec("raw")], "{question}", Extent((), 8, 2, 2), BUDGET).basis == "all"
 
 
 def test_measuring_ends_in_time(engine: HFEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +120,7 @@ def test_measuring_ends_in_time(engine: HFEngine, monkeypatch: pytest.MonkeyPatc
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(calibrate.time, "monotonic", lambda: float(next(clock)))
     asked: list[int] = []
-    calibrate_quality(engine, [find_codec("raw")], "{question}", Extent((), 400, seconds=50.0), asked.append)
+    calibrate_quality(engine, [find_codec("raw")], "{question}", Extent((), 400, seconds=50.0), BUDGET, asked.append)
     assert sum(asked) == 8
 
 
@@ -102,3 +132,11 @@ def test_the_command_keeps_what_it_prints(tmp_path: Path, monkeypatch: pytest.Mo
     (file,) = tmp_path.glob("worker/*/quality-cpu.json")
     kept = json.loads(file.read_text())["rows"]
     assert sorted((row["reading"], row["policy"]) for row in printed) == sorted((row["reading"], row["policy"]) for row in kept)
+
+
+def test_a_file_may_be_named_to_go_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the weights every worker finds it."""
+    monkeypatch.setattr("kvworker.quality.command.QUICK", Extent((), 8, 4, 1))
+    out = tmp_path / "larder-quality.json"
+    assert main(["calibrate", "--quick", "--json", "--data-dir", str(tmp_path), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["basis"] in ("known", "all")

@@ -60,8 +60,8 @@ def make_lab(tiny: Tiny, costs: CostModel, service: StoreService, monkeypatch: p
     monkeypatch.setattr(runtime, "calibrate", lambda *_: costs)
     workers: list[Worker] = []
 
-    def make(data_dir: Path | None = None, **settings: object) -> Lab:
-        worker = Worker(tiny.engine, replace(WorkerSettings(), **settings), None, data_dir)  # type: ignore[arg-type]
+    def make(data_dir: Path | None = None, model_dir: Path | None = None, **settings: object) -> Lab:
+        worker = Worker(tiny.engine, replace(WorkerSettings(), **settings), None, data_dir, model_dir)  # type: ignore[arg-type]
         workers.append(worker)
         return Lab(tiny, worker, service, Caller("alice", service.bind("alice")))
 

@@ -81,4 +81,4 @@ def test_no_observation_of_any_thread_is_lost() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(observe, range(100)))
-    assert book.model.costs["tier memory"].n_samples == 2 + 200
+    assert book.model.costs["tier memory"].n_samples == 1 + 200

@@ -15,9 +15,9 @@ from tests.engine.prompts import Tiny
 from tests.worker.conftest import MakeLab
 
 ROWS = (
-    Measured("document", "lossless", "none", 1000, 500, 0.1, 0.5),
-    Measured("document", "lossless", "first_k:k=2", 1000, 2, 0.2, 0.1),
-    Measured("alone", "lossless", "first_k:k=3", 1000, 3, 0.3, 0.1),
+    Measured("document", "lossless", "none", 2000, 1000, 0.1, 0.5),
+    Measured("document", "lossless", "first_k:k=2", 2000, 2, 0.2, 0.1),
+    Measured("alone", "lossless", "first_k:k=3", 2000, 3, 0.3, 0.1),
 )
 
 
@@ -25,7 +25,7 @@ def keep(tiny: Tiny, data_dir: Path, rows: tuple[Measured, ...] = ROWS, namespac
     """Write a calibration where the tiny model's worker looks for it."""
     own = tiny.engine.identity.namespace
     path = calibration_path(model_folder(data_dir, own), tiny.engine.device)
-    Calibration((namespace or own).hex(), "cpu", "right", "2026-01-01", rows).save(path)
+    Calibration((namespace or own).hex(), "cpu", "known", "2026-01-01", rows).save(path)
     return path
 
 
@@ -35,7 +35,7 @@ def test_auto_takes_the_cheapest_policy_inside_the_budget(make_lab: MakeLab, tin
     lab = make_lab(tmp_path, policy="auto")
     report = lab.ask(lab.names()[::-1], policy="").report
     assert report.policy == "first_k:k=2"
-    assert report.quality == "codec lossless, policy first_k:k=2: 0.20% of answers lost, at most 0.48% (1000 asked)"
+    assert report.quality == "codec lossless, policy first_k:k=2: 0.10% of answers lost, at most 0.54% (2000 asked)"
 
 
 def test_auto_looks_at_how_the_passages_were_read(make_lab: MakeLab, tiny: Tiny, tmp_path: Path) -> None:
@@ -76,6 +76,13 @@ def test_a_named_policy_declares_what_was_measured_of_it(make_lab: MakeLab, tiny
     keep(tiny, tmp_path)
     lab = make_lab(tmp_path)
     assert "50.00% of answers lost" in lab.ask(lab.names()[::-1], policy="none").report.quality
+
+
+def test_a_calibration_that_came_with_the_model_counts(make_lab: MakeLab, tiny: Tiny, tmp_path: Path) -> None:
+    """Who serves it need not measure it again."""
+    Calibration(tiny.engine.identity.namespace.hex(), "cpu", "known", "2026-01-01", ROWS).save(tmp_path / "larder-quality.json")
+    lab = make_lab(model_dir=tmp_path)
+    assert lab.ask(lab.names()[::-1], policy="").report.policy == "first_k:k=2"
 
 
 def test_the_calibration_of_other_weights_is_refused(make_lab: MakeLab, tiny: Tiny, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ class WorkerSettings:
     codec : str
         Preset or spec of the codec that new chunks are stored with.
     policy, planner : str
-        Used where a request names none.
+        Used where a request names none. The policy "auto" is the cheapest that was measured to keep to the quality budget; of a model that
+        nobody measured it takes nothing but exact prefixes from the store.
     quality_budget : float
         Highest share of answers that may be lost against full prefill where the policy is "auto".
     question_template : str

@@ -25,6 +25,7 @@ from kvworker.answer.explain import Explanations, explain
 from kvworker.answer.fetches import RequestFetches
 from kvworker.answer.job import job_of
 from kvworker.answer.load import Loader, StoredSource
+from kvworker.answer.probes import TierProbes
 from kvworker.answer.prompt import Asked, Prompt, Stored, offers, read_as
 from kvworker.answer.report import make_report
 from kvworker.answer.text_stream import TextStream
@@ -80,6 +81,7 @@ class Answerer:
         self._engine, self._lock, self._catalog, self._pipeline = engine, engine_lock, catalog, pipeline
         self._loader, self._device_tier, self._costs, self._gate = loader, device_tier, costs, gate
         self._restorer, self._explanations, self._settings = restorer, explanations, settings
+        self._probes = TierProbes(loader, costs)
         self._resting_until: dict[str, float] = {}  # by tenant: whose token the store refuses must not stop the others
 
     def answer(self, tenant: str, store: StoreAPI, question: Question) -> Iterator[Token | Report]:
@@ -99,6 +101,7 @@ class Answerer:
             token = self._next(tokens)
         yield from stream.flush()
         self._learn(tenant, course)
+        self._probes.after(tenant, store, course)
         self._restore(tenant, store, course)
         report = make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
         self._explanations.keep(tenant, AnswerExplanation(report, tuple(explain(report, course, costs))))
@@ -112,7 +115,8 @@ class Answerer:
     def _plan(self, tenant: str, store: StoreAPI, question: Question) -> Course:
         """Look up all passages in one call and let the planner decide."""
         planner = find_planner(question.planner or self._settings.planner)
-        named = self._catalog.readings(tenant, question.passages, question.read_as)
+        spec = question.policy or self._settings.policy
+        named = self._catalog.readings(tenant, question.passages, self._gate.read_as(spec, question.read_as))
         prompt = Prompt(tuple(p for p, _ in named), self._question_ids(question))
         self._check_room(prompt, question.sampling)
         timing = Timing()
@@ -121,7 +125,7 @@ class Answerer:
             device_nbytes = self._on_device(tenant, [s.hit for a in asked for s in a.stored])
         best = [a.best(device_nbytes) for a in asked]
         with timing.measure("plan"):
-            choice = self._gate.choose(question.policy or self._settings.policy, read_as(prompt, best))
+            choice = self._gate.choose(spec, read_as(prompt, best))
             request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
             plan = planner.plan(request, offers(asked, self._pipeline.spec.label, device_nbytes), self._costs.model)
         read = [a.read_as(i.offer.read_as) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]

@@ -28,7 +28,9 @@ class RecomputePolicy(ABC):
     is_pipelined: ClassVar[bool] = True
     """Whether computing may begin before all layers are loaded."""
     is_in_turn: ClassVar[bool] = True
-    """Whether passages are read one behind the other; otherwise no answer is that of a full prefill, and only an operator chooses it."""
+    """Whether passages are read one behind the other; otherwise they are used as they were read alone, and only an operator chooses it."""
+    reads_need: ClassVar[bool] = False
+    """Whether it goes by `KVChunk.need`, which ingesting notes with passages read alone if the worker's policy wants it."""
 
     def arrange(self, segments: Sequence[Segment]) -> list[Segment]:
         """Return the segments of a prompt, whose last is the question, as they are to stand: what `Engine.begin` is to be given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -10,15 +11,22 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from kvstore.core.errors import CorruptError, IdentityError, UnsupportedError
+from kvstore.core.errors import CorruptError, IdentityError, InvalidInputError, UnsupportedError
 from kvstore.core.stages import StageSpec
+from kvworker.answer.policy import parse_policy
 from kvworker.codec.pipeline import Pipeline
+from kvworker.quality import confidence
 from kvworker.quality.variants import ReadAs
 
-FORMAT = "larder-quality/1"
+FORMAT = "larder-quality/2"
 LOSSLESS = "lossless"
+KNOWN, ALL = "known", "all"
+SHIPPED = "larder-quality.json"
+"""The file of a calibration that comes with a model, beside its weights."""
+DOUBT = 0.05
+"""With which probability a choice may lose more than it is said to lose at most."""
 _MOST_BYTES = 4 << 20
-_Z = 1.2816  # one-sided 90 %: an estimate from few questions counts as bad as it may well be
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Measured:
     n_asked, n_lost : int
         Questions that count, and those of them whose answer was not full prefill's.
     cost : float
-        Seconds to the first token over those of full prefill, both without a store; the least of all questions.
+        Seconds to the first token over those of full prefill, both without a store; the least of the first questions, which all were asked.
     kl : float
         Mean KL divergence of the next-token distribution from full prefill's, in nats.
     """
@@ -50,19 +58,21 @@ class Measured:
         """The share of answers that were lost."""
         return self.n_lost / self.n_asked
 
+    def at_most(self, n_rivals: int) -> float:
+        """Return the loss that is not exceeded, with 95 % confidence in that of all of `n_rivals` combinations that one is chosen from."""
+        return confidence.at_most(self.n_asked, self.n_lost, DOUBT / n_rivals)
+
     @property
-    def at_most(self) -> float:
-        """The loss that is not exceeded with 90 % confidence (Wilson's upper bound)."""
-        n, p = self.n_asked, self.loss
-        middle = p + _Z**2 / (2 * n)
-        return min(1.0, (middle + _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n))) / (1 + _Z**2 / n))
+    def at_least(self) -> float:
+        """The loss that is reached, with 95 % confidence."""
+        return confidence.at_least(self.n_asked, self.n_lost, DOUBT)
 
 
 @dataclass(frozen=True)
 class Calibration:
     """All that was measured of one model on one device.
 
-    `basis` says which questions count: "right" those that full prefill answers right, "all" where the model knows too few answers.
+    `basis` says which questions count: "known" those that full prefill answers right and is sure of, "all" where the model knows too few.
     """
 
     namespace: str
@@ -115,6 +125,15 @@ def load_calibration(path: Path, namespace: bytes) -> Calibration | None:
     return found
 
 
+def shipped_calibration(model_dir: Path, namespace: bytes) -> Calibration | None:
+    """Return the calibration that came with a model's weights; None, and a line in the log, for one that is not of these weights."""
+    try:
+        return load_calibration(model_dir / SHIPPED, namespace)
+    except (IdentityError, CorruptError, UnsupportedError) as error:
+        _log.warning("what came with the model does not count: %s", error)
+        return None
+
+
 def _parse(path: Path) -> Calibration:
     """Return the content of a file."""
     try:
@@ -141,6 +160,10 @@ def _row(value: Any) -> Measured:
         raise ValueError(f"a row says reading {texts[0]!r}, {counts[1]} lost of {counts[0]} asked")
     if not all(math.isfinite(x) and x >= 0 for x in measures):
         raise ValueError(f"a row says cost {measures[0]}, KL {measures[1]}")
+    try:
+        parse_policy(texts[2])
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from error
     return Measured(*texts, *counts, *measures)
 
 

@@ -12,8 +12,8 @@ from kvstore.core.errors import InvalidInputError
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import load
 from kvworker.codec.specs import PRESETS, find_codec
-from kvworker.quality.calibrate import QUICK, Extent, calibrate_quality
-from kvworker.quality.calibration import Calibration, calibration_path, codec_id
+from kvworker.quality.calibrate import QUICK, Extent, calibrate_quality, undecided
+from kvworker.quality.calibration import ALL, Calibration, calibration_path, codec_id
 from kvworker.quality.gate import AUTO, Gate
 from kvworker.quality.variants import ReadAs
 from kvworker.serve.config import ENV_PREFIX, Flags, UpConfig
@@ -35,8 +35,8 @@ def run(args: argparse.Namespace, flags: Flags) -> int:
     codecs = [find_codec(name) for name in (config.worker.codec, *others)]
     engine = open_engine(config.model, config.local.data_path)
     with progress("calibrating", extent.n_questions) as advance:
-        calibration = calibrate_quality(engine, codecs, config.worker.question_template, extent, advance)
-    path = calibration_path(model_folder(config.local.data_path, engine.identity.namespace), engine.device)
+        calibration = calibrate_quality(engine, codecs, config.worker.question_template, extent, config.worker.quality_budget, advance)
+    path = args.out or calibration_path(model_folder(config.local.data_path, engine.identity.namespace), engine.device)
     calibration.save(path)
     _show(calibration, path, Gate(calibration, config.worker.quality_budget, codec_id(find_codec(config.worker.codec))), output_of(args))
     return 0
@@ -45,18 +45,17 @@ def run(args: argparse.Namespace, flags: Flags) -> int:
 def _show(calibration: Calibration, path: Path, gate: Gate, output: Output) -> None:
     """Print one row per combination, the cheapest first, then the choices."""
     rows = sorted(calibration.rows, key=lambda r: (r.reading, r.codec, r.cost))
-    output.rows([{**asdict(row), "loss": row.loss, "at_most": row.at_most} for row in rows], _COLUMNS)
-    if calibration.basis == "all":
-        output.text("The model gives too few right answers to count: a loss is the share of first tokens that changed.")
+    output.rows([{**asdict(r), "loss": r.loss, "at_least": r.at_least, "at_most": r.at_most(1)} for r in rows], _COLUMNS)
+    if calibration.basis == ALL:
+        output.text("The model knows too few answers to count: a loss is the share of first tokens that changed.")
     output.text(f"kept in {path}; with policy {AUTO} and a budget of {gate.budget:.2%} of answers, codec {gate.codec}:")
     for reading in _READINGS:
         choice = gate.choose(AUTO, reading)
         output.text(
             f"  passages read {_WORDS[reading]}: policy {choice.policy.spec}; {choice.quality}" + (choice.note and f"; {choice.note}")
         )
-    fewest = min((row.at_most for row in calibration.rows), default=0.0)
-    if fewest > gate.budget:
-        output.text(f"Nothing was asked often enough to prove a budget under {fewest:.2%}: measure longer, without --quick.")
+    if still := undecided(calibration.rows, gate.budget):
+        output.text(f"{len(still)} combinations may lose more or less than {gate.budget:.2%}: with more --seconds they are told apart.")
 
 
 _WORDS = {"document": "in their document", "alone": "alone", "prefix": "as an exact prefix"}
@@ -66,6 +65,7 @@ _COLUMNS = {
     "policy": lambda r: r["policy"],
     "asked": lambda r: r["n_asked"],
     "lost": lambda r: Number(f"{r['loss']:.2%}"),
+    "at least": lambda r: Number(f"{r['at_least']:.2%}"),
     "at most": lambda r: Number(f"{r['at_most']:.2%}"),
     "KL, nats": lambda r: Number(f"{r['kl']:.4f}"),
     "TTFT ratio": lambda r: Number(f"{r['cost']:.2f}"),

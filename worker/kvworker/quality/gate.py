@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
 
+from kvstore.core.errors import InvalidInputError
 from kvworker.answer.policy import RecomputePolicy, parse_policy
 from kvworker.quality.calibration import LOSSLESS, Calibration, Measured
 from kvworker.quality.variants import ReadAs
 
-AUTO = "auto"
+AUTO, ALONE = "auto", "alone"
 NOT_CALIBRATED = "not calibrated"
 EXACT, ALL, NONE = "exact", "all", "none"
 
@@ -50,19 +53,30 @@ class Gate:
         if spec != AUTO:
             policy = parse_policy(spec)
             return Choice(policy, self._declared(reading, policy))
-        fitting = [row for row in self._rows(reading) if row.at_most <= self.budget]
+        fitting = [row for row in self._rivals[reading] if self._at_most(row) <= self.budget]
         if reading == "prefix" or not fitting:
             return self._safest()
-        policy = parse_policy(min(fitting, key=lambda row: (row.cost, row.at_most)).policy)
+        policy = parse_policy(min(fitting, key=lambda row: row.cost).policy)
         return Choice(policy, self._declared(reading, policy))
+
+    def read_as(self, spec: str, asked: str) -> str:
+        """Return how passages may have been read for a policy, where a question asks for `asked`: alone, if they are not read in turn.
+
+        Raises InvalidInputError where the question asks for what the policy can't use.
+        """
+        if spec == AUTO or parse_policy(spec).is_in_turn:
+            return asked
+        if asked not in (AUTO, ALONE):
+            raise InvalidInputError(f"policy {spec} sets passages apart, so it takes them read alone, not read_as {asked!r}")
+        return ALONE
 
     def _safest(self) -> Choice:
         """Return the policy that takes nothing but exact rows from the store, and none at all if the codec loses too much of them."""
         note = "" if self.calibration else NOT_CALIBRATED
         row = self._find("prefix", NONE)
-        if self.codec == LOSSLESS or (row and row.at_most <= self.budget):
+        if self.codec == LOSSLESS or (row and self._at_most(row) <= self.budget):
             return Choice(parse_policy(EXACT), self._declared("prefix", parse_policy(EXACT)), note)
-        why = f"codec {self.codec} loses up to {row.at_most:.2%} of answers" if row else f"codec {self.codec} is not calibrated"
+        why = f"codec {self.codec} loses up to {self._at_most(row):.2%} of answers" if row else f"codec {self.codec} is not calibrated"
         return Choice(parse_policy(ALL), "exact", note or why)
 
     def _declared(self, reading: ReadAs, policy: RecomputePolicy) -> str:
@@ -74,7 +88,16 @@ class Gate:
         what = f"codec {self.codec}" if is_prefix else f"codec {self.codec}, policy {policy.spec}"
         if row is None:
             return f"{what}: unmeasured"
-        return f"{what}: {row.loss:.2%} of answers lost, at most {row.at_most:.2%} ({row.n_asked} asked)"
+        return f"{what}: {row.loss:.2%} of answers lost, at most {self._at_most(row):.2%} ({row.n_asked} asked)"
+
+    def _at_most(self, row: Measured) -> float:
+        """Return the loss that a combination does not exceed, seen that it was chosen from others."""
+        return row.at_most(max(1, len(self._rivals[row.reading])))
+
+    @cached_property
+    def _rivals(self) -> dict[str, list[Measured]]:
+        """By reading what "auto" chooses from: policies that read in turn, whose answers stand in for those of a full prefill."""
+        return {reading: [r for r in self._rows(reading) if parse_policy(r.policy).is_in_turn] for reading in get_args(ReadAs)}
 
     def _find(self, reading: ReadAs, policy: str) -> Measured | None:
         return next((row for row in self._rows(reading) if row.policy == policy), None)

@@ -44,14 +44,19 @@ def policies_at(ratio: float, passage_tokens: int) -> Iterator[RecomputePolicy]:
 
 
 def fixed_policies() -> list[RecomputePolicy]:
-    """Return every policy whose rows cannot be told in advance, with its own defaults, but for those that do not read in turn."""
+    """Return every policy whose rows cannot be told in advance, with its own defaults."""
     found = [find_policy(name) for name in known_names(POLICIES)]
-    return [policy for policy in found if policy.is_in_turn and not {"ratio", "k"} & {field.name for field in fields(policy)}]
+    return [policy for policy in found if not {"ratio", "k"} & {field.name for field in fields(policy)}]
 
 
 def every_policy() -> list[RecomputePolicy]:
-    """Return every known policy with its own defaults, but for those that compute everything or do not read in turn."""
-    return [policy for policy in map(find_policy, known_names(POLICIES)) if policy.is_in_turn and share_of(policy) < 1]
+    """Return every known policy with its own defaults, but for those that compute everything."""
+    return [policy for policy in map(find_policy, known_names(POLICIES)) if share_of(policy) < 1]
+
+
+def is_for(policy: RecomputePolicy, reading: ReadAs) -> bool:
+    """Tell whether a policy has anything to go by where passages were read so: some want them read alone."""
+    return reading == "alone" or (policy.is_in_turn and not policy.reads_need)
 
 
 def share_of(policy: RecomputePolicy) -> float:
@@ -69,5 +74,5 @@ def alone_at(ratios: Sequence[float], passage_tokens: int) -> list[Variant]:
 def late_at(ratios: Sequence[float], passage_tokens: int) -> list[Variant]:
     """Return late chunking by itself and repaired by every policy that can be told how many rows to repair."""
     by_itself = Variant(LATE_CHUNKING, 0.0, "document", find_policy("none"))
-    repaired = [(ratio, p) for ratio in ratios for p in policies_at(ratio, passage_tokens)]
+    repaired = [(ratio, p) for ratio in ratios for p in policies_at(ratio, passage_tokens) if is_for(p, "document")]
     return [by_itself, *(Variant(f"{LATE_CHUNKING}+{p.name}", ratio, "document", p) for ratio, p in repaired)]

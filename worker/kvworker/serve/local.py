@@ -25,7 +25,7 @@ class Local:
         engine = open_engine(config.model, config.local.data_path)
         self.service = open_store(config.local, is_shared)
         try:
-            self.worker = Worker(engine, config.worker, self.service.bind(_PROBE_TENANT), config.local.data_path)
+            self.worker = Worker(engine, config.worker, self.service.bind(_PROBE_TENANT), config.local.data_path, config.model.path)
         except BaseException:
             self.service.close()
             raise

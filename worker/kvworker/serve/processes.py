@@ -62,7 +62,8 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
     authenticate = open_authenticator(config.local.tokens_path)
     stores = RemoteStores(config.store)
     engine = open_engine(config.model, config.local.data_path)
-    context_worker = Worker(engine, config.worker, stores.own(config.local.data_path), config.local.data_path)
+    data_path = config.local.data_path
+    context_worker = Worker(engine, config.worker, stores.own(data_path), data_path, config.model.path)
     try:
         server = RpcServer(config.server)
         server.start([_register_context(context_worker, authenticate, stores, config.store.address)])

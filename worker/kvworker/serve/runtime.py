@@ -32,7 +32,7 @@ from kvworker.ingest.ingest import Ingested, Ingestor
 from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.restore import Restorer
-from kvworker.quality.calibration import calibration_path, codec_id, load_calibration
+from kvworker.quality.calibration import calibration_path, codec_id, load_calibration, shipped_calibration
 from kvworker.quality.gate import Gate
 from kvworker.serve.recorder import TraceRecorder
 from kvworker.settings import WorkerSettings
@@ -59,16 +59,25 @@ class Worker:
         A store to time at start; None leaves its speed assumed until the first reads.
     data_dir : Path or None
         Where the catalog and the measured costs are kept; None keeps them in memory.
+    model_dir : Path or None
+        Where the model came from: a calibration that lies there counts where the data directory has none.
     """
 
-    def __init__(self, engine: Engine, settings: WorkerSettings, probe_store: StoreAPI | None = None, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        settings: WorkerSettings,
+        probe_store: StoreAPI | None = None,
+        data_dir: Path | None = None,
+        model_dir: Path | None = None,
+    ) -> None:
         self.engine, self.settings = engine, settings
         find_planner(settings.planner)  # a default that does not exist fails here and not with every question
         namespace = engine.identity.namespace
         folder = model_folder(data_dir, namespace) if data_dir else None
         self.artifacts = Artifacts(namespace, folder / ARTIFACTS if folder else None, probe_store)
         self.pipeline = complete(find_codec(settings.codec), self.artifacts)
-        gate = self._gate(folder)
+        gate = self._gate(folder, model_dir)
         self.catalog = Catalog(namespace, folder / "passages.sqlite" if folder else None, settings.catalog_bytes)
         self.device_tier = DeviceTier(settings.device_bytes)
         self.costs = self._measured_costs(folder, probe_store)
@@ -140,9 +149,11 @@ class Worker:
         if self._recorder:
             self._recorder.close()
 
-    def _gate(self, folder: Path | None) -> Gate:
-        """Return the gate of this model, device and codec; a calibration that was damaged, or is another model's, raises."""
-        found = load_calibration(calibration_path(folder, self.engine.device), self.engine.identity.namespace) if folder else None
+    def _gate(self, folder: Path | None, model_dir: Path | None) -> Gate:
+        """Return the gate of this model, device and codec; a calibration of our own that was damaged, or is another model's, raises."""
+        namespace = self.engine.identity.namespace
+        found = load_calibration(calibration_path(folder, self.engine.device), namespace) if folder else None
+        found = found or (shipped_calibration(model_dir, namespace) if model_dir else None)
         gate = Gate(found, self.settings.quality_budget, codec_id(self.pipeline))
         if note := gate.choose(self.settings.policy, "alone").note:  # a default that does not exist fails here too
             _log.warning("%s: what is no exact prefix is computed; run `larder calibrate` for this model and codec", note)

@@ -16,9 +16,9 @@ from kvworker.engine.engine import Generation, Prefill, Segment, always_computed
 class ChunkScore(RecomputePolicy):
     """Compute the rows whose attention went to earlier passages of their document when the document was read, most first.
 
-    Ingesting a passage alone also reads its document once, to note for each row how much attention it pays there to the passages before
-    its own; the passage's chunk carries this. So the rows are known before any layer runs, without a look at the prompt. A passage whose
-    chunk says nothing of the kind is computed whole.
+    A worker whose policy this is reads, for a passage that is ingested alone, its document once too, to note how much attention each row
+    pays there to the passages before its own; the passage's chunk carries this. So the rows are known before any layer runs, without a look
+    at the prompt. A passage whose chunk says nothing of the kind is computed whole.
 
     Paper: Cache-Craft (arXiv 2502.15734): inter attention kept at store time; which part of it a prompt still has is not weighed here.
 
@@ -30,6 +30,7 @@ class ChunkScore(RecomputePolicy):
     """
 
     name: ClassVar[str] = "chunk_score"
+    reads_need: ClassVar[bool] = True
     ratio: float = 0.15
 
     def __post_init__(self) -> None:
