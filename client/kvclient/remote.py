@@ -20,7 +20,7 @@ from kvclient.status import answered, typed
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreStats
-from kvstore.core.blob import Buffer, key_of, parse_header
+from kvstore.core.blob import Buffer, blob_nbytes, header_nbytes
 from kvstore.core.errors import CorruptError, FormatError, IdentityError, KVError, TierUnavailableError, UnsupportedError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import Landing
@@ -124,12 +124,11 @@ class RemoteStore:
         return self._readers([key], self._again(lambda left_s: self._with_lane(left_s, ask), timeout_s))[0]
 
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
-        """Send a whole blob and return when the store has published it; the lane says how often its bytes are copied."""
-        header = parse_header(blob)
-        key = key_of(header.manifest)
-        return self._again(
-            lambda left_s: self._with_lane(left_s, lambda lane, deadline: lane.put(key, blob, header.parts_offset, note, deadline))
-        )
+        """Send a whole blob and return when the store has verified and published it; the lane says how often its bytes are copied."""
+        nbytes = header_nbytes(blob)
+        if blob_nbytes(blob) != len(blob):
+            raise FormatError(f"the chunk should have {blob_nbytes(blob)} B, got {len(blob)} B")
+        return self._again(lambda left_s: self._with_lane(left_s, lambda lane, deadline: lane.put(blob, nbytes, note, deadline)))
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks; a count after a retry may miss what the first try removed."""

@@ -129,6 +129,11 @@ def header_nbytes(head: Buffer) -> int:
     return int(HEADER_NBYTES + manifest_nbytes)
 
 
+def blob_nbytes(head: Buffer) -> int:
+    """Return the length that a blob claims to have, from its first 48 bytes."""
+    return int(_HEAD.unpack_from(head)[3])
+
+
 def parse_header(head: Buffer) -> Header:
     """Parse and verify header and manifest; `head` holds at least `header_nbytes(head)` bytes.
 

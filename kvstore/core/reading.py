@@ -9,6 +9,7 @@ from kvstore.core.errors import ClosedError, CorruptError, IdentityError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import Landing
 from kvstore.core.manifest import Manifest, PartSpec
+from kvstore.core.pool import SMALL_NBYTES
 
 
 class PartReader:
@@ -89,6 +90,8 @@ def _digest(landing: Landing, at: int, end: int) -> str:
 
 def land_all(landing: Landing) -> Header:
     """Receive a whole blob and verify every byte of it while it is still in the cache; raises FormatError or CorruptError."""
+    if landing.nbytes <= SMALL_NBYTES:
+        landing.fill(landing.nbytes)  # at once, not part by part
     header = land_header(landing)
     for index in range(len(header.manifest.parts)):
         land_part(landing, header, index)

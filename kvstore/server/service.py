@@ -241,7 +241,7 @@ class BoundStore:
     def _fresh_place(self, meta: RecordMeta) -> bytes:
         """Return the storage key of a chunk that is put now, cleared of one that was invalidated."""
         place = self._place(meta.chunk)
-        self._drop_stale(place, self._store.lookup([place])[0].meta)
+        self._drop_stale(place, self._store.meta(place))
         return place
 
     def _place(self, key: ChunkKey) -> bytes:

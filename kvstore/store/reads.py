@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import partial
 from typing import TypeVar
 
-from kvstore.core.api import Status
+from kvstore.core.api import Status, TierStats
 from kvstore.core.errors import CorruptError, DeadlineError, EvictedError, FormatError, IdentityError, KVError, TierUnavailableError
 from kvstore.core.landing import Landing
 from kvstore.core.reading import land_all
@@ -144,6 +144,15 @@ class Reads:
                 continue
             news |= {key: Found(Status.READY, info.name, size) for key, size in zip(missing, sizes, strict=True) if size is not None}
         return news
+
+    def use_of(self, position: int) -> TierStats:
+        """Return what a tier holds, and whether it answers."""
+        info, entries = self._infos[position], self._index.count()[position]
+        try:
+            used = self.call(position, lambda: self._shelves[position].tier.used_bytes, self.deadline(None))
+        except (DeadlineError, TierUnavailableError):
+            return TierStats(info.name, 0, info.capacity_bytes, entries, is_available=False, is_durable=info.is_durable)
+        return TierStats(info.name, used, info.capacity_bytes, entries, is_available=True, is_durable=info.is_durable)
 
     def quarantine(self, key: bytes, position: int, why: KVError) -> None:
         """Take a damaged copy out of sight and count it; several who read it may find out, and only the first one does.

@@ -106,6 +106,11 @@ class TieredStore:
         known |= self._reads.find_remote(asked, self._reads.deadline(timeout_s))
         return [known[key] for key in storage_keys]
 
+    def meta(self, storage_key: bytes) -> RecordMeta | None:
+        """Return the meta of a record that a local tier holds, and tell nobody; None for any other."""
+        slot = self._index.slot(storage_key)
+        return slot.meta if slot else None
+
     def get(self, storage_key: bytes, timeout_s: float | None = None) -> Opened | Miss:
         """Open the record in the fastest tier that has it, or say why there is none; what it holds is verified by whoever reads it.
 
@@ -203,7 +208,7 @@ class TieredStore:
 
     def tier_stats(self) -> tuple[TierStats, ...]:
         """Return the use of each tier, fastest first. Of a remote tier, `entries` counts what a local tier holds too."""
-        return tuple(self._stats(position) for position in range(len(self._shelves)))
+        return tuple(self._reads.use_of(position) for position in range(len(self._shelves)))
 
     def drain(self, timeout_s: float = 30.0) -> bool:
         """Write what waits for slower tiers, and what found a queue full; return whether all of it was written in time."""
@@ -385,14 +390,6 @@ class TieredStore:
             except KVError as error:
                 _log.warning("tier %s has a record that it can't give: %s", self._infos[position].name, error)
         return None
-
-    def _stats(self, position: int) -> TierStats:
-        info, entries = self._infos[position], self._index.count()[position]
-        try:
-            used = self._reads.call(position, lambda: self._shelves[position].tier.used_bytes, self._reads.deadline(None))
-        except (DeadlineError, TierUnavailableError):
-            return TierStats(info.name, 0, info.capacity_bytes, entries, is_available=False, is_durable=info.is_durable)
-        return TierStats(info.name, used, info.capacity_bytes, entries, is_available=True, is_durable=info.is_durable)
 
 
 def _item(key: bytes, slot: Slot) -> Item:

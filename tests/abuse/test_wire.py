@@ -12,7 +12,7 @@ import pytest
 from kvclient import wire
 from kvclient.channel import bearer, channel_options
 from kvclient.lanes.frames import pack_keys, pack_put, sealed
-from kvclient.lanes.grpc_lane import FETCH, GET, PUT
+from kvclient.lanes.grpc_lane import FETCH, GET, PUT, STORE
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote
@@ -28,7 +28,7 @@ IDENTITY = bearer(TOKENS["alpha"])
 HEAD, BODY = head_of(BLOB), body_of(BLOB)
 UNSEALED = HEAD[:-4]
 STORE_METHODS = ("Lookup", "OpenLane", "Scrub", "Delete", "Invalidate", "List", "Stats", "Explain")
-METHODS = (*(f"/kvproto.v1.StoreService/{name}" for name in STORE_METHODS), FETCH, GET, PUT)
+METHODS = (*(f"/kvproto.v1.StoreService/{name}" for name in STORE_METHODS), FETCH, GET, STORE, PUT)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_every_method_refuses_a_caller_without_identity(channel: grpc.Channel, m
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_refuses_bytes_that_are_no_message(channel: grpc.Channel, method: str) -> None:
     """A field of wire type 7 does not exist; a message of the lanes ends with a sum of its bits."""
-    refused = ("DATA_LOSS", "CorruptError") if method in (FETCH, GET, PUT) else ("INVALID_ARGUMENT", "FormatError")
+    refused = ("DATA_LOSS", "CorruptError") if method in (FETCH, GET, PUT, STORE) else ("INVALID_ARGUMENT", "FormatError")
     assert refusal(lambda: raw_call(channel, method, [b"\xff" * 50], IDENTITY)) == refused
 
 

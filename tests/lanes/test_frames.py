@@ -87,7 +87,7 @@ def test_a_number_that_is_none_comes_back() -> None:
 def test_a_receipt_comes_back(key: ChunkKey, stored: bool, tier: str, nbytes: int, is_durable: bool) -> None:
     """For the chunk that was put."""
     receipt = PutReceipt(key, stored, tier, nbytes, is_durable)
-    assert frames.parse_receipt(key, frames.pack_receipt(receipt)) == receipt
+    assert frames.parse_receipt(frames.pack_receipt(receipt)) == receipt
 
 
 @FEW
@@ -115,7 +115,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "found": (lambda head: frames.parse_found(head, 2), frames.pack_found([Found(Status.READY, "memory", 9)] * 2)),
     "placed": (lambda head: frames.parse_placed(head, 1), frames.pack_placed([Found(Status.READY, "memory", 9, Place(1, 2, 3, 4))])),
     "put": (frames.parse_put, frames.pack_put(PutNote("a source", 1.0), b"a header")),
-    "receipt": (lambda head: frames.parse_receipt(KEY, head), frames.pack_receipt(PutReceipt(KEY, True, "memory", 9, False))),
+    "receipt": (lambda head: frames.parse_receipt(head), frames.pack_receipt(PutReceipt(KEY, True, "memory", 9, False))),
     "count": (frames.parse_count, frames.pack_count(5)),
 }
 SEALED = {name: both for name, both in PARSERS.items() if name != "count"}
@@ -159,7 +159,7 @@ def test_noise_with_the_right_sum_is_parsed_or_refused(noise: bytes, n_keys: int
         frames.parse_put,
         lambda head: frames.parse_found(head, n_keys),
         lambda head: frames.parse_placed(head, n_keys),
-        lambda head: frames.parse_receipt(KEY, head),
+        lambda head: frames.parse_receipt(head),
     ):
         with suppress(FormatError):
             parse(sealed(noise))

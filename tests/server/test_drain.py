@@ -150,7 +150,7 @@ def test_a_running_put_is_finished_while_the_server_drains() -> None:
         wait_for_refusal(stub)
         messages.put(body_of(blob))
         messages.put(None)
-        assert parse_receipt(key(blob), call.result(timeout=10)).stored
+        assert parse_receipt(call.result(timeout=10)).stored
         drain.join()
     assert drained == [True]
     assert service.bind("alpha").get(key(blob)) is not None

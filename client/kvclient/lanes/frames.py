@@ -40,7 +40,7 @@ _IN_BODY = (1 << 64) - 1
 _COUNTS = struct.Struct("<II")
 _SHARE = struct.Struct("<III")
 _NOTE = struct.Struct("<d?xHI")
-_RECEIPT = struct.Struct("<??14sQ")
+_RECEIPT = struct.Struct(f"<??14sQ{KEY_NBYTES}s")
 _COUNT = struct.Struct("<Q")
 _DIRECTORY = struct.Struct(f"<QQ{SALT_NBYTES}s")
 _SEAL = struct.Struct("<I")
@@ -192,16 +192,17 @@ def parse_put(head: bytes) -> tuple[PutNote, bytes]:
 
 def pack_receipt(receipt: PutReceipt) -> bytes:
     """Return the head of STORED."""
-    return sealed(_RECEIPT.pack(receipt.stored, receipt.is_durable, receipt.tier.encode()[:14], receipt.nbytes))
+    tier, key = receipt.tier.encode()[:14], receipt.key.to_bytes()
+    return sealed(_RECEIPT.pack(receipt.stored, receipt.is_durable, tier, receipt.nbytes, key))
 
 
-def parse_receipt(key: ChunkKey, head: bytes) -> PutReceipt:
-    """Return the receipt of the put of `key`."""
+def parse_receipt(head: bytes) -> PutReceipt:
+    """Return the receipt of a put."""
     head = _unsealed(head)
     if len(head) != _RECEIPT.size:
         raise FormatError(f"{len(head)} B are not a receipt")
-    stored, is_durable, tier, nbytes = _RECEIPT.unpack(head)
-    return PutReceipt(key, stored, _text(tier), nbytes, is_durable)
+    stored, is_durable, tier, nbytes, key = _RECEIPT.unpack(head)
+    return PutReceipt(ChunkKey.from_bytes(key), stored, _text(tier), nbytes, is_durable)
 
 
 def pack_count(count: int) -> bytes:

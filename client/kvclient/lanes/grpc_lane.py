@@ -22,16 +22,18 @@ from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 
 SERVICE = "kvproto.v1.LaneService"
-FETCH, GET, PUT = (f"/{SERVICE}/{name}" for name in ("Fetch", "Get", "Put"))
-# An answer to Fetch begins with the length of its head and, when all of the chunks are in it, a one.
+FETCH, GET, STORE, PUT = (f"/{SERVICE}/{name}" for name in ("Fetch", "Get", "Store", "Put"))
+# An answer to Fetch begins with the length of its head and, when all of the chunks are in it, a one. A request to Store begins with
+# the length only.
 HEAD_NBYTES = 5
+LENGTH_NBYTES = 4
 
 
 class GrpcLane:
     """Implements `Lane`. Copies of each byte in this process: get two (gRPC's message, and into the pooled buffer), put three.
 
-    Chunks that fit into one message are asked for in one message; larger ones as a stream of messages of 1 MiB. Which of both is asked for
-    first is what the last chunks turned out to need.
+    Chunks that fit into one message are asked for, and sent, in one message; larger ones as a stream of messages of 1 MiB. Which of both is
+    asked for first is what the last chunks turned out to need.
     """
 
     name: ClassVar[str] = "grpc"
@@ -43,6 +45,7 @@ class GrpcLane:
         self._expects_large = False
         self._fetch: Callable[..., bytes] = channel.unary_unary(FETCH)
         self._get: Callable[..., Any] = channel.unary_stream(GET)
+        self._store: Callable[..., bytes] = channel.unary_unary(STORE)
         self._put: Callable[..., bytes] = channel.stream_unary(PUT)
 
     def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
@@ -70,13 +73,18 @@ class GrpcLane:
         self._expects_large = sum(sizes) > PIECE_NBYTES
         return _pair(found, land_in_row(pieces, sizes, self._pool, deadline))
 
-    def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
-        """Send a blob in messages of 1 MiB."""
+    def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
+        """Send a blob in one message, or a large one in a stream of messages of 1 MiB."""
         view = memoryview(blob).cast("B")
-        pieces = (bytes(piece) for piece in iter_pieces(view[header_nbytes:], PIECE_NBYTES))
+        head, body = pack_put(note, view[:header_nbytes]), view[header_nbytes:]
         with typed():
-            answer = self._put(chain((pack_put(note, view[:header_nbytes]),), pieces), timeout=_left_s(deadline), metadata=self._metadata)
-        return parse_receipt(key, answered(answer))
+            if body.nbytes <= PIECE_NBYTES:
+                whole = b"".join((len(head).to_bytes(LENGTH_NBYTES, "little"), head, body))
+                answer = self._store(whole, timeout=_left_s(deadline), metadata=self._metadata)
+            else:
+                pieces = (bytes(piece) for piece in iter_pieces(body, PIECE_NBYTES))
+                answer = self._put(chain((head,), pieces), timeout=_left_s(deadline), metadata=self._metadata)
+        return parse_receipt(answered(answer))
 
     def retire(self) -> bool:
         """Hold nothing of its own."""

@@ -22,7 +22,7 @@ class Lane(Protocol):
         """Ask for chunks in one round trip: per key what the store has, and where the bytes of a READY one land."""
         ...
 
-    def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
+    def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
         """Send a blob, whose header and manifest are its first `header_nbytes`, and return when the store has published it."""
         ...
 

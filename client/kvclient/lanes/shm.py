@@ -85,7 +85,7 @@ class ShmLane:
         """Ask for chunks that are read in place: valid while the reader is open and the lease lasts, and not behind that."""
         return self._ask(keys, deadline, self._look)
 
-    def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
+    def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
         """Copy a blob into the ring while the store copies it out and verifies it; a small one goes through the socket."""
         view = memoryview(blob).cast("B")
         head, body = pack_put(note, view[:header_nbytes]), view[header_nbytes:]
@@ -97,7 +97,7 @@ class ShmLane:
                 ring = line.ring if line.ring is not None else self._stage(line, deadline)
                 line.send(Kind.PUT_STAGED, head, deadline, body_nbytes=body.nbytes)
                 _copy_in(line, ring, np.frombuffer(body, np.uint8), deadline)
-            receipt = parse_receipt(key, line.expect(Kind.STORED, deadline, Kind.LANDED)[0])
+            receipt = parse_receipt(line.expect(Kind.STORED, deadline, Kind.LANDED)[0])
             line.owes_answer = False
             return receipt
         finally:

@@ -125,13 +125,13 @@ class TcpLane:
         landings = iter(land_answer(frames, self._connections, body_nbytes, sizes, self._pool, deadline))
         return [(each, next(landings) if each.status is Status.READY else None) for each in found]
 
-    def put(self, key: ChunkKey, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
+    def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
         """Send a blob straight from the caller's memory."""
         view = memoryview(blob).cast("B")
         frames = self._connections.take(deadline)
         try:
             frames.send(Kind.PUT, pack_put(note, view[:header_nbytes]), deadline, view[header_nbytes:])
-            receipt = parse_receipt(key, frames.expect(Kind.STORED, deadline)[0])
+            receipt = parse_receipt(frames.expect(Kind.STORED, deadline)[0])
             frames.owes_answer = False
             return receipt
         finally:

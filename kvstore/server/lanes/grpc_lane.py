@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import grpc
 
 from kvclient.lanes.frames import pack_found, pack_receipt, parse_keys, parse_put
-from kvclient.lanes.grpc_lane import SERVICE
+from kvclient.lanes.grpc_lane import LENGTH_NBYTES, SERVICE
+from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError
 from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.reading import land_all
@@ -21,7 +22,7 @@ _WHOLE, _HEAD_ONLY = b"\1", b"\0"
 
 
 class GrpcLaneServicer:
-    """Serves Fetch, Get and Put. Copies of each byte: get one (gRPC sends bytes objects only), put one, into the memory tier."""
+    """Serves Fetch, Get, Store and Put. Copies of each byte: get one (gRPC sends bytes objects only), put one, into the memory tier."""
 
     def __init__(self, service: StoreService, authenticate: Authenticate, budget: ByteBudget) -> None:
         self._service = service
@@ -33,6 +34,7 @@ class GrpcLaneServicer:
         methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
             "Fetch": grpc.unary_unary_rpc_method_handler(self._fetch),
             "Get": grpc.unary_stream_rpc_method_handler(self._get),
+            "Store": grpc.unary_unary_rpc_method_handler(self._store),
             "Put": grpc.stream_unary_rpc_method_handler(self._put),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -74,10 +76,20 @@ class GrpcLaneServicer:
             for each in opened:
                 each.landing.close()
 
+    def _store(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        """Take a chunk that came in one message."""
+        end = LENGTH_NBYTES + int.from_bytes(request[:LENGTH_NBYTES], "little")
+        body = memoryview(request)[end:]
+        return self._receive(request[LENGTH_NBYTES:end], iter((body,) if body else ()), context)
+
     def _put(self, messages: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+        """Take a chunk that comes in several messages."""
+        return self._receive(next(messages, b""), messages, context)
+
+    def _receive(self, head: bytes, messages: Iterator[Buffer], context: grpc.ServicerContext) -> bytes:
         """Receive a chunk into the place where it is kept, verify it on the way, and publish it."""
         store = self._bind(context)
-        note, header = parse_put(next(messages, b""))
+        note, header = parse_put(head)
         nbytes = announced_nbytes(header)
         self._service.check_size(nbytes)
         with self._budget.lend(nbytes):
@@ -91,7 +103,7 @@ class GrpcLaneServicer:
 class _Messages(Landing):
     """A blob that comes in messages."""
 
-    def __init__(self, messages: Iterator[bytes], buffer: memoryview, filled: int) -> None:
+    def __init__(self, messages: Iterator[Buffer], buffer: memoryview, filled: int) -> None:
         super().__init__(buffer, filled)
         self._messages = messages
 

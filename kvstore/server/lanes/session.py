@@ -22,7 +22,7 @@ from kvclient.lanes.frames import (
 )
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import Hit, Status
-from kvstore.core.blob import HEADER_NBYTES, header_nbytes
+from kvstore.core.blob import HEADER_NBYTES, blob_nbytes, header_nbytes
 from kvstore.core.errors import CapacityError, FormatError, KVError, UnsupportedError
 from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
@@ -299,4 +299,4 @@ def announced_nbytes(header: bytes) -> int:
     """Return the length of the blob that begins with `header`; raises FormatError unless it is all of a header and manifest."""
     if len(header) < HEADER_NBYTES or header_nbytes(header[:HEADER_NBYTES]) != len(header):
         raise FormatError(f"a put begins with the chunk's header and manifest, got {len(header)} B")
-    return int.from_bytes(header[16:24], "little")
+    return blob_nbytes(header)
