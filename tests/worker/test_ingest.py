@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import InvalidInputError, TierUnavailableError
+from kvstore.planners.linear import LinearCost
 from kvworker.ingest.ingest import Ingested
 from tests.worker.conftest import MakeLab
 from tests.worker.lab import TEXTS, Lab, Refusing, Wrapped
@@ -145,3 +147,15 @@ def test_questions_are_answered_while_the_store_is_slow_to_take_passages(lab: La
         gate.set()
         assert len(slow.result(20)) == len(LONG)
     assert answer.token_ids == lab.expected(names)
+
+
+def test_a_passage_costs_what_it_costs_at_its_place(lab: Lab) -> None:
+    """Where a row costs 1 us and a key that it sees 1 us more, passages of equal length cost the more the later they come."""
+    book = lab.worker.costs
+    book._model = replace(book.model, costs={**book.model.costs, "prefill": LinearCost((0.0, 1e-6, 1e-6))})
+    store = Wrapped(lab.caller.store)
+    done = list(lab.worker.ingest(lab.caller_with(store), "a.txt", ["One text."] * 4))
+    n = len(done[0].passage.token_ids)
+    seconds = sorted(note.recompute_s for note in store.puts)
+    wanted = [1 + n * i + (n + 1) / 2 for i in range(4)]
+    assert [s / seconds[0] for s in seconds] == pytest.approx([w / wanted[0] for w in wanted])

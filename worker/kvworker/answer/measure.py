@@ -58,7 +58,12 @@ def calibrate(engine: Engine, pipeline: Pipeline, store: StoreAPI | None) -> Cos
     draw = random.Random(_SEED)
     prefills = _prefill_samples(engine, draw)
     probes = [_probe(engine, pipeline, _tokens(draw, n)) for n in sorted(sample.rows for sample in prefills)[:2]]
-    samples: list[CostSample] = [*prefills, *_decode_samples(pipeline, probes), *_splice_samples(engine, probes), *_read_samples(store, probes)]
+    samples: list[CostSample] = [
+        *prefills,
+        *_decode_samples(pipeline, probes),
+        *_splice_samples(engine, probes),
+        *_read_samples(store, probes),
+    ]
     return CostModel.calibrated(samples, overlap=1 - 1 / len(engine.identity.layout.groups))
 
 

@@ -16,6 +16,7 @@ import torch
 from kvstore.core.api import Hit, PutNote, PutReceipt, Scope, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
+from kvworker.answer.costs import CostBook
 from kvworker.answer.load import StoredSource, fetch
 from kvworker.chunk import PassageKV
 from kvworker.codec.pipeline import Pipeline
@@ -24,6 +25,7 @@ from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.steps import Step, Task, ingest_steps
+from kvworker.ingest.windows import document_windows
 
 _FETCH_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
@@ -57,12 +59,23 @@ class _Pending:
 
 
 class Ingestor:
-    """Turns texts into stored chunks. Thread-safe: the engine is used under `engine_lock`, one window at a time."""
+    """Turns texts into stored chunks. Thread-safe: the engine is used under `engine_lock`, one window at a time.
+
+    Where `is_need_noted`, passages that are read alone also learn how much they need their document, which reads it once more.
+    """
 
     def __init__(
-        self, engine: Engine, engine_lock: threading.Lock, catalog: Catalog, pipeline: Pipeline, push: PushQueue, window_tokens: int
+        self,
+        engine: Engine,
+        engine_lock: threading.Lock,
+        catalog: Catalog,
+        pipeline: Pipeline,
+        push: PushQueue,
+        costs: CostBook,
+        window_tokens: int,
+        is_need_noted: bool,
     ) -> None:
-        self._engine, self._lock, self._catalog = engine, engine_lock, catalog
+        self._engine, self._lock, self._catalog, self._costs, self._is_need_noted = engine, engine_lock, catalog, costs, is_need_noted
         self._pipeline, self._push, self._window_tokens = pipeline, push, window_tokens
         self._namespace = engine.identity.namespace
 
@@ -105,8 +118,18 @@ class Ingestor:
     def restore(self, tenant: str, store: StoreAPI, passage: Passage) -> None:
         """Compute and push the chunk of a passage that the store lost; returns once it is stored and raises what the store raises."""
         read = tuple(self._catalog.chain(tenant, passage))
-        for pending in self._store(store, [Task(read, len(read) - 1)]).values():
+        task = Task(read, len(read) - 1)
+        for pending in self._store(store, Step((), (task,), *self._around(tenant, passage))).values():
             pending.stored_nbytes()
+
+    def _around(self, tenant: str, passage: Passage) -> tuple[tuple[Passage, ...], tuple[Passage | None, ...]]:
+        """Return `Step.window` and `Step.alone` of a passage as it stands in its document now, up to itself; empty where it does not."""
+        document = self._catalog.listing(tenant, passage.source, passage.index + 1)
+        if passage.parent is not None or [p.token_ids for p in document[passage.index :]] != [passage.token_ids]:
+            return (), ()
+        window = document_windows([len(p.token_ids) for p in document], self._window_tokens)[-1]
+        others = document[window.start : passage.index]
+        return (*others, passage), (*(None for _ in others), passage)
 
     def _record(self, tenant: str, source: str, steps: Sequence[Step]) -> list[bytes]:
         """Write what the document consists of now to the catalog; return the contents that it no longer consists of."""
@@ -123,7 +146,7 @@ class Ingestor:
 
     def _take(self, store: StoreAPI, step: Step, n_passages: int) -> list[Callable[[], Ingested]]:
         """Compute and queue what the store lacks of one step; return what waits for each of its passages."""
-        found = self._store(store, step.tasks, step)
+        found = self._store(store, step)
         waiting: list[Callable[[], Ingested]] = []
         for readings in step.rows:
             contents = list(dict.fromkeys(r.passage.content for r in readings))
@@ -131,16 +154,13 @@ class Ingestor:
             found.update((c, replace(found[c], tokens_read=0)) for c in contents)  # a text that comes twice was read once
         return waiting
 
-    def _store(self, store: StoreAPI, tasks: Sequence[Task], step: Step | None = None) -> dict[bytes, _Pending]:
-        """Look up what the tasks read, and compute and queue what is to be stored and lacking; return what became of each content.
-
-        With the step that the tasks belong to, passages that are read alone also learn how much they need their document.
-        """
-        keys = {p.content: p.key(self._namespace, self._pipeline.spec.variant()) for task in tasks for p in task.chain}
+    def _store(self, store: StoreAPI, step: Step) -> dict[bytes, _Pending]:
+        """Look up what a step's tasks read, and compute and queue what is to be stored and lacking; return what became of each content."""
+        keys = {p.content: p.key(self._namespace, self._pipeline.spec.variant()) for task in step.tasks for p in task.chain}
         hits = dict(zip(keys, store.lookup(list(keys.values())), strict=True))
         found = {content: _Pending(nbytes=hit.nbytes) for content, hit in hits.items() if hit.status is not Status.ABSENT}
-        needs, n_read = self._needs(step, found) if step else ({}, {})
-        for task in tasks:
+        needs, n_read = self._needs(step, found) if self._is_need_noted else ({}, {})
+        for task in step.tasks:
             found |= self._compute(store, task, found, hits, needs)
         return found | {c: replace(found[c], tokens_read=found[c].tokens_read + n) for c, n in n_read.items()}
 
@@ -149,8 +169,10 @@ class Ingestor:
 
         The first passage of a document needs nothing that precedes it.
         """
+        if not step.window:
+            return {}, {}
         first = step.window[0]
-        needs = {first.content: torch.zeros(len(first.token_ids), dtype=torch.float16)}
+        needs = {first.content: torch.zeros(len(first.token_ids), dtype=torch.float16)} if first.parent is None else {}
         lacking = {i: p.content for i, p in enumerate(step.alone) if i and p is not None and p.content not in found}
         if not lacking:
             return needs, {}
@@ -169,11 +191,11 @@ class Ingestor:
         read = task.chain[: lacking[-1] + 1]
         sources = self._sources(store, {i: (p, hits[p.content]) for i, p in enumerate(read) if i not in lacking})
         exported, n_read, seconds = self._export(read, sources)
-        result, n_before = {}, 0
+        shares, result, n_before = self._shares(read, exported), {}, 0
         for i, p in enumerate(read):
             n_before += n_read[i]
             if i in lacking:
-                receipt = self._queue(store, p, _with_need(exported[i], needs.get(p.content)), seconds / sum(n_read))
+                receipt = self._queue(store, p, _with_need(exported[i], needs.get(p.content)), seconds * shares[i])
                 result[p.content] = _Pending(receipt, tokens_read=n_before)
                 n_before = 0
         return result
@@ -204,9 +226,21 @@ class Ingestor:
         n_read = [0 if i in sources else len(p.token_ids) for i, p in enumerate(read)]
         return dict(zip((i for i in range(len(read)) if i not in sources), exported, strict=True)), n_read, seconds
 
-    def _queue(self, store: StoreAPI, passage: Passage, kv: PassageKV, seconds_per_token: float) -> Future[PutReceipt]:
+    def _shares(self, read: Sequence[Passage], computed: Container[int]) -> dict[int, float]:
+        """Return what share of the time each computed passage of a chain took: a later one sees more keys."""
+        weights: dict[int, float] = {}
+        start = 0
+        for i, passage in enumerate(read):
+            n_tokens = len(passage.token_ids)
+            if i in computed:
+                weights[i] = self._costs.model.predict_prefill(n_tokens, start + (n_tokens + 1) / 2) or float(n_tokens)
+            start += n_tokens
+        total = sum(weights.values())
+        return {i: weight / total for i, weight in weights.items()}
+
+    def _queue(self, store: StoreAPI, passage: Passage, kv: PassageKV, recompute_s: float) -> Future[PutReceipt]:
         """Hand one passage's KV to the push queue."""
-        note = PutNote(source=passage.source, recompute_s=seconds_per_token * len(passage.token_ids))
+        note = PutNote(source=passage.source, recompute_s=recompute_s)
 
         def put(kv: PassageKV) -> PutReceipt:
             return store.put(self._pipeline.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent), note)

@@ -29,7 +29,8 @@ class Task:
 class Step:
     """The passages that one window of a document adds: `rows` has the readings of each, the best first.
 
-    `window` are the passages of the window, and `alone` those of them that this step reads by themselves, None for the others.
+    `window` are the passages of the window, and `alone` those of them that this step reads by themselves, None for the others; both are
+    empty where nothing is known of the document.
     """
 
     rows: tuple[tuple[Reading, ...], ...]

@@ -86,7 +86,8 @@ class Worker:
         codec_of = partial(bound_pipeline_of, self.artifacts)
         self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads, settings.load_timeout_s, codec_of)
         window = min(settings.window_tokens or engine.max_reading_tokens, engine.max_reading_tokens)
-        self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, window)
+        is_need_noted = gate.choose(settings.policy, "alone").policy.reads_need
+        self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, self.costs, window, is_need_noted)
         self._restorer = Restorer(self._ingestor, settings.restore_passages)
         self._explanations = Explanations()
         self._answerer = self._new_answerer(lock, gate)
