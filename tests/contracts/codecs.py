@@ -25,6 +25,7 @@ from kvworker.codec.decode import decode_chunk
 from kvworker.codec.pipeline import Pipeline
 from kvworker.codec.registry import QUANTIZERS, TRANSFORMS
 from kvworker.codec.specs import PRESETS, find_codec
+from kvworker.engine.engine import Study
 
 FOLDER = Path(__file__).parent / "codec_cases"
 
@@ -94,11 +95,9 @@ def ready(codec: str, identity: ModelIdentity) -> Pipeline:
     collector, n_tokens = Collector(identity), 150 + N_SKIPPED
     rng = torch.Generator().manual_seed(7)
     layers = [(layer, group) for group in identity.layout.groups for layer in group.layers]
-    collector.add(
-        make_passage(identity, n_tokens, seed=99),
-        {layer: 0.1 + torch.rand(group.kv_heads, group.k_dim, generator=rng) for layer, group in layers},
-        {layer: torch.rand(n_tokens, generator=rng) for layer, _ in layers},
-    )
+    q_square = {layer: 0.1 + torch.rand(group.kv_heads, group.k_dim, generator=rng) for layer, group in layers}
+    mass, mass_square = ({layer: torch.rand(n_tokens, generator=rng) for layer, _ in layers} for _ in range(2))
+    collector.add(Study(make_passage(identity, n_tokens, seed=99), q_square, mass, mass_square))
     return complete(pipeline, Artifacts(identity.namespace), collector.statistics())
 
 

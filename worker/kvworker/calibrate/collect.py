@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.identity import ModelIdentity
 from kvworker.calibrate.statistics import LayerStatistics, SideStatistics, Statistics
-from kvworker.chunk import PassageKV
+from kvworker.engine.engine import Study
 
 N_SAMPLED = 4096
 N_SKIPPED = 5
@@ -33,27 +31,25 @@ class Collector:
         self._layers = [layer for group in identity.layout.groups for layer in group.layers]
         self._lots = torch.empty(0)
         self._sides = {side: [_Side() for _ in self._layers] for side in "kv"}
-        self._mass = [torch.empty(0) for _ in self._layers]
+        self._mass, self._mass_square = ([torch.empty(0) for _ in self._layers] for _ in range(2))
         self._q_square: dict[int, torch.Tensor] = {}
         self._n_tokens = 0
 
-    def add(self, kv: PassageKV, q_square: Mapping[int, torch.Tensor], mass: Mapping[int, torch.Tensor]) -> None:
-        """Take in a text of T tokens: its KV, and per layer the mean squares of its queries (H, D) and what its tokens got (T,).
-
-        The first tokens are left out; a text of no more than those raises InvalidInputError.
-        """
-        n_tokens = kv[0].spec.n_tokens - N_SKIPPED
+    def add(self, study: Study) -> None:
+        """Take in a text; its first tokens are left out, and a text of no more than those raises InvalidInputError."""
+        n_tokens = study.kv[0].spec.n_tokens - N_SKIPPED
         if n_tokens < 1:
-            raise InvalidInputError(f"a text to calibrate with needs more than {N_SKIPPED} tokens, got {kv[0].spec.n_tokens}")
+            raise InvalidInputError(f"a text to calibrate with needs more than {N_SKIPPED} tokens, got {n_tokens + N_SKIPPED}")
         lots = torch.cat((self._lots, torch.rand(n_tokens, generator=self._draw)))
         kept = lots.argsort(stable=True)[: self._n_sampled].sort().values  # a token stays while its lot is among the lowest
         self._lots = lots[kept]
-        tensors = [(chunk.k[n], chunk.v[n]) for chunk in kv for n in range(chunk.k.shape[0])]
+        tensors = [(chunk.k[n], chunk.v[n]) for chunk in study.kv for n in range(chunk.k.shape[0])]
         for n, (layer, pair) in enumerate(zip(self._layers, tensors, strict=True)):
             for side, x in zip("kv", pair, strict=True):
                 self._sides[side][n].add(x[:, N_SKIPPED:].float().cpu(), kept)
-            self._mass[n] = torch.cat((self._mass[n], mass[layer][N_SKIPPED:].float().cpu()))[kept]
-            self._q_square[layer] = self._q_square.get(layer, torch.zeros(())) + q_square[layer].float().cpu() * n_tokens
+            self._mass[n] = torch.cat((self._mass[n], study.mass[layer][N_SKIPPED:]))[kept]
+            self._mass_square[n] = torch.cat((self._mass_square[n], study.mass_square[layer][N_SKIPPED:]))[kept]
+            self._q_square[layer] = self._q_square.get(layer, torch.zeros(())) + study.q_square[layer] * n_tokens
         self._n_tokens += n_tokens
 
     def statistics(self) -> Statistics:
@@ -66,6 +62,7 @@ class Collector:
                 self._sides["v"][n].statistics(self._n_tokens),
                 self._q_square[layer] / self._n_tokens,
                 self._mass[n],
+                self._mass_square[n],
             )
             for n, layer in enumerate(self._layers)
         }

@@ -35,16 +35,18 @@ class LayerStatistics:
     ----------
     k, v : SideStatistics
     q_square : tensor (H, D)
-        Mean of the squares of the scaled queries' channels, over the query heads that read a KV head; averaged over the two channels of a
-        rotated pair, so that it weighs keys before RoPE, too.
-    mass : tensor (N,)
-        The attention that each sampled token received from later ones of its text, summed over them, mean over heads.
+        Mean squares of the queries' channels, over the query heads that read a KV head and both channels of a rotated pair: the weight of
+        squared errors of that channel of K, before RoPE.
+    mass, mass_square : tensor (N,)
+        The attention, mean over heads, that each sampled token got from the rows of its text: its sum, and the sum of its squares, the
+        weight of squared errors of that token's V.
     """
 
     k: SideStatistics
     v: SideStatistics
     q_square: torch.Tensor
     mass: torch.Tensor
+    mass_square: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -221,6 +221,27 @@ class Prefill(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Study:
+    """A text of T tokens from within, per model layer: what codecs are calibrated with.
+
+    Parameters
+    ----------
+    kv : PassageKV
+        Its KV, read alone.
+    q_square : mapping of int to tensor (H, D) float32
+        Mean squares of the queries after RoPE, over all rows and the query heads that read a KV head, and over both channels of a rotated
+        pair: how much an error of that channel of K, before RoPE, matters.
+    mass, mass_square : mapping of int to tensor (T,) float32
+        The attention, mean over heads, that each token gets from all rows: its sum, and the sum of its squares.
+    """
+
+    kv: PassageKV
+    q_square: Mapping[int, torch.Tensor]
+    mass: Mapping[int, torch.Tensor]
+    mass_square: Mapping[int, torch.Tensor]
+
+
 class Engine(Protocol):
     """One loaded model. Not thread-safe: callers make sure that one call or one step of a generation runs at a time."""
 
@@ -264,6 +285,9 @@ class Engine(Protocol):
 
     def dependence(self, passages: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Prefill the concatenation of passages; return how much each row of each needs those before it: `KVChunk.need`."""
+
+    def study(self, token_ids: Sequence[int]) -> Study:
+        """Read a text alone; return its KV with what its rows ask for and attend to. Raises what `export` raises."""
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = ...) -> Prefill:
         """Start the prompt made of `segments`; token ids out of range and more tokens than the context holds raise InvalidInputError."""

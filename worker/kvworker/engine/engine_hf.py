@@ -23,12 +23,13 @@ from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
 from kvstore.core.identity import ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.engine.attention import attend
-from kvworker.engine.engine import ChunkSource, Generation, Segment, unsourced
+from kvworker.engine.engine import ChunkSource, Generation, Segment, Study, unsourced
 from kvworker.engine.families import Family, context_tokens, family_of, layout_of
 from kvworker.engine.prompt_run import PromptRun
 from kvworker.engine.rope import steady_tokens
 from kvworker.engine.sampling import Sampling
 from kvworker.engine.stack import Stack
+from kvworker.engine.watcher import Watcher
 from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
 
 _ATTENTION = "larder_rows"
@@ -99,6 +100,16 @@ class HFEngine:
         run = self.begin([Segment(tuple(passage)) for passage in passages], Sampling(max_new_tokens=1))
         needs = torch.split(run.dependence().to(torch.float16), [len(passage) for passage in passages])
         return [need.clone() for need in needs]
+
+    @torch.inference_mode()
+    def study(self, token_ids: Sequence[int]) -> Study:
+        """Read a text alone; return its KV with what its rows ask for and attend to."""
+        self._check_reading(len(token_ids))
+        run = self.begin([Segment(tuple(token_ids))], Sampling(max_new_tokens=1))
+        watcher = Watcher(self.identity.layout)
+        with self._caught_keys() as keys:
+            run.watch(watcher.observe)
+        return watcher.study(keys, run.all_values())
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = Sampling()) -> PromptRun:  # noqa: B008 (frozen)
         """Start the prompt made of `segments`.

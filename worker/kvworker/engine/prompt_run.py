@@ -60,7 +60,7 @@ class PromptRun:
         n_layers = sum(len(group.layers) for group in self._stack.layout.groups)
         found = torch.empty(n_layers, len(self._token_ids))
 
-        def observe(layer: int, weights: torch.Tensor) -> None:
+        def observe(layer: int, _queries: torch.Tensor, weights: torch.Tensor) -> None:
             found[layer] = weights.mean(0)
 
         last = spans_of(self.segments)[-1]
@@ -82,14 +82,19 @@ class PromptRun:
         elsewhere[:, [span.start for span in spans]] = False
         found = torch.zeros(len(owner), device=self._stack.device)
 
-        def observe(_layer: int, weights: torch.Tensor) -> None:
+        def observe(_layer: int, _queries: torch.Tensor, weights: torch.Tensor) -> None:
             found.add_((weights * elsewhere).sum(1))
 
-        rows = range(len(owner))
+        self.watch(observe)
+        return found / self._stack.layout.n_layers
+
+    @torch.inference_mode()
+    def watch(self, observe: Observer) -> None:
+        """Compute every row and have `observe` told, in each layer, of the queries and the attention of all of them."""
+        rows = range(len(self._token_ids))
         with self._step(rows):
             for _ in self._layers(self._pass(rows, observe, len(rows))):
                 pass
-        return found / self._stack.layout.n_layers
 
     @torch.inference_mode()
     def finish(self, rows: Sequence[int], narrowing: Narrowing | None = None) -> Generation:
@@ -107,6 +112,10 @@ class PromptRun:
     def values(self, index: int) -> torch.Tensor:
         """Return V of the rows computed so far in layer group `index`, (L, H, S, D)."""
         return self._overlay.group(index)[1][:, :, torch.tensor(self._computed, device=self._stack.device)]
+
+    def all_values(self) -> list[torch.Tensor]:
+        """Return V of every row of the prompt, per layer group, (L, H, T, D), after a pass over all of them."""
+        return [self._overlay.group(n)[1][:, :, : len(self._token_ids)] for n in range(len(self._stack.layout.groups))]
 
     def _lacking(self, rows: Collection[int] | Iterator[int]) -> list[int]:
         """Return those of `rows` that are not computed yet."""

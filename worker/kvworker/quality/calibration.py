@@ -100,8 +100,9 @@ def codec_id(codec: Pipeline) -> str:
 
 
 def _stage_id(spec: StageSpec) -> str:
-    """Return a stage as a codec's text spells it."""
-    return ":".join([spec.name, *([",".join(f"{key}={value}" for key, value in spec.params)] if spec.params else [])])
+    """Return a stage as a codec's text spells it, its artifact by the first digits."""
+    params = ",".join(f"{key}={str(value)[:8] if key == 'artifact' else value}" for key, value in spec.params)
+    return f"{spec.name}:{params}" if params else spec.name
 
 
 def calibration_path(folder: Path, device: str) -> Path:

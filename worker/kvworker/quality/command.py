@@ -11,6 +11,9 @@ from kvclient.cli.progress import progress
 from kvstore.core.errors import InvalidInputError
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import load
+from kvworker.calibrate.calibrate import QUICK as QUICK_TEXT
+from kvworker.calibrate.calibrate import Reach, prepare
+from kvworker.codec.artifacts import ARTIFACTS, Artifacts
 from kvworker.codec.specs import PRESETS, find_codec
 from kvworker.quality.calibrate import QUICK, Extent, calibrate_quality, undecided
 from kvworker.quality.calibration import ALL, Calibration, calibration_path, codec_id
@@ -32,13 +35,16 @@ def run(args: argparse.Namespace, flags: Flags) -> int:
             raise InvalidInputError(f"--seconds must be above 0, got {args.seconds:g}")
         extent = replace(extent, seconds=args.seconds)
     others = args.codecs.split(",") if args.codecs else [] if args.quick else list(PRESETS)
-    codecs = [find_codec(name) for name in (config.worker.codec, *others)]
     engine = open_engine(config.model, config.local.data_path)
+    folder = model_folder(config.local.data_path, engine.identity.namespace)
+    named = [find_codec(name) for name in (config.worker.codec, *others)]
+    artifacts = Artifacts(engine.identity.namespace, folder / ARTIFACTS)
+    codecs = prepare(engine, named, artifacts, args.text or (), QUICK_TEXT if args.quick else Reach())
     with progress("calibrating", extent.n_questions) as advance:
         calibration = calibrate_quality(engine, codecs, config.worker.question_template, extent, config.worker.quality_budget, advance)
-    path = args.out or calibration_path(model_folder(config.local.data_path, engine.identity.namespace), engine.device)
+    path = args.out or calibration_path(folder, engine.device)
     calibration.save(path)
-    _show(calibration, path, Gate(calibration, config.worker.quality_budget, codec_id(find_codec(config.worker.codec))), output_of(args))
+    _show(calibration, path, Gate(calibration, config.worker.quality_budget, codec_id(codecs[0])), output_of(args))
     return 0
 
 

@@ -63,6 +63,7 @@ def _register_calibrate(subparsers: Subparsers) -> None:
     parser.add_argument("--codec", help="the codec that the worker stores with")
     parser.add_argument("--codecs", metavar="LIST", help="codecs to measure beside it (default: raw,lossless,int8,kivi4,kivi2)")
     parser.add_argument("--data-dir", metavar="DIR", help="the worker's data directory, where the result is kept")
+    parser.add_argument("--text", type=Path, nargs="+", metavar="PATH", help="text files or folders to look at the model's KV over")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep it here; larder-quality.json beside the weights goes with them")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; LARDER_... variables and flags win over it")
     parser.add_argument("--seconds", type=float, metavar="S", help="end after about so many seconds (default: 300)")

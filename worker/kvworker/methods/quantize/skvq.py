@@ -17,6 +17,7 @@ from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
 from kvworker.codec.stages import Calibrated, Fields, Layout, Quantizer, Tables
 
 _CLIPS = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8, 0.75)
+_CLIP_TOKENS = 512  # of the sample: the factor is one of eight, and 4,096 tokens choose the same
 _GROUPS = (16, 32, 64, 128, 256)
 _LARGEST = 256.0  # of calibrated values over their unit: leaves float8 (at most 448) room for values that were not seen
 
@@ -81,10 +82,10 @@ class Skvq(Calibrated, Quantizer):
         self, side: str, seen: SideStatistics, layer: LayerStatistics, order: torch.Tensor, clip: torch.Tensor, unit: torch.Tensor
     ) -> torch.Tensor:
         """Return the squared error of the sample as attention feels it: K weighed by the queries, V by the attention that it gets."""
-        x, levels = seen.sample[None], self._levels(side)
+        x, levels = seen.sample[None, :, :_CLIP_TOKENS], self._levels(side)
         parts = skvq.encode(x, order[None], clip, unit, levels, self.group, self.parameters)
         error = (skvq.decode(*parts, order[None], unit, x.shape[1], levels, self.group, torch.float32) - x)[0].square()
-        weights = layer.q_square[:, None] if side == "k" else layer.mass[:, None]  # (H, 1, D) or (N, 1)
+        weights = layer.q_square[:, None] if side == "k" else layer.mass_square[:_CLIP_TOKENS, None]  # (H, 1, D) or (N, 1)
         return (error * weights).sum()
 
     def _levels(self, side: str) -> int:
