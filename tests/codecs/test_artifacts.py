@@ -201,7 +201,7 @@ def test_a_codec_that_needs_nothing_is_complete() -> None:
 
 def test_an_artifact_of_other_layers_is_refused_with_a_typed_error() -> None:
     codec = ready("skvq", identity_for((1, 2, 16, 24)))
-    with pytest.raises(InvalidInputError, match=r"has no table k\.order of layer 1: run `larder calibrate` again"):
+    with pytest.raises(InvalidInputError, match=r"has no table k\.groups of layer 1: run `larder calibrate` again"):
         encode(codec, MODEL, make_passage(MODEL, 3))
 
 

@@ -10,7 +10,8 @@ _ROUNDS = 25
 def cluster(points: torch.Tensor, n_clusters: int) -> torch.Tensor:
     """Return the cluster (N,) int64 of each point (N, P) float32; clusters are numbered in the order of their centres' sums.
 
-    Lloyd's rounds from centres at even places of the points sorted by their sums.
+    Lloyd's rounds from centres at even places of the points sorted by their sums; fewer points than clusters make one cluster each, and a
+    cluster may be empty.
     """
     n_points = len(points)
     n_clusters = min(n_clusters, n_points)

@@ -26,19 +26,18 @@ _LARGEST = 256.0  # of calibrated values over their unit: leaves float8 (at most
 class Skvq(Calibrated, Quantizer):
     """Round each token over groups of channels, of all heads of a layer, whose ranges are alike in the model.
 
-    Channels are ordered once per model, by clusters of their smallest and largest values; a group's range is then shrunk by a factor per
+    Channels are grouped once per model, by clusters of their smallest and largest values; a group's range is then shrunk by a factor per
     layer and side that is chosen for the least error of attention. A value takes log2(levels) bits, 1.6 for 3 levels, and 16 / group
     more with float8 parameters, 32 / group with float16.
 
-    Paper: SKVQ (arXiv 2405.06219). Groups here have one width, and the range shrinks about its middle; put `sinks:n=5` before it as the
-    paper does.
+    Paper: SKVQ (arXiv 2405.06219). The range here shrinks about its middle; put `sinks:n=5` before it as the paper does.
 
     Parameters
     ----------
     k_levels, v_levels : int
         3, 4, 8 or 16.
     group : int
-        Channels that share a scale: 16, 32, 64, 128 or 256. The paper's default is 128.
+        Channels that share a scale, on average: 16, 32, 64, 128 or 256. The paper's default is 128.
     parameters : str
         Type of scale and zero: "float8" (E4M3) or "float16".
     artifact : str
@@ -63,7 +62,7 @@ class Skvq(Calibrated, Quantizer):
             )
 
     def fit(self, statistics: Statistics) -> Mapping[int, Tables]:
-        """Return, per layer, order (C,) int64, clip (1,) and unit (1,) float32, for k and for v."""
+        """Return, per layer, groups (C,) int64, clip (1,) and unit (1,) float32, for k and for v."""
         return {
             layer: {**self._fit_side("k", own.k, own), **self._fit_side("v", own.v, own)}
             for layer, own in sorted(statistics.layers.items())
@@ -72,21 +71,24 @@ class Skvq(Calibrated, Quantizer):
     def _fit_side(self, side: str, seen: SideStatistics, layer: LayerStatistics) -> Tables:
         """Return the tables of K or V of one layer."""
         ranges = torch.stack((seen.low.flatten(), seen.high.flatten()), 1)  # (C, 2)
-        order = cluster(ranges, max(1, round(len(ranges) / self.group))).argsort(stable=True)
+        groups = cluster(ranges, self._n_groups(len(ranges)))
         unit = torch.exp2(torch.log2(ranges.abs().amax().clamp(min=1e-30) / _LARGEST).ceil()).view(1)
-        losses = torch.stack([self._loss(side, seen, layer, order, torch.tensor([clip]), unit) for clip in _CLIPS])
+        losses = torch.stack([self._loss(side, seen, layer, groups, torch.tensor([clip]), unit) for clip in _CLIPS])
         clip = torch.tensor([_CLIPS[int(losses.argmin())]])
-        return {f"{side}.order": order, f"{side}.clip": clip, f"{side}.unit": unit}
+        return {f"{side}.groups": groups, f"{side}.clip": clip, f"{side}.unit": unit}
 
     def _loss(
-        self, side: str, seen: SideStatistics, layer: LayerStatistics, order: torch.Tensor, clip: torch.Tensor, unit: torch.Tensor
+        self, side: str, seen: SideStatistics, layer: LayerStatistics, groups: torch.Tensor, clip: torch.Tensor, unit: torch.Tensor
     ) -> torch.Tensor:
         """Return the squared error of the sample as attention feels it: K weighed by the queries, V by the attention that it gets."""
         x, levels = seen.sample[None, :, :_CLIP_TOKENS], self._levels(side)
-        parts = skvq.encode(x, order[None], clip, unit, levels, self.group, self.parameters)
-        error = (skvq.decode(*parts, order[None], unit, x.shape[1], levels, self.group, torch.float32) - x)[0].square()
+        parts = skvq.encode(x, groups[None], self._n_groups(len(groups)), clip, unit, levels, self.parameters)
+        error = (skvq.decode(*parts, groups[None], unit, x.shape[1], levels, torch.float32) - x)[0].square()
         weights = layer.q_square[:, None] if side == "k" else layer.mass_square[:_CLIP_TOKENS, None]  # (H, 1, D) or (N, 1)
         return (error * weights).sum()
+
+    def _n_groups(self, n_channels: int) -> int:
+        return -(-n_channels // self.group)
 
     def _levels(self, side: str) -> int:
         return self.k_levels if side == "k" else self.v_levels
@@ -97,7 +99,7 @@ class Skvq(Calibrated, Quantizer):
         fields: dict[str, tuple[str, tuple[int, ...]]] = {}
         for side, dim in (("k", spec.k_dim), ("v", spec.v_dim)):
             n_channels = spec.kv_heads * dim
-            codes, per_group = skvq.stored_shapes(spec.n_layers, spec.n_tokens, n_channels, self._levels(side), self.group)
+            codes, per_group = skvq.stored_shapes(spec.n_layers, spec.n_tokens, n_channels, self._levels(side), self._n_groups(n_channels))
             fields[f"{side}.codes"] = ("uint8", codes)
             fields[f"{side}.scale"] = fields[f"{side}.zero"] = (stored, per_group)
         return fields
@@ -106,9 +108,9 @@ class Skvq(Calibrated, Quantizer):
         """Return codes, scales and zeros of k and of v."""
         fields: Fields = {}
         for side, x in (("k", chunk.k), ("v", chunk.v)):
-            order, clip, unit = (self.table(f"{side}.{name}", spec.layers, x.device) for name in ("order", "clip", "unit"))
-            parts = skvq.encode(x, order, clip[:, 0], unit[:, 0], self._levels(side), self.group, self.parameters)
-            codes, *parameters = parts
+            groups, clip, unit = (self.table(f"{side}.{name}", spec.layers, x.device) for name in ("groups", "clip", "unit"))
+            n_groups = self._n_groups(spec.kv_heads * x.shape[-1])
+            codes, *parameters = skvq.encode(x, groups, n_groups, clip[:, 0], unit[:, 0], self._levels(side), self.parameters)
             fields[f"{side}.codes"] = codes
             fields[f"{side}.scale"], fields[f"{side}.zero"] = (p.view(torch.uint8) if p.itemsize == 1 else p for p in parameters)
         return fields
@@ -122,6 +124,5 @@ class Skvq(Calibrated, Quantizer):
         """Return k or v."""
         codes, scale, zero = (fields[f"{side}.{name}"] for name in ("codes", "scale", "zero"))
         scale, zero = (x.view(skvq.PARAMETERS[self.parameters]) for x in (scale, zero))
-        order, unit = (self.table(f"{side}.{name}", spec.layers, codes.device) for name in ("order", "unit"))
-        levels = self._levels(side)
-        return skvq.decode(codes, scale, zero, order, unit[:, 0], spec.kv_heads, levels, self.group, DTYPES[spec.dtype])
+        groups, unit = (self.table(f"{side}.{name}", spec.layers, codes.device) for name in ("groups", "unit"))
+        return skvq.decode(codes, scale, zero, groups, unit[:, 0], spec.kv_heads, self._levels(side), DTYPES[spec.dtype])
