@@ -51,10 +51,15 @@ class Directory:
             self._last_stamp += 1
             return self._last_stamp
 
+    def lists(self, block_offset: int) -> bool:
+        """Tell whether readers find a block; takes no lock."""
+        listed = self._listed.get(self._at.get(block_offset, -1))
+        return listed is not None and listed[0] == block_offset and listed[1] > self._floor[0]
+
     def enter(self, block_offset: int, found_by: bytes, listed: Listed) -> None:
         """List a block, unless it is listed already or was removed meanwhile."""
         with self._lock:
-            if block_offset in self._removed or self._is_listed(block_offset):
+            if block_offset in self._removed or self.lists(block_offset):
                 return
             at = self._place(found_by, listed.stamp)
             self._clear(at)
@@ -85,10 +90,6 @@ class Directory:
         """Have nobody believe anything any more."""
         with self._lock:
             self._floor[0] = CLOSED
-
-    def _is_listed(self, block_offset: int) -> bool:
-        at = self._at.get(block_offset)
-        return at is not None and self._listed[at][1] > self._floor[0]
 
     def _place(self, found_by: bytes, stamp: int) -> int:
         """Return where an entry goes: where the key is already, else where none is, else where another one gives way."""

@@ -35,8 +35,8 @@ class Listing:
         return self._blocks.directory.stamp()
 
     def enter(self, key: ChunkKey, opened: Opened, stamp: int) -> None:
-        """List a chunk if it lies in the shared memory."""
+        """List a chunk if it lies in the shared memory and is not listed."""
         landing = opened.landing
-        if isinstance(landing, BlockLanding):
+        if isinstance(landing, BlockLanding) and not self._blocks.directory.lists(landing.block_offset):
             listed = Listed(stamp, self._blocks.arena_offset + landing.offset, landing.nbytes, opened.tier)
             self._blocks.directory.enter(landing.block_offset, fingerprint(self._salt, key), listed)

@@ -181,19 +181,24 @@ class Session:
                     each.landing.fill(each.landing.nbytes)
                 self._frames.send(kind, head, self._deadline(), b"".join(each.landing.view for each in opened))
                 return
-            self._frames.send(kind, head, self._deadline(), body_nbytes=total)
             for each in opened:
-                self._send_blob(each.landing)
+                head = self._send_blob(each.landing, kind, head, total)
         finally:
             for each in opened:
                 each.landing.close()
 
-    def _send_blob(self, landing: Landing) -> None:
+    def _send_blob(self, landing: Landing, kind: Kind, head: bytes, total: int) -> bytes:
+        """Send a chunk, the first one with the head of the answer; return the head that is still to be sent, which is none."""
         at = 0
         while at < landing.nbytes:
             landing.fill(min(at + PIECE_NBYTES, landing.nbytes))
-            self._frames.send_body(landing.view[at : landing.filled], self._deadline())
-            at = landing.filled
+            piece, at = landing.view[at : landing.filled], landing.filled
+            if head:
+                self._frames.send(kind, head, self._deadline(), piece, total)
+                head = b""
+            else:
+                self._frames.send_body(piece, self._deadline())
+        return head
 
     def _put(self, head: bytes, body_nbytes: int, receive: type[_Receiving]) -> None:
         """Receive a chunk into the place where it is kept, verify it on the way, and publish it."""

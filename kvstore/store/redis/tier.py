@@ -101,22 +101,21 @@ class RedisTier(Tier):
             raise
 
     def put(self, key: bytes, pieces: Sequence[Buffer]) -> None:
-        """Send the pieces, a window ahead of their replies, then the index that makes them visible. Copies nothing."""
+        """Send the pieces, a window ahead of their replies, and behind them the index that makes them visible. Copies nothing."""
         nbytes = sum(memoryview(piece).nbytes for piece in pieces)
         if nbytes > self._max_record_nbytes:
             raise CapacityError(f"tier {self._info.name}: a record of {nbytes} B is over the limit of {self._max_record_nbytes} B")
         if self._read_index(key):
             return
-        commands = [self._set(name, value) for name, value in zip(piece_names(key, nbytes), regroup(pieces, PIECE_NBYTES), strict=True)]
+        values = zip(piece_names(key, nbytes), regroup(pieces, PIECE_NBYTES), strict=True)
+        commands = [self._set(name, value) for name, value in values]
+        index = self._set(index_name(key), [memoryview(make_index(key, nbytes))])
+        if self._settings.cluster == "off":
+            commands.append(index)  # one server takes its commands in order
         for first in range(0, len(commands), _BATCH_PIECES):
-            answers = exchange(self._route, commands[first : first + _BATCH_PIECES], self._ahead_nbytes // PIECE_NBYTES + 2)
-            if problem := first_problem(answers, f"tier {self._info.name}"):
-                self._clean_up(commands[: first + _BATCH_PIECES], problem)
-                raise problem
-        answers = exchange(self._route, [self._set(index_name(key), [memoryview(make_index(key, nbytes))])])
-        if problem := first_problem(answers, f"tier {self._info.name}"):
-            self._clean_up(commands, problem)
-            raise problem
+            self._send(commands, first, first + _BATCH_PIECES)
+        if self._settings.cluster == "on":
+            self._send([*commands, index], len(commands), len(commands) + 1)
 
     def delete(self, key: bytes) -> bool:
         """Remove index and pieces; of a damaged index only the index, since nobody knows how many pieces there are.
@@ -175,6 +174,13 @@ class RedisTier(Tier):
         if problem := first_problem(answers[:1], f"tier {self._info.name}"):
             raise problem
         return answers[0] == 1
+
+    def _send(self, commands: Sequence[Command], first: int, end: int) -> None:
+        """Send some of a record's commands; raises their first problem, behind removing what the others stored."""
+        answers = exchange(self._route, commands[first:end], self._ahead_nbytes // PIECE_NBYTES + 2)
+        if problem := first_problem(answers, f"tier {self._info.name}"):
+            self._clean_up(commands[:end], problem)
+            raise problem
 
     def _clean_up(self, commands: Sequence[Command], problem: KVError) -> None:
         """Remove the pieces of a put that failed; a single server that did not answer is not asked again."""
