@@ -22,6 +22,7 @@ from kvworker.codec.artifacts import Artifacts
 from kvworker.codec.specs import find_codec
 from kvworker.engine.engine import Study
 from kvworker.engine.engine_hf import HFEngine
+from kvworker.engine.rope import placed
 from tests.contracts.codecs import identity_for, make_passage
 from tests.engine.prompts import load_tiny, random_passages
 
@@ -74,6 +75,19 @@ def test_query_weights_are_equal_within_a_rotated_pair(engine: HFEngine) -> None
             assert told.q_square[layer].shape == (group.kv_heads, group.k_dim)
             assert torch.equal(told.q_square[layer][:, :half], told.q_square[layer][:, half : 2 * half])
             assert float(told.q_square[layer].min()) > 0
+
+
+def test_probes_ask_as_the_model_asks(engine: HFEngine) -> None:
+    """Of a text of few rows all are probes: placed where they stood, with the keys, they make the attention that was told."""
+    told = engine.study(random_passages([23])[0])
+    for group, chunk in zip(engine.identity.layout.groups, told.kv, strict=True):
+        for n, layer in enumerate(group.layers):
+            queries, keys = placed(told.probes[layer], group.rope, 0), placed(chunk.k[n], group.rope, 0)
+            scores = queries @ keys.repeat_interleave(len(queries) // len(keys), 0).transpose(1, 2)
+            at = torch.arange(23)
+            hidden = (at > at[:, None]) | (at <= at[:, None] - (group.window or 23))
+            weights = scores.masked_fill(hidden, -torch.inf).softmax(-1).mean(0)
+            torch.testing.assert_close(weights.sum(0), told.mass[layer], rtol=1e-3, atol=1e-4)
 
 
 def test_a_study_leaves_nothing_behind_in_the_engine(engine: HFEngine) -> None:

@@ -47,7 +47,8 @@ class Block:
 
 
 Observer = Callable[[int, torch.Tensor, torch.Tensor], None]
-"""Takes a layer, queries (Q, S, D) of the last rows of a pass, and what those pay attention to: (S, T) float32, mean over heads."""
+"""Takes a layer, queries (Q, S, D) of the last rows of a pass, scaled as its scores are, and what those pay attention to: (S, T) float32,
+mean over heads."""
 
 _OBSERVED_AT_ONCE = 128  # rows whose attention of all heads is in memory at one time
 
@@ -124,7 +125,7 @@ def attend(
     """Return the attention (1, S, Q, D) of queries (1, Q, S, D) over keys and values (1, H, T, D); an attention function of a model."""
     if attention_mask.observer is not None:
         weights = _weights(attention_mask, q, k, scaling)
-        attention_mask.observer(int(module.layer_idx), q[0, :, -weights.shape[0] :], weights)  # type: ignore[arg-type]
+        attention_mask.observer(int(module.layer_idx), q[0, :, -weights.shape[0] :] * scaling, weights)  # type: ignore[arg-type]
     parts = [_attend_block(block, q, k, v, scaling) for block in attention_mask.blocks]
     return torch.cat([part.transpose(1, 2) for part in parts], 1), None
 

@@ -6,9 +6,9 @@ Nothing here knows a model library; `engine_hf.py` implements `Engine` over Hugg
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -68,8 +68,7 @@ class Segment:
             raise InvalidInputError("a segment needs at least 1 token; leave empty segments out")
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Where a segment lies in its prompt: rows start to stop - 1."""
 
     start: int
@@ -221,6 +220,10 @@ class Prefill(Protocol):
         """
 
 
+N_PROBES = 32
+"""Rows of a text whose queries a study keeps."""
+
+
 @dataclass(frozen=True)
 class Study:
     """A text of T tokens from within, per model layer: what codecs are calibrated with.
@@ -230,16 +233,19 @@ class Study:
     kv : PassageKV
         Its KV, read alone.
     q_square : mapping of int to tensor (H, D) float32
-        Mean squares of the queries after RoPE, over all rows and the query heads that read a KV head, and over both channels of a rotated
-        pair: how much an error of that channel of K, before RoPE, matters.
+        Mean squares of the queries, scaled as scores are, over all rows and the query heads that read a KV head, and over both channels of
+        a rotated pair: how much an error of that channel of K, before RoPE, matters.
     mass, mass_square : mapping of int to tensor (T,) float32
         The attention, mean over heads, that each token gets from all rows: its sum, and the sum of its squares.
+    probes : mapping of int to tensor (Q, S, D) float32
+        Queries of the last rows, at most N_PROBES, before RoPE and scaled: what asks for K and V when an error is judged.
     """
 
     kv: PassageKV
     q_square: Mapping[int, torch.Tensor]
     mass: Mapping[int, torch.Tensor]
     mass_square: Mapping[int, torch.Tensor]
+    probes: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -113,3 +113,25 @@ def rotate(k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Ten
     torch.mul(second, cos, out=out[..., half : 2 * half]).addcmul_(first, sin)
     if 2 * half < k.shape[-1]:
         out[..., 2 * half :] = k[..., 2 * half :]
+
+
+def placed(x: torch.Tensor, spec: RopeSpec | None, first: int) -> torch.Tensor:
+    """Return keys or queries before RoPE (..., S, D) as they stand at positions first, first + 1, ..., in float32.
+
+    Of angles that depend on the length of the sequence it takes those of a short one.
+    """
+    return x.float() if spec is None else _turned(x.float(), spec, first, 1.0)
+
+
+def unplaced(x: torch.Tensor, spec: RopeSpec | None, first: int) -> torch.Tensor:
+    """Return what `placed` turns into x."""
+    return x.float() if spec is None else _turned(x.float(), spec, first, -1.0)
+
+
+def _turned(x: torch.Tensor, spec: RopeSpec, first: int, sense: float) -> torch.Tensor:
+    """Return x turned by the angles of its positions, times `sense`: 1 or -1."""
+    own, factor = frequencies(spec)
+    angles, factor = sense * torch.outer(torch.arange(first, first + x.shape[-2]).double(), own), factor**sense
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    rotate(x, (angles.cos() * factor).to(x), (angles.sin() * factor).to(x), out)
+    return out

@@ -8,7 +8,8 @@ import torch
 
 from kvstore.core.identity import KVLayout, LayerGroup
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import Study
+from kvworker.engine.engine import N_PROBES, Study
+from kvworker.engine.rope import unplaced
 
 
 class Watcher:
@@ -20,21 +21,23 @@ class Watcher:
         self._q_square: dict[int, torch.Tensor] = {}
         self._mass: dict[int, torch.Tensor] = {}
         self._mass_square: dict[int, torch.Tensor] = {}
+        self._probes: dict[int, torch.Tensor] = {}
 
     def observe(self, layer: int, queries: torch.Tensor, weights: torch.Tensor) -> None:
-        """Take in one layer: queries (Q, T, D) after RoPE and attention (T, T). Layers that read the KV of another are left out."""
+        """Take in one layer: queries (Q, T, D) after RoPE, scaled, and attention (T, T). Layers that read another's KV are left out."""
         if layer not in self._groups:
             return
         group = self._groups[layer]
         squares = queries.float().square().mean(1).view(group.kv_heads, -1, queries.shape[2]).mean(1)  # (H, D)
         self._q_square[layer] = _over_pairs(squares, group).cpu()
+        self._probes[layer] = unplaced(queries[:, -N_PROBES:], group.rope, max(queries.shape[1] - N_PROBES, 0)).cpu()
         self._mass[layer], self._mass_square[layer] = weights.sum(0).cpu(), weights.square().sum(0).cpu()
 
     def study(self, keys: Mapping[int, torch.Tensor], values: Sequence[torch.Tensor]) -> Study:
         """Return all of it with K before RoPE (H, T, D) by layer and V (L, H, T, Dv) by group, copied."""
         pairs = zip(self._layout.groups, values, strict=True)
         kv = tuple(KVChunk(torch.stack([keys[layer] for layer in group.layers]), v.clone()) for group, v in pairs)
-        return Study(kv, self._q_square, self._mass, self._mass_square)
+        return Study(kv, self._q_square, self._mass, self._mass_square, self._probes)
 
 
 def _over_pairs(squares: torch.Tensor, group: LayerGroup) -> torch.Tensor:
