@@ -141,10 +141,14 @@ def _decode_kivi(fields: _Fields, side: str, shape: Shape, dtype: str, params: d
     per_group = _with_axis(shape, axis, -(-length // group))
     scale = _spread(fields.floats(f"{side}.scale", dtype, per_group), group, axis, length)
     zero = _spread(fields.floats(f"{side}.zero", dtype, per_group), group, axis, length)
-    digits = [packed >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
-    interleaved = np.stack(digits, axis=axis)  # the digits of a byte lie along a new axis right behind that of the bytes
-    codes = interleaved.reshape(_with_axis(shape, axis, packed.shape[axis] * len(digits)))
-    return _round_to(codes.take(range(length), axis).astype(np.float32) * scale + zero, dtype)
+    codes = _unpack_codes(np.moveaxis(packed, axis, -1), bits, length)
+    return _round_to(np.moveaxis(codes, -1, axis).astype(np.float32) * scale + zero, dtype)
+
+
+def _unpack_codes(packed: NDArray[np.uint8], bits: int, n_codes: int) -> NDArray[np.uint8]:
+    """Return codes (..., N) of 2, 3 or 4 bits from their bytes: 8 codes of 3 bits in three bytes, else 8 / bits codes in one."""
+    bit_of = np.unpackbits(packed, axis=-1, count=n_codes * bits, bitorder="little").reshape(*packed.shape[:-1], n_codes, bits)
+    return np.packbits(bit_of, axis=-1, bitorder="little")[..., 0]
 
 
 def _with_axis(shape: Shape, axis: int, length: int) -> Shape:
@@ -185,5 +189,5 @@ _DECODERS: dict[str, tuple[SideDecoder, dict[str, tuple[int, ...]]]] = {
     "raw": (_decode_raw, {}),
     "exponent_split": (_decode_exponent_split, {}),
     "int8": (_decode_int8, {}),
-    "kivi": (_decode_kivi, {"bits": (2, 4), "group": (8, 16, 32, 64, 128, 256)}),
+    "kivi": (_decode_kivi, {"bits": (2, 3, 4), "group": (8, 16, 32, 64, 128, 256)}),
 }

@@ -1,4 +1,4 @@
-"""Group-wise asymmetric codes of 2 or 4 bits: KIVI (ICML 2024, arXiv 2402.02750).
+"""Group-wise asymmetric codes of 2, 3 or 4 bits: KIVI (ICML 2024, arXiv 2402.02750).
 
 A group is `group` consecutive values along one axis: axis "token" groups tokens of one channel (for keys, whose outliers keep to a few
 channels), axis "channel" groups channels of one token (for values). The last group of an axis may be shorter; it has its own scale.
@@ -14,13 +14,13 @@ level by at most 15 units in its last place, which is below scale / 2 for scales
 (1e-8, the usual guard against equal values, is zero in float16): groups narrower than it decode to within 2**-20.
 Scale and zero have the dtype of x so that none overflows: float16 would, for bfloat16 models. x must be finite and below 2**127.
 
-Packing is little-endian along the grouped axis: with k = 8 / bits, byte p of a line holds the codes of positions k * p + j in its bits
-bits * j and up. A line of A positions takes ceil(A / k) bytes; unused high bits are 0.
+Packing is little-endian along the grouped axis, in words as `packing` has them: 4 codes of 2 bits or 2 of 4 bits in a byte, 8 codes of
+3 bits in three bytes. Code j of a word takes its bits bits * j and up; unused high bits are 0, and bytes without codes are not stored.
 
-    axis "token"    codes (..., ceil(T / k), D)    scale, zero (..., ceil(T / group), D)
-    axis "channel"  codes (..., T, ceil(D / k))    scale, zero (..., T, ceil(D / group))
+    axis "token"    codes (..., ceil(T * bits / 8), D)    scale, zero (..., ceil(T / group), D)
+    axis "channel"  codes (..., T, ceil(D * bits / 8))    scale, zero (..., T, ceil(D / group))
 
-Bits a value, for 16-bit x and whole groups: bits + 32 / group (3.0 for 2 bits and 5.0 for 4 bits in groups of 32); `nbytes` is exact.
+Bits a value, for 16-bit x and whole groups: bits + 32 / group (3.0, 4.0 and 5.0 in groups of 32); `nbytes` is exact.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ import torch
 
 from kvkernels import backend
 from kvkernels.checks import require, require_device, require_value_dtype, require_values
+from kvkernels.packing import WORDS
 
 Axis = Literal["token", "channel"]
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes, scale, zero
 SCALE_FLOOR = 2.0**-19
+BITS = (2, 3, 4)
 GROUPS = (8, 16, 32, 64, 128, 256)
 
 
 def encode(x: torch.Tensor, bits: int, group: int, axis: Axis) -> Parts:
-    """Return codes uint8, scale and zero of x (..., T, D), with 2 or 4 bits a value in groups of 8, 16, ..., 256 along axis."""
+    """Return codes uint8, scale and zero of x (..., T, D), with 2, 3 or 4 bits a value in groups of 8, 16, ..., 256 along axis."""
     require_values("x", x)
     _check_grid(bits, group, axis)
     if not backend.runs_triton(x):
@@ -162,20 +164,31 @@ def _decode_slab(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, b
 
 def _pack(codes: torch.Tensor, bits: int, out: torch.Tensor) -> None:
     """Write codes (M, A, W), integers in float32, into the bytes of out (M, P, W); overwrites codes."""
-    per_byte = 8 // bits
-    padded = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[1] % per_byte))
-    digits = torch.unflatten(padded, 1, (-1, per_byte))  # (M, P, k, W)
-    for j in range(1, per_byte):
-        digits[:, :, 0].add_(digits[:, :, j], alpha=1 << bits * j)
-    out.copy_(digits[:, :, 0])
+    per_word, word_nbytes = WORDS[2**bits]
+    padded = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[1] % per_word))
+    digits = torch.unflatten(padded, 1, (-1, per_word))  # (M, words, k, W)
+    words = digits[:, :, 0]
+    for j in range(1, per_word):
+        words.add_(digits[:, :, j], alpha=1 << bits * j)  # below 2**24, so exact
+    if word_nbytes == 1:
+        out.copy_(words)
+        return
+    whole = words.to(torch.int32)
+    for n in range(word_nbytes):
+        plane = out[:, n::word_nbytes]
+        plane.copy_((whole[:, : plane.shape[1]] >> 8 * n).bitwise_and_(255))
 
 
 def _unpack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return the float32 codes (M, k * P, W) of bytes (M, P, W)."""
-    per_byte = 8 // bits
-    digits = torch.empty((codes.shape[0], codes.shape[1], per_byte, codes.shape[2]), device=codes.device)
-    for j in range(per_byte):
-        digits[:, :, j] = (codes >> bits * j).bitwise_and_(2**bits - 1)
+    """Return the float32 codes (M, words * k, W) of bytes (M, P, W)."""
+    per_word, word_nbytes = WORDS[2**bits]
+    words = codes
+    if word_nbytes > 1:
+        planes = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[1] % word_nbytes)).to(torch.int32)
+        words = sum((planes[:, n::word_nbytes] << 8 * n for n in range(1, word_nbytes)), planes[:, ::word_nbytes])
+    digits = torch.empty((words.shape[0], words.shape[1], per_word, words.shape[2]), device=codes.device)
+    for j in range(per_word):
+        digits[:, :, j] = (words >> bits * j).bitwise_and_(2**bits - 1)
     return digits.flatten(1, 2)
 
 
@@ -195,8 +208,8 @@ def _slabs(shape: torch.Size, bits: int, group: int) -> Iterator[tuple[slice, sl
 
 def _check_grid(bits: int, group: int, axis: Axis) -> None:
     """Raise unless the codec is defined for these parameters."""
-    if bits not in (2, 4) or group not in GROUPS or axis not in ("token", "channel"):
-        raise ValueError(f"kivi: bits {bits}, group {group}, axis {axis!r}; choose bits 2 or 4, group in {GROUPS}, axis token or channel")
+    if bits not in BITS or group not in GROUPS or axis not in ("token", "channel"):
+        raise ValueError(f"kivi: bits {bits}, group {group}, axis {axis!r}; choose bits in {BITS}, group in {GROUPS}, token or channel")
 
 
 def _ceil(n: int, divisor: int) -> int:

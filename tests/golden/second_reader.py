@@ -168,15 +168,16 @@ def int8(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) 
 
 def kivi(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str, bits: int, group: int) -> np.ndarray:
     """Section 5: kivi, one position after the other."""
-    axis, k = (2 if side == "k" else 3), 8 // bits
-    n_bytes, n_groups = -(-shape[axis] // k), -(-shape[axis] // group)
+    axis, (k, b) = (2 if side == "k" else 3), {2: (4, 1), 3: (8, 3), 4: (2, 1)}[bits]
+    n_bytes, n_groups = -(-shape[axis] * bits // 8), -(-shape[axis] // group)
     of_bytes, of_groups = ((*shape[:axis], length, *shape[axis + 1 :]) for length in (n_bytes, n_groups))
     codes = np.moveaxis(take(fields, f"{side}.codes", "uint8", of_bytes), axis, 0)
     scale = np.moveaxis(take(fields, f"{side}.scale", dtype, of_groups), axis, 0)
     zero = np.moveaxis(take(fields, f"{side}.zero", dtype, of_groups), axis, 0)
     lines = []
     for position in range(shape[axis]):
-        code = codes[position // k] >> position % k * bits & (1 << bits) - 1
+        word = sum(codes[n].astype("<u4") << 8 * i for i, n in enumerate(range(position // k * b, min(position // k * b + b, n_bytes))))
+        code = word >> position % k * bits & (1 << bits) - 1
         lines.append(code.astype("<f4") * scale[position // group] + zero[position // group])
     return rounded(np.ascontiguousarray(np.moveaxis(np.stack(lines), 0, axis)), dtype)
 

@@ -40,8 +40,8 @@ def exponent_split_cases() -> Iterator[tuple[str, Case]]:
 
 def kivi_cases() -> Iterator[tuple[str, Case]]:
     """Yield kernels with their variants: W is D along tokens and 1 along channels."""
-    for dtype, (bits, width) in itertools.product(FLOATS, ((2, 80), (4, 1))):
-        grid = {"W": width, "BITS": bits, "GROUP": 32, "BLOCK": 128}
+    for dtype, (bits, width, k, n) in itertools.product(FLOATS, ((3, 80, 8, 3), (4, 1, 2, 1))):
+        grid = {"W": width, "BITS": bits, "GROUP": 32, "K": k, "N": n, "BLOCK": 128}
         stored = {"codes_ptr": "u8", "scale_ptr": dtype, "zero_ptr": dtype}
         yield "encode_kernel", ({"x_ptr": dtype} | stored, grid)
         yield "decode_kernel", (stored | {"out_ptr": dtype}, grid)

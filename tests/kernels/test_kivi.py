@@ -42,7 +42,7 @@ def assert_within_half_a_scale(x: torch.Tensor, scale: torch.Tensor, back: torch
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", kivi.BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n_tokens", "n_channels"), SIZES)
 def test_encode_kernel_equals_the_reference_bit_for_bit(
@@ -56,7 +56,7 @@ def test_encode_kernel_equals_the_reference_bit_for_bit(
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", kivi.BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n_tokens", "n_channels"), SIZES)
 def test_decode_kernel_equals_the_reference(
@@ -82,7 +82,7 @@ def test_every_group_size_runs_in_the_kernel(kernel: Callable[..., Any], group: 
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", kivi.BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_tokens", [1, 31, 32, 33, 257])
 def test_error_is_at_most_half_the_stored_scale(n_tokens: int, dtype: torch.dtype, bits: int, axis: kivi.Axis) -> None:
@@ -94,7 +94,7 @@ def test_error_is_at_most_half_the_stored_scale(n_tokens: int, dtype: torch.dtyp
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    st.integers(1, 40), st.integers(1, 20), st.sampled_from(DTYPES), st.sampled_from([2, 4]), st.sampled_from(AXES),
+    st.integers(1, 40), st.integers(1, 20), st.sampled_from(DTYPES), st.sampled_from(kivi.BITS), st.sampled_from(AXES),
     st.floats(-24, 38), st.floats(-8, 8), st.integers(0, 2**31),
 )  # fmt: skip
 def test_error_bound_holds_at_any_magnitude_and_offset(
@@ -153,6 +153,13 @@ def test_two_bit_codes_are_packed_little_endian_along_tokens() -> None:
     assert (scale.tolist(), zero.tolist()) == ([[1.0, 1.0]], [[0.0, 0.0]])
 
 
+def test_eight_codes_of_three_bits_take_three_bytes() -> None:
+    """Golden bytes: 9 tokens fill three bytes and three bits of a fourth."""
+    x = torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 7, 0])[:, None]  # (T, 1), step 1
+    codes, *_ = kivi.encode(x, 3, 16, "token")
+    assert codes.flatten().tolist() == [0b10_001_000, 0b1_100_011_0, 0b111_110_10, 0]
+
+
 def test_four_bit_codes_are_packed_little_endian_along_channels() -> None:
     """Golden bytes: groups of 8 channels, the second of 3; each has its own minimum and scale."""
     x = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6, 15, 10.0, 40.0, 12.0]])
@@ -170,7 +177,7 @@ def test_a_negative_zero_minimum_is_stored_as_plus_zero(kernel: Callable[..., An
 
 
 @pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("bits", kivi.BITS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(2, 1, 32), (3, 2, 33, 80), (2, 64, 64), (5, 257, 1), (2, 0, 16)])
 def test_nbytes_is_the_size_of_the_parts(shape: tuple[int, ...], dtype: torch.dtype, bits: int, axis: kivi.Axis) -> None:
@@ -179,7 +186,7 @@ def test_nbytes_is_the_size_of_the_parts(shape: tuple[int, ...], dtype: torch.dt
     assert sum(part.nbytes for part in parts) == kivi.nbytes(shape, bits, 32, axis, dtype)
 
 
-@pytest.mark.parametrize(("bits", "group", "expected"), [(2, 32, 3.0), (2, 64, 2.5), (4, 32, 5.0), (4, 64, 4.5)])
+@pytest.mark.parametrize(("bits", "group", "expected"), [(2, 32, 3.0), (2, 64, 2.5), (3, 32, 4.0), (4, 32, 5.0), (4, 64, 4.5)])
 def test_bits_a_value_are_those_of_the_paper(bits: int, group: int, expected: float) -> None:
     """16-bit scale and zero: b + 32 / g."""
     assert kivi.nbytes((8, 128, 128), bits, group, "token", torch.bfloat16) * 8 / (8 * 128 * 128) == expected
@@ -233,10 +240,10 @@ def test_groups_along_tokens_halve_the_error_of_keys_with_outlier_channels() -> 
     assert by_token < 0.5 * by_channel
 
 
-@pytest.mark.parametrize(("bits", "group", "axis"), [(3, 32, "token"), (2, 33, "token"), (2, 512, "channel"), (2, 32, "head")])
+@pytest.mark.parametrize(("bits", "group", "axis"), [(5, 32, "token"), (2, 33, "token"), (2, 512, "channel"), (2, 32, "head")])
 def test_unknown_grids_are_refused(bits: int, group: int, axis: Any) -> None:
     """The message lists what there is."""
-    with pytest.raises(ValueError, match=r"choose bits 2 or 4, group in \(8, 16, 32, 64, 128, 256\), axis token or channel"):
+    with pytest.raises(ValueError, match=r"choose bits in \(2, 3, 4\), group in \(8, 16, 32, 64, 128, 256\), token or channel"):
         kivi.encode(torch.zeros(4, 32), bits, group, axis)
 
 

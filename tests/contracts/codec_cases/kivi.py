@@ -38,5 +38,6 @@ def bound(bits: int, group: int) -> Bound:
 CASES = (
     Case("kivi4", sizes(4, 32), bound(4, 32), in_numpy=True),
     Case("kivi2", sizes(2, 32), bound(2, 32), in_numpy=True),
+    Case("kivi:bits=3", sizes(3, 32), bound(3, 32), in_numpy=True),
     Case("kivi:bits=2,group=8+zstd:fields=codes,level=3", None, bound(2, 8), in_numpy=True),
 )

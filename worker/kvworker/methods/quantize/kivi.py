@@ -1,4 +1,4 @@
-"""Asymmetric codes of 4 or 2 bits: keys grouped along tokens per channel, values along channels per token."""
+"""Asymmetric codes of 4, 3 or 2 bits: keys grouped along tokens per channel, values along channels per token."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Kivi(Quantizer):
     Parameters
     ----------
     bits : int
-        2 or 4.
+        2, 3 or 4.
     group : int
         Values that share a scale: 8, 16, 32, 64, 128 or 256. The paper's default is 32.
     """
@@ -41,11 +41,11 @@ class Kivi(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bits not in (2, 4) or self.group not in kivi.GROUPS:
-            raise InvalidInputError(f"kivi: bits {self.bits}, group {self.group}; choose bits 2 or 4 and group in {kivi.GROUPS}")
+        if self.bits not in kivi.BITS or self.group not in kivi.GROUPS:
+            raise InvalidInputError(f"kivi: bits {self.bits}, group {self.group}; choose bits in {kivi.BITS} and group in {kivi.GROUPS}")
 
     def layout(self, spec: ChunkSpec) -> Layout:
-        """Return codes uint8 and scale, zero in the model's dtype, for k and for v; each byte holds 8 / bits codes of one group axis."""
+        """Return codes uint8 and scale, zero in the model's dtype, for k and for v; codes are packed along the grouped axis."""
         fields: dict[str, tuple[str, tuple[int, ...]]] = {}
         for side, axis in _SIDES:
             codes, parameters = kivi.stored_shapes(_shape(spec, side), self.bits, self.group, axis)
