@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from kvstore.core.errors import ConfigError, CorruptError, IdentityError, InvalidInputError
-from kvworker.quality.calibration import Calibration, Measured, calibration_path
+from kvworker.quality.calibration import LOSSLESS, Calibration, Measured, calibration_path, shipped_calibration
+from kvworker.quality.gate import Gate
+from kvworker.reference import MODEL_FOLDER
+from kvworker.serve.config import ModelConfig
+from kvworker.serve.local import open_engine
 from kvworker.serve.runtime import model_folder
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny
@@ -83,6 +87,14 @@ def test_a_calibration_that_came_with_the_model_counts(make_lab: MakeLab, tiny: 
     Calibration(tiny.engine.identity.namespace.hex(), "cpu", "known", "2026-01-01", ROWS).save(tmp_path / "larder-quality.json")
     lab = make_lab(model_dir=tmp_path)
     assert lab.ask(lab.names()[::-1], policy="").report.policy == "first_k:k=2"
+
+
+def test_the_reference_model_comes_with_a_calibration_of_its_own_weights(tmp_path: Path) -> None:
+    """`make calibration` makes it again when they change. What was read in its document is loaded as it is, and the rest is repaired."""
+    engine = open_engine(ModelConfig(device="cpu"), tmp_path)
+    gate = Gate(shipped_calibration(MODEL_FOLDER, engine.identity.namespace), WorkerSettings().quality_budget, LOSSLESS)
+    assert gate.choose("auto", "document").policy.name == "none"
+    assert gate.choose("auto", "alone").policy.name in ("deviation", "chunk_score")
 
 
 def test_the_calibration_of_other_weights_is_refused(make_lab: MakeLab, tiny: Tiny, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ class WorkerSettings:
     """
 
     codec: str = "raw"
-    policy: str = "first_k"
+    policy: str = "auto"
     planner: str = "min_cost"
     quality_budget: float = 0.01
     question_template: str = "{question}"

@@ -32,13 +32,16 @@ class Embedded:
 
 
 @contextmanager
-def embedded(asked: Asked) -> Iterator[Embedded]:
-    """Open a store in a temporary folder and load the model; decoded copies are off."""
+def embedded(asked: Asked, policy: str = "none") -> Iterator[Embedded]:
+    """Open a store in a temporary folder and load the model; decoded copies are off.
+
+    Questions name their policies; the worker's own only decides what is noted of passages that are read alone.
+    """
     with tempfile.TemporaryDirectory(prefix="larder-bench-") as folder:
         config = UpConfig(
             data_dir=folder,
             model=ModelConfig(directory=str(_model(asked.model, Path(folder)))),
-            worker=WorkerSettings(device_bytes=0),
+            worker=WorkerSettings(device_bytes=0, policy=policy),
         )
         with Local(config) as local:
             device = cpu_name() if local.worker.engine.device == "cpu" else local.worker.engine.device

@@ -75,7 +75,7 @@ class ReuseBench:
 
     def run(self, asked: Asked) -> Iterator[Row]:
         """Load the model and yield rows, number of passages by number of passages, then the cases."""
-        with embedded(asked) as place, progress("measuring", self._n_steps) as advance:
+        with embedded(asked, "chunk_score") as place, progress("measuring", self._n_steps) as advance:
             bench = Bench(self.name, "ratio", place.device, place.worker.engine.identity.dtype)
             probe = Probe(place.worker.engine)
             for size in self.sizes:
