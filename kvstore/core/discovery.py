@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from functools import cache
 from importlib import import_module
 
 from kvstore.core.errors import UnsupportedError
@@ -24,10 +25,11 @@ def known_names(package: str) -> list[str]:
     return sorted(name for name in _module_names(package) if _class_of(package, name))
 
 
-def _module_names(package: str) -> list[str]:
-    """Return the public modules directly in the package."""
+@cache
+def _module_names(package: str) -> tuple[str, ...]:
+    """Return the public modules directly in the package, as its folder was when it was first asked about."""
     modules = pkgutil.iter_modules(import_module(package).__path__)
-    return [module.name for module in modules if not module.ispkg and not module.name.startswith("_")]
+    return tuple(module.name for module in modules if not module.ispkg and not module.name.startswith("_"))
 
 
 def _class_of(package: str, name: str) -> type | None:

@@ -15,7 +15,7 @@ from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
 from kvworker.codec.pipeline import NEED, Pipeline, descend, restore
 from kvworker.codec.registry import pipeline_of
 from kvworker.codec.stages import Fields
-from kvworker.codec.tensor_bytes import tensor_of
+from kvworker.codec.tensor_bytes import FIELD_DTYPES, bytes_of, tensor_of
 
 
 class ChunkDecoder:
@@ -53,7 +53,8 @@ class ChunkDecoder:
         if view.nbytes != part.nbytes:
             raise FormatError(f"part {index} has {part.nbytes} B, got {view.nbytes} B")
         _check_fields(part, self._pipeline, self._specs)
-        fields = {f.name: _load(f, view[f.offset : f.offset + f.nbytes], self._pipeline) for f in part.fields}
+        whole = tensor_of(view, "uint8", (view.nbytes,)) if view.nbytes else torch.empty(0, dtype=torch.uint8)
+        fields = {f.name: _load(f, whole[f.offset : f.offset + f.nbytes], self._pipeline) for f in part.fields}
         if self._device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
             fields = {name: field.to(self._device) for name, field in fields.items()}
         need = fields.pop(NEED, None)
@@ -150,10 +151,12 @@ def _check_fields(part: PartSpec, pipeline: Pipeline, specs: Sequence[ChunkSpec]
             raise FormatError(f"field {field.name} is packed as {field.packing}, which the codec {pipeline.spec.label} does not do")
 
 
-def _load(field: FieldSpec, data: memoryview, pipeline: Pipeline) -> torch.Tensor:
-    """Return the field's tensor; a view of `data` when the field is not packed."""
+def _load(field: FieldSpec, data: torch.Tensor, pipeline: Pipeline) -> torch.Tensor:
+    """Return the field's tensor from its bytes (N,) uint8; a view of them when the field is not packed."""
     stage = next((stage for stage in pipeline.byte_stages if stage.name == field.packing and stage.packs(field.name)), None)
-    return tensor_of(stage.unpack(data, field.raw_nbytes) if stage else data, field.dtype, field.shape)
+    if stage is None:
+        return data.view(FIELD_DTYPES[field.dtype]).view(field.shape)
+    return tensor_of(stage.unpack(bytes_of(data), field.raw_nbytes), field.dtype, field.shape)
 
 
 def _empty(spec: ChunkSpec, device: torch.device | str) -> KVChunk:

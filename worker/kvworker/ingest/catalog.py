@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from kvstore.core.errors import CapacityError, ClosedError, CorruptError, InvalidInputError, KVError, NotFoundError
@@ -107,29 +108,24 @@ class Catalog:
         place = _PLACE.fullmatch(name)
         if place is None:
             raise InvalidInputError(f"{name!r} names no passage; write 8 to 64 hex digits of its identity, or source#index")
-        rows = self._select(
-            "JOIN places q ON q.tenant=p.tenant AND q.namespace=p.namespace AND q.content=p.content WHERE q.tenant=? AND q.namespace=?"
-            " AND q.source=? AND q.idx=? ORDER BY q.read_as='alone' LIMIT 1",
-            (tenant, self._namespace, place["source"], int(place["index"])),
-            place="q",
-        )
-        if not rows:
+        if name not in (standing := self._standing(tenant, [name])):
             raise NotFoundError(f"no passage {name!r} is known here; ingest {place['source']!r} first")
-        return rows[0]
+        return standing[name]
 
     def readings(self, tenant: str, names: Sequence[str], read_as: str) -> list[tuple[Passage, tuple[Reading, ...]]]:
         """Return the passages that names stand for, each with the readings of it that may be used, the best first; see `readings_of`."""
-        named = [self.find(tenant, name) for name in names]
+        standing = self._standing(tenant, names)
+        named = [standing.get(name) or self.find(tenant, name) for name in names]
         alone = [p.alone(self._namespace) for p in named]
         known = self._known(tenant, [p.content for p in (*named, *alone)])
         return [(p, readings_of(p, a, read_as, known)) for p, a in zip(named, alone, strict=True)]
 
     def chain(self, tenant: str, passage: Passage) -> list[Passage]:
         """Return the passages that this one was read behind, first to last, and itself."""
-        chain = [passage]
-        while (parent := chain[-1].parent) is not None:
-            chain.append(self._find_by_start(tenant, parent.hex()))
-        return chain[::-1]
+        found = [passage]
+        while (parent := found[-1].parent) is not None:
+            found.append(self._find_by_start(tenant, parent.hex()))
+        return found[::-1]
 
     def listing(self, tenant: str, source: str = "", limit: int = 1000) -> list[Passage]:
         """Return passages in the order of their sources, of one source if it is named; each once, as it was read in its document."""
@@ -221,6 +217,19 @@ class Catalog:
         if len(rows) > 1:
             raise InvalidInputError(f"{digits!r} stands for several passages; write more digits")
         return rows[0]
+
+    def _standing(self, tenant: str, names: Sequence[str]) -> dict[str, Passage]:
+        """Return the passages that those of `names` which are written source#index stand for, as they were read in their documents."""
+        places = {(found["source"], int(found["index"])): name for name in names if (found := _PLACE.fullmatch(name))}
+        passages: list[Passage] = []
+        for at in range(0, len(places), _MOST_VALUES // 2):
+            some = list(places)[at : at + _MOST_VALUES // 2]
+            where = (
+                "JOIN places q ON q.tenant=p.tenant AND q.namespace=p.namespace AND q.content=p.content WHERE q.tenant=? AND q.namespace=?"
+                f" AND (q.source, q.idx) IN (VALUES {','.join(['(?,?)'] * len(some))}) ORDER BY q.read_as<>'alone'"
+            )
+            passages += self._select(where, (tenant, self._namespace, *chain.from_iterable(some)), place="q")
+        return {places[p.source, p.index]: p for p in passages}
 
     def _select(self, where: str, values: Sequence[object], place: str = "p") -> list[Passage]:
         """Return the passages of a query; source and index come from the table named by `place`."""
