@@ -13,7 +13,7 @@ from kvstore.core.errors import TierUnavailableError
 from kvworker.ingest.ingest import Ingested
 from tests.worker.conftest import MakeLab
 from tests.worker.lab import FailingGet, Lab, LosingGet, TamperedParts, Wrapped
-from tests.worker.test_answer import cuts_a_byte
+from tests.worker.test_failing_stores import cuts_a_byte
 
 TEXTS = [f"Passage number {i} of a document." for i in range(6)]
 N = len(TEXTS[0]) + 1  # tokens of each: its letters behind BOS
