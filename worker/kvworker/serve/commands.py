@@ -43,7 +43,7 @@ def register(subparsers: Subparsers) -> None:
     demo.set_defaults(run=_demo)
     _register_calibrate(subparsers)
     bench = subparsers.add_parser("bench", help="measure, and print one row per point")
-    bench.add_argument("name", help="a benchmark: context, edits, eviction, planner, race, reuse, scbench or transport")
+    bench.add_argument("name", help="a benchmark: codecs, context, edits, eviction, planner, race, reuse, scbench or transport")
     bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
     bench.add_argument("--json", action="store_true", help="print one JSON object per line")
     bench.add_argument("--sizes", metavar="LIST", help="sizes to measure, such as 512,1024 tokens or 1MiB,8MiB")
