@@ -132,6 +132,24 @@ def _decode_int8(fields: _Fields, side: str, shape: Shape, dtype: str, params: d
     return _round_to(codes * fields.floats(f"{side}.scale", "float32", (*shape[:-1], 1)), dtype)
 
 
+def _decode_fp8(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return float8 value times scale."""
+    values = _E4M3[fields.take(f"{side}.codes", "uint8", shape)]
+    return _saturate(values * fields.floats(f"{side}.scale", "float32", shape[:2])[..., None, None], dtype)
+
+
+def _e4m3() -> Floats:
+    """Return the value of each of the 256 codes of float8 E4M3."""
+    code = np.arange(128)
+    exponent, fraction = code >> 3, code & 7
+    magnitude = np.where(exponent == 0, fraction * 2.0**-9, (8 + fraction) * 2.0 ** (exponent - 10))
+    magnitude[127] = np.nan
+    return np.concatenate((magnitude, -magnitude)).astype(np.float32)
+
+
+_E4M3 = _e4m3()
+
+
 def _decode_kivi(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
     """Return code times scale plus zero; keys are grouped along tokens, values along channels."""
     bits, group = int(params["bits"]), int(params["group"])
@@ -183,11 +201,17 @@ def _round_to(x: Floats, dtype: str) -> Floats:
     return x
 
 
+def _saturate(x: Floats, dtype: str) -> Floats:
+    """Round as `_round_to` does; beyond float16's largest magnitude it becomes that."""
+    return _round_to(np.clip(x, -65504, 65504) if dtype == "float16" else x, dtype)
+
+
 SideDecoder = Callable[[_Fields, str, Shape, str, dict[str, Param]], Floats]
 
 _DECODERS: dict[str, tuple[SideDecoder, dict[str, tuple[int, ...]]]] = {
     "raw": (_decode_raw, {}),
     "exponent_split": (_decode_exponent_split, {}),
     "int8": (_decode_int8, {}),
+    "fp8": (_decode_fp8, {}),
     "kivi": (_decode_kivi, {"bits": (2, 3, 4), "group": (8, 16, 32, 64, 128, 256)}),
 }

@@ -21,3 +21,11 @@ def round_toward_zero(x, dtype: tl.constexpr):
         went_up = (y.to(tl.float32) > x).to(tl.int16)
         y = (y.to(tl.int16, bitcast=True) - went_up).to(dtype, bitcast=True)
     return y
+
+
+@triton.jit
+def saturated(x, dtype: tl.constexpr):
+    """Cast float32 as `kvkernels.saturate.saturated` does; NaN stays."""
+    if dtype == tl.float16:
+        x = tl.where(x > 65504.0, 65504.0, tl.where(x < -65504.0, -65504.0, x))
+    return x.to(dtype)

@@ -48,7 +48,7 @@ def test_a_packed_chunk_without_the_package_names_the_extra(encode: Encode, monk
 def test_an_unknown_codec_is_unsupported(encode: Encode) -> None:
     manifest, data = first_part(encode("raw"))
     codec = replace(manifest.codec, stages=(replace(manifest.codec.stages[0], name="gzip"),))
-    with pytest.raises(UnsupportedError, match="known: raw, exponent_split, int8, kivi"):
+    with pytest.raises(UnsupportedError, match="known: raw, exponent_split, int8, "):
         decode_part(replace(manifest, codec=codec), 0, data)
 
 

@@ -53,6 +53,8 @@ CHUNKS = (
     Golden("kivi4-group8-float32", "kivi:bits=4,group=8", "float32", 9),
     Golden("kivi2-group8-float16", "kivi:bits=2,group=8", "float16", 9),
     Golden("kivi3-group8-bfloat16", "kivi:bits=3,group=8", "bfloat16", 11),
+    Golden("fp8-bfloat16", "fp8", "bfloat16", 5),
+    Golden("fp8-float32", "fp8", "float32", 3),
     Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
     Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )

@@ -145,6 +145,11 @@ def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
     return x
 
 
+def saturated(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Section 5: rounded, but in float16 to at most 65504."""
+    return rounded(np.clip(x, -65504, 65504) if dtype == "float16" else x, dtype)
+
+
 def raw(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Section 5: raw."""
     return take(fields, f"{side}.values", dtype, shape)
@@ -182,4 +187,20 @@ def kivi(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str, 
     return rounded(np.ascontiguousarray(np.moveaxis(np.stack(lines), 0, axis)), dtype)
 
 
-DECODERS = {"raw": raw, "exponent_split": exponent_split, "int8": int8, "kivi": kivi}
+def e4m3(codes: np.ndarray) -> np.ndarray:
+    """Section 5: the values of float8 E4M3."""
+    values = []
+    for code in range(256):
+        exponent, fraction = code >> 3 & 15, code & 7
+        value = math.nan if code & 127 == 127 else fraction * 2.0**-9 if exponent == 0 else (1 + fraction / 8) * 2.0 ** (exponent - 7)
+        values.append(-value if code & 128 else value)
+    return np.array(values, "<f4")[codes]
+
+
+def fp8(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Section 5: fp8."""
+    codes = take(fields, f"{side}.codes", "uint8", shape)
+    return saturated(e4m3(codes) * take(fields, f"{side}.scale", "float32", shape[:2])[..., None, None], dtype)
+
+
+DECODERS = {"raw": raw, "exponent_split": exponent_split, "int8": int8, "fp8": fp8, "kivi": kivi}

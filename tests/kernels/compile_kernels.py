@@ -32,6 +32,14 @@ def int8_cases() -> Iterator[tuple[str, Case]]:
         yield "decode_kernel", ({"codes_ptr": "i8", "scale_ptr": "fp32", "out_ptr": dtype}, shape)
 
 
+def fp8_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants."""
+    for dtype in FLOATS:
+        yield "largest_kernel", ({"x_ptr": dtype, "largest_ptr": "i32"}, {"BLOCK": 4096})
+        yield "encode_kernel", ({"x_ptr": dtype, "inverse_ptr": "fp32", "codes_ptr": "u8"}, {"BLOCK": 4096})
+        yield "decode_kernel", ({"codes_ptr": "u8", "scale_ptr": "fp32", "out_ptr": dtype}, {"BLOCK": 4096})
+
+
 def exponent_split_cases() -> Iterator[tuple[str, Case]]:
     """Yield kernels with their variants; both 16-bit dtypes are read as i16."""
     for kernel, (word, itemsize) in itertools.product(("encode_kernel", "decode_kernel"), (("i16", 2), ("i32", 4))):
@@ -57,6 +65,7 @@ def rotate_scatter_cases() -> Iterator[tuple[str, Case]]:
 
 CASES = {
     "int8_triton": int8_cases,
+    "fp8_triton": fp8_cases,
     "exponent_split_triton": exponent_split_cases,
     "kivi_triton": kivi_cases,
     "rotate_scatter_triton": rotate_scatter_cases,
