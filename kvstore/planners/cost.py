@@ -88,13 +88,6 @@ class CostModel:
         prefill = self.costs.get(PREFILL)
         return prefill.predict((1.0, float(rows), rows * context)) if prefill else None
 
-    def predict_load(self, tier: str, nbytes: int, codec: str, n_tokens: int) -> float | None:
-        """Return the seconds of reading, decoding and splicing a chunk; None when one of the three was never measured."""
-        rates = self.load_rates(tier, codec)
-        if rates is None:
-            return None
-        return rates.read_s + rates.land_s + (rates.read_byte_s + rates.land_byte_s) * nbytes + rates.land_token_s * n_tokens
-
     def load_rates(self, tier: str, codec: str) -> LoadRates | None:
         """Return what every load from a tier with a codec costs; None when one of its steps was never measured."""
         read, decode, splice = (self.costs.get(subject) for subject in (tier_subject(tier), codec_subject(codec), SPLICE))

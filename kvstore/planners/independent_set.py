@@ -35,16 +35,6 @@ class IndependentSet(NamedTuple):
     seconds: float
 
 
-def chunk_seconds(lengths: Sequence[int], row_s: float, pair_s: float, how: Recompute) -> list[float]:
-    """Return what computing each chunk costs: `row_s` per row, and `pair_s` per key that a row sees."""
-    costs, start = [], 0
-    for n in lengths:
-        before = start if how is Recompute.EXACT else 0
-        costs.append(n * (row_s + pair_s * (before + (n + 1) / 2)))
-        start += n
-    return costs
-
-
 def ways_of(
     compute_s: Sequence[float], options: Sequence[Sequence[Option]], n_tiers: int, link_s: Sequence[float], how: Recompute
 ) -> list[list[Option]]:

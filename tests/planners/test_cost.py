@@ -26,19 +26,20 @@ def test_calibration_finds_the_prefill_curve() -> None:
 
 def test_a_load_is_read_and_decoded_and_spliced() -> None:
     """1 MB over 1 GB/s, decoded at 4 GB/s, and 100 tokens; each with its own fixed cost."""
-    seconds = (1e-4 + 1e-3) + (2e-5 + 2.5e-4) + (1e-5 + 1e-5)
-    assert CALIBRATED.predict_load("disk", 10**6, "int8", 100) == pytest.approx(seconds, rel=1e-6)
+    rates = CALIBRATED.load_rates("disk", "int8")
+    assert rates is not None
+    assert rates == pytest.approx((1e-4, 1e-9, 2e-5 + 1e-5, 2.5e-10, 1e-7), rel=1e-6)
 
 
 @pytest.mark.parametrize(("tier", "codec"), [("redis", "int8"), ("disk", "kivi")])
 def test_a_tier_or_codec_that_was_never_measured_is_unknown(tier: str, codec: str) -> None:
     """Unknown is not fast."""
-    assert CALIBRATED.predict_load(tier, 1, codec, 1) is None
+    assert CALIBRATED.load_rates(tier, codec) is None
 
 
 def test_a_load_is_unknown_while_splicing_was_never_measured() -> None:
     """All three steps have to be known."""
-    assert CostModel.calibrated([*READS, *DECODES]).predict_load("disk", 1, "int8", 1) is None
+    assert CostModel.calibrated([*READS, *DECODES]).load_rates("disk", "int8") is None
 
 
 def test_prefill_is_unknown_before_any_measurement() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.core.errors import InvalidInputError
-from kvstore.planners.independent_set import Recompute, choose_set, chunk_seconds, ways_of
+from kvstore.planners.independent_set import Recompute, choose_set, ways_of
 from kvstore.planners.makespan import Option
 from kvstore.planners.parallel_tiers import COMPUTED
 from kvworker.bench.planner_cases import make_case
@@ -60,12 +60,6 @@ def test_independent_chunks_are_linked_like_loaded_ones() -> None:
     """So the same load is worth it when computing does not spare the link."""
     ways = ways_of([1.0], [[Option(0, 0.0)]], 1, [2.0], Recompute.INDEPENDENT)
     assert choose_set(ways, 1, fixed_link_s=0.5) == ((0,), 2.5)
-
-
-def test_exact_chunks_see_all_before_them_and_independent_ones_themselves() -> None:
-    """Two chunks of 2 rows at 1 s per key: 1 + 2 and 3 + 4 keys, or 1 + 2 twice."""
-    assert chunk_seconds([2, 2], 0.0, 1.0, Recompute.EXACT) == [3.0, 7.0]
-    assert chunk_seconds([2, 2], 0.0, 1.0, Recompute.INDEPENDENT) == [3.0, 3.0]
 
 
 def test_many_chunks_end_near_the_bound_of_equal_shares() -> None:

@@ -33,6 +33,14 @@ def test_a_smaller_budget_buys_a_more_careful_policy() -> None:
     assert [gate(*rows, budget=b).choose("auto", "alone").policy.name for b in (0.2, 0.05, 0.005)] == ["none", "first_k", "exact"]
 
 
+def test_the_careful_come_before_the_cheap() -> None:
+    """Exact rows only, then less and less loss that is worth its cost; what loses more and costs more is left out."""
+    rows = [measured("alone", "none", 9, 0.1), measured("alone", "first_k:k=4", 4, 0.3), measured("alone", "random", 5, 0.4)]
+    rows.append(measured("alone", "deviation", 0, 0.8))
+    found = [choice.policy.name for choice in gate(*rows, budget=0.02).choices("auto", "alone")]
+    assert found == ["exact", "deviation", "first_k", "none"]
+
+
 def test_few_questions_are_not_trusted() -> None:
     """None lost of 400 leaves up to 1.1 % with 95 % confidence; none lost of 500 leaves 0.9 %."""
     few, many = (measured("alone", "none", 0, 0.1, n_asked=n) for n in (400, 500))

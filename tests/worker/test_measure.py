@@ -53,7 +53,7 @@ def test_a_measured_model_lets_the_planner_decide(tiny: Tiny, service: StoreServ
     assert short is not None
     assert long is not None
     assert 0 < short <= long
-    assert model.predict_load("memory", 1 << 20, pipeline.spec.label, 64)
+    assert model.load_rates("memory", pipeline.spec.label)
     assert 0 < model.overlap < 1
 
 

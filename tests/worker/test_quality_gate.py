@@ -50,6 +50,23 @@ def test_auto_looks_at_how_the_passages_were_read(make_lab: MakeLab, tiny: Tiny,
     assert lab.ask(["a.txt#2", "a.txt#1"], policy="").report.policy == "first_k:k=3"
 
 
+@pytest.mark.parametrize(("ttft_target_s", "policy"), [(1e3, "exact"), (1e-9, "first_k:k=2"), (0.0, "first_k:k=2")])
+def test_time_that_a_target_leaves_is_spent_on_quality(
+    make_lab: MakeLab, tiny: Tiny, tmp_path: Path, ttft_target_s: float, policy: str
+) -> None:
+    """Computing loses nothing and keeps to a target of minutes; nothing keeps to a nanosecond, so that the cheapest is taken."""
+    keep(tiny, tmp_path)
+    lab = make_lab(tmp_path, policy="auto", planner="min_cost", ttft_target_s=ttft_target_s)
+    assert lab.ask(lab.names()[::-1], policy="", planner="").report.policy == policy
+
+
+@pytest.mark.parametrize("ttft_target_s", [-1.0, float("nan"), float("inf")])
+def test_a_target_is_a_time(ttft_target_s: float) -> None:
+    """In seconds."""
+    with pytest.raises(ConfigError, match="ttft_target_s"):
+        WorkerSettings(ttft_target_s=ttft_target_s)
+
+
 def test_a_wider_budget_is_used(make_lab: MakeLab, tiny: Tiny, tmp_path: Path) -> None:
     """The operator says what an answer may cost."""
     keep(tiny, tmp_path)

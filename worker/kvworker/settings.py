@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from kvstore.core.errors import ConfigError
@@ -21,6 +22,9 @@ class WorkerSettings:
         nobody measured it takes nothing but exact prefixes from the store.
     quality_budget : float
         Highest share of answers that may be lost against full prefill where the policy is "auto".
+    ttft_target_s : float
+        Where the policy is "auto", the most careful policy inside the budget whose predicted time to the first token, with its error, keeps
+        to this is taken, the cheapest if none does; 0 always takes the cheapest.
     question_template : str
         What stands behind the passages; "{question}" is replaced.
     window_tokens : int
@@ -45,6 +49,7 @@ class WorkerSettings:
     policy: str = "auto"
     planner: str = "min_cost"
     quality_budget: float = 0.01
+    ttft_target_s: float = 0.0
     question_template: str = "{question}"
     window_tokens: int = 0
     max_new_tokens: int = 1024
@@ -66,5 +71,7 @@ class WorkerSettings:
             raise ConfigError("worker.max_new_tokens, load_threads, load_timeout_s and load_slack_s must be above 0")
         if not 0 <= self.quality_budget <= 1:
             raise ConfigError(f"worker.quality_budget is a share of answers from 0 to 1, got {self.quality_budget}")
+        if not 0 <= self.ttft_target_s < math.inf:
+            raise ConfigError(f"worker.ttft_target_s must be 0 or more seconds, got {self.ttft_target_s}")
         if self.question_template.count("{question}") != 1:
             raise ConfigError(f"worker.question_template must contain {{question}} once, got {self.question_template!r}")

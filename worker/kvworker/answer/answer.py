@@ -35,7 +35,8 @@ from kvworker.engine.sampling import Sampling
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import AUTO, Passage, Reading
 from kvworker.ingest.restore import Restorer
-from kvworker.quality.gate import Gate
+from kvworker.quality.gate import Choice, Gate
+from kvworker.quality.variants import ReadAs
 from kvworker.settings import WorkerSettings
 
 _LEASE_SLACK_S = 5.0
@@ -125,11 +126,19 @@ class Answerer:
             device_nbytes = self._on_device(tenant, [s.hit for a in asked for s in a.stored])
         best = [a.best(device_nbytes) for a in asked]
         with timing.measure("plan"):
-            choice = self._gate.choose(spec, read_as(prompt, best))
-            request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
-            plan = planner.plan(request, offers(asked, self._pipeline.spec.label, device_nbytes), self._costs.model)
+            hits = offers(asked, self._pipeline.spec.label, device_nbytes)
+            for choice in self._careful_first(spec, read_as(prompt, best)):
+                request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
+                plan = planner.plan(request, hits, self._costs.model)
+                if plan.predicted_s is not None and plan.predicted_s + (plan.error_s or 0.0) <= self._settings.ttft_target_s:
+                    break
         read = [a.read_as(i.offer.read_as) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
         return Course(prompt.read_in(read), choice, planner.name, asked, read, request, plan, planner.is_binding, timing)
+
+    def _careful_first(self, spec: str, reading: ReadAs) -> list[Choice]:
+        """Return the policies to plan with until one keeps to the target; without a target, the cheapest that the gate lets through."""
+        choices = self._gate.choices(spec, reading)
+        return choices if self._settings.ttft_target_s else choices[-1:]
 
     def _question_ids(self, question: Question) -> tuple[int, ...]:
         """Return the tokens behind the passages; without any passage, the prompt starts with BOS."""

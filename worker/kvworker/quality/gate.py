@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
@@ -44,20 +45,27 @@ class Gate:
     codec: str
 
     def choose(self, spec: str, reading: ReadAs) -> Choice:
-        """Return the policy that `spec` names, or for "auto" the cheapest inside the budget.
+        """Return the policy that `spec` names, or for "auto" the cheapest inside the budget; see `choices`."""
+        return self.choices(spec, reading)[-1]
 
-        `reading` is how the passages that the store has were read: "prefix" where all of them are an exact prefix of the prompt, "alone"
-        if any was read alone, else "document". Where nothing that was measured fits, what is not exact is computed. A policy that is not
-        known raises InvalidInputError.
+    def choices(self, spec: str, reading: ReadAs) -> list[Choice]:
+        """Return what may answer: the policy that `spec` names, or for "auto" all inside the budget, the most careful first.
+
+        Each is cheaper than all before it. `reading` is how the passages that the store has were read: "prefix" where all of them are an
+        exact prefix of the prompt, "alone" if any was read alone, else "document". Where nothing that was measured fits, what is not exact is
+        computed. A policy that is not known raises InvalidInputError.
         """
         if spec != AUTO:
             policy = parse_policy(spec)
-            return Choice(policy, self._declared(reading, policy))
-        fitting = [row for row in self._rivals[reading] if self._at_most(row) <= self.budget]
-        if reading == "prefix" or not fitting:
-            return self._safest()
-        policy = parse_policy(min(fitting, key=lambda row: row.cost).policy)
-        return Choice(policy, self._declared(reading, policy))
+            return [Choice(policy, self._declared(reading, policy))]
+        found = [self._safest()]
+        fitting = [row for row in self._rivals[reading] if self._at_most(row) <= self.budget] if reading != "prefix" else []
+        cost = math.inf
+        for row in sorted(fitting, key=lambda row: (row.loss, row.cost)):
+            if row.cost < cost:
+                policy, cost = parse_policy(row.policy), row.cost
+                found.append(Choice(policy, self._declared(reading, policy)))
+        return found
 
     def read_as(self, spec: str, asked: str) -> str:
         """Return how passages may have been read for a policy, where a question asks for `asked`: alone, if they are not read in turn.
