@@ -52,8 +52,8 @@ class Gate:
         """Return what may answer: the policy that `spec` names, or for "auto" all inside the budget, the most careful first.
 
         Each is cheaper than all before it. `reading` is how the passages that the store has were read: "prefix" where all of them are an
-        exact prefix of the prompt, "alone" if any was read alone, else "document". Where nothing that was measured fits, what is not exact is
-        computed. A policy that is not known raises InvalidInputError.
+        exact prefix of the prompt, "alone" if any was read alone, else "document". Where nothing that was measured fits, what is not
+        exact is computed. A policy that is not known raises InvalidInputError.
         """
         if spec != AUTO:
             policy = parse_policy(spec)
