@@ -15,7 +15,7 @@ from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
 from kvworker.codec.pipeline import NEED, Pipeline, descend, restore
 from kvworker.codec.registry import pipeline_of
 from kvworker.codec.stages import Fields
-from kvworker.codec.tensor_bytes import FIELD_DTYPES, bytes_of, tensor_of
+from kvworker.codec.tensor_bytes import tensor_of, unguarded
 
 
 class ChunkDecoder:
@@ -53,8 +53,8 @@ class ChunkDecoder:
         if view.nbytes != part.nbytes:
             raise FormatError(f"part {index} has {part.nbytes} B, got {view.nbytes} B")
         _check_fields(part, self._pipeline, self._specs)
-        whole = tensor_of(view, "uint8", (view.nbytes,)) if view.nbytes else torch.empty(0, dtype=torch.uint8)
-        fields = {f.name: _load(f, whole[f.offset : f.offset + f.nbytes], self._pipeline) for f in part.fields}
+        whole = unguarded(view)
+        fields = {f.name: _load(f, whole, self._pipeline) for f in part.fields}
         if self._device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
             fields = {name: field.to(self._device) for name, field in fields.items()}
         need = fields.pop(NEED, None)
@@ -151,12 +151,13 @@ def _check_fields(part: PartSpec, pipeline: Pipeline, specs: Sequence[ChunkSpec]
             raise FormatError(f"field {field.name} is packed as {field.packing}, which the codec {pipeline.spec.label} does not do")
 
 
-def _load(field: FieldSpec, data: torch.Tensor, pipeline: Pipeline) -> torch.Tensor:
-    """Return the field's tensor from its bytes (N,) uint8; a view of them when the field is not packed."""
+def _load(field: FieldSpec, part: Buffer, pipeline: Pipeline) -> torch.Tensor:
+    """Return the field's tensor; a view of the part's bytes when the field is not packed."""
     stage = next((stage for stage in pipeline.byte_stages if stage.name == field.packing and stage.packs(field.name)), None)
     if stage is None:
-        return data.view(FIELD_DTYPES[field.dtype]).view(field.shape)
-    return tensor_of(stage.unpack(bytes_of(data), field.raw_nbytes), field.dtype, field.shape)
+        return tensor_of(part, field.dtype, field.shape, field.offset)
+    packed = memoryview(part).cast("B")[field.offset : field.offset + field.nbytes]
+    return tensor_of(stage.unpack(packed, field.raw_nbytes), field.dtype, field.shape)
 
 
 def _empty(spec: ChunkSpec, device: torch.device | str) -> KVChunk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 
 import numpy as np
 import torch
@@ -25,20 +26,21 @@ def bytes_of(x: torch.Tensor) -> memoryview:
     return x.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def tensor_of(data: Buffer, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a tensor over `data`, which has exactly the bytes of `shape` and at least one.
+def tensor_of(data: Buffer, dtype: str, shape: tuple[int, ...], offset: int = 0) -> torch.Tensor:
+    """Return a tensor over the bytes of `data` from `offset` on, which has all that `shape` needs, at least one.
 
     The tensor aliases `data` and keeps it alive; whoever may overwrite the bytes must wait until the tensor is gone. Never write to
     the tensor: its bytes may be read-only memory.
     """
-    view = memoryview(data)
-    buffer = _writable_twin(view) if view.readonly else view
-    return torch.frombuffer(buffer, dtype=FIELD_DTYPES[dtype]).view(shape)
+    return torch.frombuffer(unguarded(data), dtype=FIELD_DTYPES[dtype], count=math.prod(shape), offset=offset).view(shape)
 
 
-def _writable_twin(view: memoryview) -> ctypes.Array[ctypes.c_char]:
+def unguarded(data: Buffer) -> Buffer:
     """Return a buffer over the same bytes that does not say it is read-only: torch warns about such buffers and has no other way."""
+    view = memoryview(data)
+    if not view.readonly or not view.nbytes:
+        return data
     address = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
     twin = (ctypes.c_char * view.nbytes).from_address(address)
     twin.owner = view  # type: ignore[attr-defined]  # keeps the bytes alive as long as the tensor holds the twin
-    return twin
+    return twin  # type: ignore[return-value]
