@@ -18,6 +18,7 @@ from kvworker.engine.engine import Engine
 from kvworker.engine.sampling import Sampling
 
 _EVENT_S = 0.0005  # what the race's controller takes per chunk
+_WORTH_RACING = 0.75  # of the time without a race; one that was predicted to take 0.8 of it and loaded everything in the end took 1.1
 _SHORT_S = 0.02  # loads that take less hide nothing behind the first layers: both would wait for the interpreter
 
 
@@ -72,10 +73,10 @@ def _straight(course: Course, overlap: float) -> _StraightPlan:
 
 
 def is_worth_racing(plan: Plan, straight_s: float) -> bool:
-    """Tell whether computing beside loading wins more than deciding about every chunk takes; a plan that loads nothing is one pass."""
+    """Tell whether computing beside loading wins more than a race may lose; a plan that loads nothing is one pass."""
     has_loads = any(isinstance(item, Load) for item in plan.items)
     is_known = plan.planned_s is not None and straight_s < math.inf
-    return has_loads and is_known and (plan.planned_s or 0.0) + _EVENT_S * len(plan.items) < straight_s
+    return has_loads and is_known and (plan.planned_s or 0.0) + _EVENT_S * len(plan.items) < straight_s * _WORTH_RACING
 
 
 def _correct(course: Course, straight: _StraightPlan, costs: CostModel) -> None:
