@@ -148,6 +148,27 @@ def _e4m3() -> Floats:
 
 
 _E4M3 = _e4m3()
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
+def _decode_nvfp4(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return float4 value times the float8 step of its 16 channels."""
+    codes = fields.take(f"{side}.codes", "uint8", _with_axis(shape, -1, -(-shape[-1] // 2)))
+    steps = _E4M3[fields.take(f"{side}.steps", "uint8", _with_axis(shape, -1, -(-shape[-1] // 16)))]
+    return _decode_fp4(codes, steps * fields.floats(f"{side}.scale", "float32", shape[:2])[..., None, None], 16, shape, dtype)
+
+
+def _decode_mxfp4(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return float4 value times the power of two of its 32 channels."""
+    codes = fields.take(f"{side}.codes", "uint8", _with_axis(shape, -1, -(-shape[-1] // 2)))
+    exponents = fields.take(f"{side}.steps", "uint8", _with_axis(shape, -1, -(-shape[-1] // 32))).astype(np.uint32)
+    return _decode_fp4(codes, (exponents << 23).view(np.float32), 32, shape, dtype)
+
+
+def _decode_fp4(codes: NDArray[np.uint8], steps: Floats, block: int, shape: Shape, dtype: str) -> Floats:
+    """Return float4 values times the steps of their blocks of channels."""
+    values = _E2M1[_unpack_codes(codes, 4, shape[-1])]
+    return _saturate(values * _spread(steps, block, -1, shape[-1]), dtype)
 
 
 def _decode_kivi(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
@@ -213,5 +234,7 @@ _DECODERS: dict[str, tuple[SideDecoder, dict[str, tuple[int, ...]]]] = {
     "exponent_split": (_decode_exponent_split, {}),
     "int8": (_decode_int8, {}),
     "fp8": (_decode_fp8, {}),
+    "nvfp4": (_decode_nvfp4, {}),
+    "mxfp4": (_decode_mxfp4, {}),
     "kivi": (_decode_kivi, {"bits": (2, 3, 4), "group": (8, 16, 32, 64, 128, 256)}),
 }

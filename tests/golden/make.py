@@ -55,6 +55,8 @@ CHUNKS = (
     Golden("kivi3-group8-bfloat16", "kivi:bits=3,group=8", "bfloat16", 11),
     Golden("fp8-bfloat16", "fp8", "bfloat16", 5),
     Golden("fp8-float32", "fp8", "float32", 3),
+    Golden("nvfp4-bfloat16", "nvfp4", "bfloat16", 5),
+    Golden("mxfp4-float16", "mxfp4", "float16", 5),
     Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
     Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )

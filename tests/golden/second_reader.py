@@ -171,6 +171,27 @@ def int8(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) 
     return rounded(codes * take(fields, f"{side}.scale", "float32", (*shape[:3], 1)), dtype)
 
 
+def e2m1(fields: dict[str, Any], side: str, shape: tuple[int, ...], step: np.ndarray, block: int, dtype: str) -> np.ndarray:
+    """Section 5: codes of float4 E2M1 times the steps of their blocks."""
+    packed = take(fields, f"{side}.codes", "uint8", (*shape[:3], -(-shape[3] // 2)))
+    sizes = (0, 0.5, 1, 1.5, 2, 3, 4, 6)
+    values = np.array([*sizes, *(-size for size in sizes)], "<f4")
+    channels = [values[packed[..., d // 2] >> d % 2 * 4 & 15] * step[..., d // block] for d in range(shape[3])]
+    return saturated(np.stack(channels, -1), dtype)
+
+
+def nvfp4(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Section 5: nvfp4."""
+    step = e4m3(take(fields, f"{side}.steps", "uint8", (*shape[:3], -(-shape[3] // 16))))
+    return e2m1(fields, side, shape, step * take(fields, f"{side}.scale", "float32", shape[:2])[..., None, None], 16, dtype)
+
+
+def mxfp4(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Section 5: mxfp4."""
+    exponent = take(fields, f"{side}.steps", "uint8", (*shape[:3], -(-shape[3] // 32)))
+    return e2m1(fields, side, shape, (exponent.astype("<u4") << 23).view("<f4"), 32, dtype)
+
+
 def kivi(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str, bits: int, group: int) -> np.ndarray:
     """Section 5: kivi, one position after the other."""
     axis, (k, b) = (2 if side == "k" else 3), {2: (4, 1), 3: (8, 3), 4: (2, 1)}[bits]
@@ -203,4 +224,4 @@ def fp8(fields: dict[str, Any], side: str, shape: tuple[int, ...], dtype: str) -
     return saturated(e4m3(codes) * take(fields, f"{side}.scale", "float32", shape[:2])[..., None, None], dtype)
 
 
-DECODERS = {"raw": raw, "exponent_split": exponent_split, "int8": int8, "fp8": fp8, "kivi": kivi}
+DECODERS = {"raw": raw, "exponent_split": exponent_split, "int8": int8, "fp8": fp8, "nvfp4": nvfp4, "mxfp4": mxfp4, "kivi": kivi}
