@@ -12,7 +12,7 @@ from kvclient.cli.main import main
 from kvworker.codec.specs import find_codec
 from kvworker.engine.engine_hf import HFEngine
 from kvworker.quality import calibrate
-from kvworker.quality.calibrate import Extent, calibrate_quality, knows, undecided
+from kvworker.quality.calibrate import Extent, calibrate_quality, knows, undecided, undisturbed
 from kvworker.quality.calibration import Calibration, Measured
 from tests.engine.prompts import load_tiny
 
@@ -44,6 +44,12 @@ def asked(*rows: Measured) -> list[str]:
 def test_the_cheapest_that_seems_to_fit_is_asked_with_one_more_behind_it() -> None:
     """The other is there for when the first turns out to lose too much; a third would be asked in vain."""
     assert asked(measured("none", 0, 0.1), measured("first_k", 0, 0.2), measured("deviation", 0, 0.3)) == ["none", "first_k"]
+
+
+def test_repairing_nothing_is_never_dearer_than_repairing_something() -> None:
+    """Whatever else the machine did while it was timed; other costs stay as they were measured."""
+    rows = [measured("none", 0, 0.6), measured("first_k", 0, 0.3), measured("none", 0, 0.5, reading="document")]
+    assert [row.cost for row in undisturbed(rows)] == [0.3, 0.3, 0.5]
 
 
 def test_what_is_uncertain_does_not_keep_the_next_from_being_asked() -> None:

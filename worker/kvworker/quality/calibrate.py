@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -135,7 +135,7 @@ class _Survey:
     def measured(self) -> list[Measured]:
         """Return what was measured so far; a combination of which no question counts yet has nothing to say."""
         rows = [outcome.measured(key, self.basis, self._full.seconds) for key, outcome in self._outcomes.items()]
-        return [row for row in rows if row.n_asked]
+        return undisturbed([row for row in rows if row.n_asked])
 
     def _stored(self, context: Context, reading: ReadAs, codec: str) -> Stored:
         """Return a context's passages in one reading and codec, read when they are first wanted."""
@@ -159,6 +159,15 @@ class _Survey:
             for policy in policies
             if is_for(policy, reading) and (reading != "prefix" or (policy.name == _NOTHING and codec != LOSSLESS))
         }
+
+
+def undisturbed(rows: Sequence[Measured]) -> list[Measured]:
+    """Return the combinations with what repairs nothing as cheap as the cheapest of its like; else the machine was busy."""
+    least: dict[tuple[str, str], float] = {}
+    for row in rows:
+        way = row.reading, row.codec
+        least[way] = min(row.cost, least.get(way, math.inf))
+    return [replace(row, cost=least[row.reading, row.codec]) if row.policy == _NOTHING else row for row in rows]
 
 
 def undecided(rows: Sequence[Measured], budget: float) -> set[tuple[str, str, str]]:

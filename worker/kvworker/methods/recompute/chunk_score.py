@@ -25,8 +25,8 @@ class ChunkScore(RecomputePolicy):
     Parameters
     ----------
     ratio : float
-        Share of the rows that need repair, over all passages that have scores. On the reference model 0.15 wins back 97 % of the loss and
-        0.3 all of it.
+        Share of the rows that need repair, over all passages that have scores. On the reference model 0.15 wins back 50 % of the loss and
+        0.3 wins back 96 %; with other weights of the same training it was 97 % and all of it.
     """
 
     name: ClassVar[str] = "chunk_score"
