@@ -50,11 +50,13 @@ def _axes(y: torch.Tensor) -> torch.Tensor:
     """Return the principal axes of y (N, C) as columns (C, min(N, C)), the largest first."""
     y = y.double()
     if len(y) >= y.shape[1]:
-        return torch.linalg.eigh(y.T @ y).eigenvectors.flip(1).float()
+        axes: torch.Tensor = torch.linalg.eigh(y.T @ y).eigenvectors
+        return axes.flip(1).float()
     values, vectors = torch.linalg.eigh(y @ y.T)
     lengths = values.clamp(min=0).sqrt()
     scale = torch.where(lengths > 1e-6 * lengths.amax(), 1 / lengths.clamp(min=1e-300), 0)
-    return ((y.T @ vectors) * scale).flip(1).float()
+    mixed: torch.Tensor = (y.T @ vectors) * scale
+    return mixed.flip(1).float()
 
 
 def _errors(z: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +69,7 @@ def _errors(z: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.
         best = losses.argmin(0, keepdim=True)
         errors.append(losses.gather(0, best)[0])
         steps.append(tried.gather(0, best)[0])
-    return torch.stack(errors, 1).double().unflatten(0, (-1, BLOCK)).sum(1), torch.stack(steps, 1)
+    return torch.unflatten(torch.stack(errors, 1).double(), 0, (-1, BLOCK)).sum(1), torch.stack(steps, 1)
 
 
 def _rounded(z: torch.Tensor, step: torch.Tensor, width: int) -> torch.Tensor:

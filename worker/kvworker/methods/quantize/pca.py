@@ -21,9 +21,9 @@ from kvworker.codec.stages import Calibrated, Fields, Layout, Quantizer, Tables
 OVER = ("layer", "model")
 _RATIOS = range(2, 129)
 _K_SHARE = 0.1
-"""What an error of a score is worth beside one of V, over what it is worth at most: queries ask along the directions in which keys differ,
-which their squares alone do not tell. Attention at 2 bits is off by 0.046, 0.042 and 0.038 on the reference model with 0.2, 0.1 and 0.06, and
-on smooth random keys by 0.215 and 0.233 with 0.2 and 0.1."""
+"""What an error of a score is worth beside one of V, over what it is worth at most: queries ask along the directions in which keys
+differ, which their squares alone do not tell. Attention at 2 bits is off by 0.046, 0.042 and 0.038 on the reference model with 0.2, 0.1 and
+0.06, and on smooth random keys by 0.215 and 0.233 with 0.2 and 0.1."""
 _LEAST_WEIGHT = 0.1  # of a channel of K, over the layer's: queries that were not seen may ask for it
 
 
