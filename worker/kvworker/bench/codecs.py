@@ -155,9 +155,9 @@ def _calibrated(engine: Engine, reach: Reach, advance: Callable[[int], None]) ->
 
 
 def _subjects(engine: Engine, codecs: Sequence[str], artifacts: Artifacts) -> Iterator[Subject]:
-    """Yield what is measured, each as its turn comes: fitting tables takes its time."""
-    for name in (RAW, *(codec for codec in codecs if codec != RAW)):
-        yield OwnCodec(name, complete(find_codec(name), artifacts), engine.identity)
+    """Yield what is measured, each as its turn comes: fitting tables takes its time. A codec that is not known raises before the first."""
+    for name, codec in [(name, find_codec(name)) for name in dict.fromkeys((RAW, *codecs))]:
+        yield OwnCodec(name, complete(codec, artifacts), engine.identity)
     yield from peers(engine.identity)
 
 
