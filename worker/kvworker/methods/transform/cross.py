@@ -62,5 +62,5 @@ def _widths(specs: Sequence[ChunkSpec], side: str) -> list[int]:
 def _cut(x: torch.Tensor, specs: Sequence[ChunkSpec], side: str) -> list[torch.Tensor]:
     """Return (L, H, T, D) of every group from (T, channels)."""
     by_place = dict(zip(_places(specs), torch.split(x, _widths(specs, side), 1), strict=True))
-    layers = [[torch.unflatten(by_place[group, n], 1, (spec.kv_heads, -1)) for n in range(spec.n_layers)] for group, spec in enumerate(specs)]
-    return [torch.stack(group).transpose(1, 2) for group in layers]  # (L, T, H, D) -> (L, H, T, D)
+    groups = [torch.stack([by_place[group, n] for n in range(spec.n_layers)]) for group, spec in enumerate(specs)]
+    return [torch.unflatten(wide, 2, (spec.kv_heads, -1)).transpose(1, 2) for wide, spec in zip(groups, specs, strict=True)]
