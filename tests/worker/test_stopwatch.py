@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from kvworker.answer.stopwatch import least_seconds
 
 
@@ -31,19 +33,25 @@ class Machine:
 def test_a_stall_does_not_count() -> None:
     """It hits one round of one run, and each is run at least four times."""
     machine = Machine()
-    runs = [machine.run(9.0, 1.0), machine.run(2.0, 2.0, 50.0, 2.0)]
-    assert least_seconds(runs, clock=machine.clock) == [1.0, 2.0]
+    runs = [machine.run(0.09, 0.01), machine.run(0.02, 0.02, 0.5, 0.02)]
+    assert least_seconds(runs, clock=machine.clock) == pytest.approx([0.01, 0.02])
     assert machine.n_runs == 8
 
 
 def test_rounds_go_on_while_the_machine_becomes_quieter() -> None:
     """Five times slower at the beginning, as beside another process that is about to end."""
     machine = Machine()
-    assert least_seconds([machine.run(5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 1.0)], clock=machine.clock) == [1.0]
+    assert least_seconds([machine.run(0.05, 0.04, 0.03, 0.02, 0.015, 0.01, 0.01)], clock=machine.clock) == pytest.approx([0.01])
+
+
+def test_long_runs_are_taken_three_times() -> None:
+    """A start of a worker is not put off for ever."""
+    machine = Machine()
+    assert least_seconds([machine.run(2.0, 1.9, 1.8, 1.0)], clock=machine.clock) == pytest.approx([1.8])
 
 
 def test_rounds_come_to_an_end() -> None:
     """Whatever the machine does."""
     machine = Machine()
-    least_seconds([machine.run(*(0.9**n for n in range(100)))], 6, machine.clock)
+    least_seconds([machine.run(*(0.1 * 0.9**n for n in range(100)))], 6, machine.clock)
     assert machine.n_runs == 6

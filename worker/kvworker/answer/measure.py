@@ -30,7 +30,7 @@ _SEED = 12345
 _READS = 5
 _LONGEST_STEP_S = 0.4
 _MOST_EXCESS = 0.3  # a quiet machine's prefills are predicted to within a tenth
-_ATTEMPTS = 3
+_ATTEMPTS, _LONGEST_S = 3, 2.0
 _SMALLEST, _LARGEST = 32, 4096
 _VOCABULARY = 128  # byte fallback alone gives a model more tokens than this
 # Seconds per read and bytes per second of tiers that cannot be timed before something is stored there; the first reads correct them.
@@ -49,18 +49,20 @@ class _Probe:
     key: ChunkKey
 
 
-def calibrate(engine: Engine, pipeline: Pipeline, store: StoreAPI | None) -> CostModel:
-    """Return the costs of this engine, this codec and this store.
+def calibrate(engine: Engine, codecs: Sequence[Pipeline], store: StoreAPI | None) -> CostModel:
+    """Return the costs of this engine, these codecs and this store, which is read in the first.
 
-    Takes a few seconds: prompts double in length until one takes 0.4 s. On a busy machine it takes up to three times as long, until no
-    prefill takes much longer than the others predict. Without a store, or with one that fails, its tiers get assumed speeds.
+    Takes a few seconds: prompts double in length until one takes 0.4 s. On a busy machine it takes a few seconds more, in case no
+    prefill then takes much longer than the others predict. Without a store, or with one that fails, its tiers get assumed speeds.
     """
     draw = random.Random(_SEED)
     prefills = _prefill_samples(engine, draw)
-    probes = [_probe(engine, pipeline, _tokens(draw, n)) for n in sorted(sample.rows for sample in prefills)[:2]]
+    passages = [_tokens(draw, n) for n in sorted(sample.rows for sample in prefills)[:2]]
+    by_codec = [[_probe(engine, codec, ids) for ids in passages] for codec in codecs]
+    probes = by_codec[0]
     samples: list[CostSample] = [
         *prefills,
-        *_decode_samples(pipeline, probes),
+        *(sample for codec, own in zip(codecs, by_codec, strict=True) for sample in _decode_samples(codec, own)),
         *_splice_samples(engine, probes),
         *_read_samples(store, probes),
     ]
@@ -76,22 +78,25 @@ def _prefill_samples(engine: Engine, draw: random.Random) -> list[PrefillSample]
         seconds = least_seconds([partial(_prefill, engine, prompts[-1])], 2)[0]
         n_tokens *= 2
     runs = [partial(_prefill, engine, ids) for ids in prompts]
-    best = [math.inf] * len(runs)
+    best, began = [math.inf] * len(runs), time.perf_counter()
+    samples: list[PrefillSample] = []
     for _ in range(_ATTEMPTS):
         best = list(map(min, best, least_seconds(runs)))
         samples = [PrefillSample(len(ids), (len(ids) + 1) / 2, s) for ids, s in zip(prompts, best, strict=True)]
         if max(_excess(samples)) <= _MOST_EXCESS:
             return samples
+        if time.perf_counter() - began > _LONGEST_S:
+            break
     return _without_disturbed(samples)
 
 
 def _without_disturbed(samples: Sequence[PrefillSample]) -> list[PrefillSample]:
-    """Return the samples without those that take much longer than the others predict, down to three; the log says that there were any."""
+    """Return the samples without those that take much longer than the others predict, down to three, and say so in the log."""
     kept = list(samples)
     while len(kept) > 3 and max(excess := _excess(kept)) > _MOST_EXCESS:
         del kept[excess.index(max(excess))]
     n_dropped = len(samples) - len(kept)
-    _log.warning("%d of %d timed prefills were disturbed: the machine is busy; first requests correct it", n_dropped, len(samples))
+    _log.warning("the machine is busy: timed prefills contradict each other, %d of %d do not count", n_dropped, len(samples))
     return kept
 
 
