@@ -23,12 +23,12 @@ import torch
 
 from kvkernels.checks import require, require_value_dtype, require_values
 from kvkernels.packing import pack, unpack
+from kvkernels.tiles import product
 
 BLOCK = 8
 WIDTHS = (0, 1, 2, 3, 4, 5, 6, 8)
 BEYOND = 2.0**40  # squares and products of such values are finite
 LOWEST_GAIN = (127 - 16) << 3
-TILE = 128
 
 
 class Axes(NamedTuple):
@@ -93,7 +93,7 @@ def encode(x: torch.Tensor, axes: Axes, gain: torch.Tensor | None = None) -> tor
     if gain is not None:
         require("gain", gain, (kv_heads, n_tokens), torch.uint8)
         y = y / gain_values(gain.T).repeat_interleave(dim, 1)
-    steps = (_times(y - axes.mean, axes.basis.float()) / axes.step).floor_()
+    steps = (product(y - axes.mean, axes.basis.float()) / axes.step).floor_()
     codes = torch.empty(n_tokens, axes.nbytes, dtype=torch.uint8, device=x.device)
     for width, components, place in _runs(axes.widths):
         half = 1 << width - 1
@@ -111,7 +111,7 @@ def decode(codes: torch.Tensor, axes: Axes, gain: torch.Tensor | None, kv_heads:
     for width, components, place in _runs(axes.widths):
         n_codes = components.stop - components.start
         z[:, components] = unpack(codes[:, place], n_codes, 1 << width).float().add_(0.5 - (1 << width - 1))
-    y = _times(z * axes.step, axes.basis.float().T) + axes.mean
+    y = product(z * axes.step, axes.basis.float().T) + axes.mean
     if gain is not None:
         require("gain", gain, (kv_heads, n_tokens), torch.uint8)
         y *= gain_values(gain.T).repeat_interleave(n_channels // kv_heads, 1)
@@ -132,12 +132,3 @@ def _runs(widths: tuple[int, ...]) -> list[tuple[int, slice, slice]]:
 def _weighted(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Return y (T, C) of x (H, T, D)."""
     return (x.transpose(0, 1).flatten(1).float() * weight).clamp_(-BEYOND, BEYOND)
-
-
-def _times(x: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
-    """Return x (N, M) @ matrix (M, P), every row as if it were alone."""
-    out = x.new_empty(len(x), matrix.shape[1])
-    for start in range(0, len(x), TILE):
-        rows = x[start : start + TILE]
-        out[start : start + TILE] = (torch.nn.functional.pad(rows, (0, 0, 0, TILE - len(rows))) @ matrix)[: len(rows)]
-    return out

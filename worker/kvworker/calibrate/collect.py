@@ -33,6 +33,7 @@ class Collector:
         self._sides = {side: [_Side() for _ in self._layers] for side in "kv"}
         self._mass, self._mass_square = ([torch.empty(0) for _ in self._layers] for _ in range(2))
         self._q_square: dict[int, torch.Tensor] = {}
+        self._grams: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._n_tokens = 0
 
     def add(self, study: Study) -> None:
@@ -50,6 +51,7 @@ class Collector:
             self._mass[n] = torch.cat((self._mass[n], study.mass[layer][N_SKIPPED:]))[kept]
             self._mass_square[n] = torch.cat((self._mass_square[n], study.mass_square[layer][N_SKIPPED:]))[kept]
             self._q_square[layer] = self._q_square.get(layer, torch.zeros(())) + study.q_square[layer] * n_tokens
+        self._grams.update(study.grams)
         self._n_tokens += n_tokens
 
     def statistics(self) -> Statistics:
@@ -63,6 +65,7 @@ class Collector:
                 self._q_square[layer] / self._n_tokens,
                 self._mass[n],
                 self._mass_square[n],
+                *self._grams.get(layer, ()),
             )
             for n, layer in enumerate(self._layers)
         }

@@ -16,6 +16,7 @@ from kvworker.codec.stages import Tables
 SUBJECT = StageSpec("statistics")
 _SIDE = ("sample", "low", "high", "mean", "square")
 _LAYER = ("q_square", "mass", "mass_square")
+_GRAMS = ("k_gram", "v_gram")
 
 
 def save_statistics(statistics: Statistics, identity: ModelIdentity, artifacts: Artifacts) -> str:
@@ -43,10 +44,11 @@ def _tables(layer: LayerStatistics, n_tokens: int, dtype: torch.dtype) -> Tables
     """Return the tables of a layer."""
     sides = {f"{side}.{name}": getattr(seen, name) for side, seen in (("k", layer.k), ("v", layer.v)) for name in _SIDE}
     samples = {f"{side}.sample": sides[f"{side}.sample"].to(dtype) for side in "kv"}
-    return {**sides, **samples, **{name: getattr(layer, name) for name in _LAYER}, "n_tokens": torch.tensor([n_tokens])}
+    grams = {name: getattr(layer, name) for name in _GRAMS if getattr(layer, name) is not None}
+    return {**sides, **samples, **{name: getattr(layer, name) for name in _LAYER}, **grams, "n_tokens": torch.tensor([n_tokens])}
 
 
 def _layer_of(tables: Tables) -> LayerStatistics:
     """Return a layer from its tables."""
     k, v = (SideStatistics(*(tables[f"{side}.{name}"].float() for name in _SIDE)) for side in "kv")
-    return LayerStatistics(k, v, *(tables[name] for name in _LAYER))
+    return LayerStatistics(k, v, *(tables[name] for name in _LAYER), *(tables.get(name) for name in _GRAMS))

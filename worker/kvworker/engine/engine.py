@@ -239,6 +239,8 @@ class Study:
         The attention, mean over heads, that each token gets from all rows: its sum, and the sum of its squares.
     probes : mapping of int to tensor (Q, S, D) float32
         Queries of the last rows, at most N_PROBES, before RoPE and scaled: what asks for K and V when an error is judged.
+    grams : mapping of int to tensors (C, C) float32
+        Products of the channels, h * D + d, of the weights that make K and of those that make V: W @ W.T with a row per channel.
     """
 
     kv: PassageKV
@@ -246,6 +248,7 @@ class Study:
     mass: Mapping[int, torch.Tensor]
     mass_square: Mapping[int, torch.Tensor]
     probes: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    grams: Mapping[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
 class Engine(Protocol):

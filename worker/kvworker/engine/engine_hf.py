@@ -109,7 +109,14 @@ class HFEngine:
         watcher = Watcher(self.identity.layout)
         with self._caught_keys() as keys:
             run.watch(watcher.observe)
-        return watcher.study(keys, run.all_values())
+        return replace(watcher.study(keys, run.all_values()), grams=self._grams())
+
+    @torch.inference_mode()
+    def _grams(self) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+        """Return the products of the channels of the weights that make K and V, per layer."""
+        attentions = {layer: self._decoder.layers[layer].self_attn for group in self.identity.layout.groups for layer in group.layers}
+        weights = {layer: [own.k_proj.weight.float().cpu(), own.v_proj.weight.float().cpu()] for layer, own in attentions.items()}
+        return {layer: (k @ k.T, v @ v.T) for layer, (k, v) in weights.items()}
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = Sampling()) -> PromptRun:  # noqa: B008 (frozen)
         """Start the prompt made of `segments`.
