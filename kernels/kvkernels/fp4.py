@@ -7,11 +7,9 @@ channels as `packing` says, two in a byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
-from kvkernels import backend
+from kvkernels.hadamard import slabs
 from kvkernels.packing import pack, packed_nbytes, unpack
 from kvkernels.saturate import saturated
 
@@ -35,7 +33,7 @@ def encode(x: torch.Tensor, steps: torch.Tensor, block: int) -> torch.Tensor:
     """Return packed codes of x (..., T, D) for float32 steps (..., T, B)."""
     codes_shape, _ = stored_shapes(tuple(x.shape), block)
     codes = torch.empty(codes_shape, dtype=torch.uint8, device=x.device)
-    for values, own, into in _slabs(x, steps, codes):
+    for values, own, into in slabs(x, steps, codes):
         step = own.repeat_interleave(block, -1)[:, : x.shape[-1]]
         into.copy_(pack(_nearest(torch.where(step > 0, values.float() / step, 0)), 16))
     return codes
@@ -45,7 +43,7 @@ def decode(codes: torch.Tensor, steps: torch.Tensor, dim: int, block: int, dtype
     """Return magnitude times step (..., T, D), in float16 at most 65504."""
     out = torch.empty((*codes.shape[:-1], dim), dtype=dtype, device=codes.device)
     magnitudes = torch.tensor((*_MAGNITUDES, *(-m for m in _MAGNITUDES)), device=codes.device)
-    for into, own, packed in _slabs(out, steps, codes):
+    for into, own, packed in slabs(out, steps, codes):
         step = own.repeat_interleave(block, -1)[:, :dim]
         into.copy_(saturated(magnitudes[unpack(packed, dim, 16).int()].mul_(step), dtype))
     return out
@@ -58,10 +56,3 @@ def _nearest(y: torch.Tensor) -> torch.Tensor:
     for middle, belongs_to_upper in ((0.75, True), (1.25, False), (1.75, True), (2.5, False), (3.5, True), (5.0, False)):
         index += size >= middle if belongs_to_upper else size > middle
     return index + 8 * (y < 0)
-
-
-def _slabs(*tensors: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Cut tensors into slabs of tokens, (N, last axis) each; the first one says how many."""
-    rows = max(1, backend.SLAB // max(1, tensors[0].shape[-1]))
-    flat = [x.reshape(x.numel() // max(1, x.shape[-1]), x.shape[-1]) for x in tensors]
-    return zip(*(x.split(rows) for x in flat), strict=True) if len(flat[0]) else iter(())

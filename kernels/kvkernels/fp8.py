@@ -59,7 +59,7 @@ def reference_encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     scale = scale_of(largest)
     flat, heads = _by_head(codes), _by_head(x)
     for head, factor in enumerate(scale.reciprocal().flatten().tolist()):
-        for part, into in zip(heads[head].split(backend.SLAB), flat[head].split(backend.SLAB), strict=True):
+        for part, into in zip(torch.split(heads[head], backend.SLAB), torch.split(flat[head], backend.SLAB), strict=True):
             into.copy_((part.float() * factor).to(torch.float8_e4m3fn).view(torch.uint8))
     return codes, scale
 
@@ -69,7 +69,7 @@ def reference_decode(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtyp
     out = torch.empty(codes.shape, dtype=dtype, device=codes.device)
     flat, heads = _by_head(out), _by_head(codes)
     for head, factor in enumerate(scale.flatten().tolist()):
-        for part, into in zip(heads[head].split(backend.SLAB), flat[head].split(backend.SLAB), strict=True):
+        for part, into in zip(torch.split(heads[head], backend.SLAB), torch.split(flat[head], backend.SLAB), strict=True):
             into.copy_(saturated(part.view(torch.float8_e4m3fn).float().mul_(factor), dtype))
     return out
 

@@ -24,6 +24,16 @@ def round_toward_zero(x, dtype: tl.constexpr):
 
 
 @triton.jit
+def nearest(x, dtype: tl.constexpr):
+    """Cast finite float32 to the nearest of dtype, half to even; the interpreter's own cast to bfloat16 is not that."""
+    if dtype == tl.bfloat16:
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        return bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    return x.to(dtype)
+
+
+@triton.jit
 def saturated(x, dtype: tl.constexpr):
     """Cast float32 as `kvkernels.saturate.saturated` does; NaN stays."""
     if dtype == tl.float16:

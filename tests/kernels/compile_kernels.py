@@ -1,7 +1,7 @@
 """Compile every kernel for the compute capabilities that are served, without a GPU, and print a JSON object per case.
 
-Each kernel is compiled in every dtype it accepts, and in the first once more with each integer equal to 1, which triton turns into a
-compile-time constant. An object holds capability, kernel, variant, nbytes of machine code, and error (null if none).
+Each kernel is compiled in every dtype it accepts (the slow ones in one), and in the first once more with each integer equal to 1, which
+triton turns into a compile-time constant. An object holds capability, kernel, variant, nbytes of machine code, and error (null if none).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import kvkernels
 
 CAPABILITIES = (80, 90, 100)
 FLOATS = ("fp32", "fp16", "bf16")
-Case = tuple[dict[str, str], dict[str, int]]  # types of the pointers, compile-time constants
+Case = tuple[dict[str, str], dict[str, float]]  # types of the pointers, compile-time constants
 
 
 def int8_cases() -> Iterator[tuple[str, Case]]:
@@ -40,6 +40,22 @@ def fp8_cases() -> Iterator[tuple[str, Case]]:
         yield "decode_kernel", ({"codes_ptr": "u8", "scale_ptr": "fp32", "out_ptr": dtype}, {"BLOCK": 4096})
 
 
+def hadamard_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants: 3 bits, the one width whose words span bytes. They take a second each, so one dtype has to do."""
+    shape = {"ROWS": 16, "N": 128, "LOG_N": 7, "SQRT_N": 128**0.5, "BITS": 3, "K": 8, "BYTES": 3, "LARGEST": 65504.0}
+    stored = {"codes_ptr": "u8", "scale_ptr": "bf16", "zero_ptr": "bf16"}
+    yield "encode_kernel", ({"x_ptr": "bf16"} | stored, shape)
+    yield "decode_kernel", ({"out_ptr": "bf16"} | stored, shape)
+
+
+def turboquant_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants; a second each, too."""
+    shape = {"ROWS": 16, "N": 128, "LOG_N": 7, "SQRT_N": 128**0.5, "BITS": 4, "K": 2, "BYTES": 1}
+    stored = {"codes_ptr": "u8", "norm_ptr": "bf16", "signs_ptr": "fp32"}
+    yield "encode_kernel", ({"x_ptr": "bf16", "middles_ptr": "fp32"} | stored, shape | {"LARGEST": 65504.0})
+    yield "decode_kernel", ({"out_ptr": "bf16", "levels_ptr": "fp32"} | stored, shape)
+
+
 def exponent_split_cases() -> Iterator[tuple[str, Case]]:
     """Yield kernels with their variants; both 16-bit dtypes are read as i16."""
     for kernel, (word, itemsize) in itertools.product(("encode_kernel", "decode_kernel"), (("i16", 2), ("i32", 4))):
@@ -55,6 +71,14 @@ def kivi_cases() -> Iterator[tuple[str, Case]]:
         yield "decode_kernel", (stored | {"out_ptr": dtype}, grid)
 
 
+def cq_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants: the largest codebooks to search, codes of both widths to fetch."""
+    for dtype, code in zip(FLOATS, ("u8", "i16", "u8"), strict=True):
+        grid = {"D": 80, "COUPLE": 8, "VECTORS": 1024}
+        yield "nearest_kernel", ({"x_ptr": dtype, "vectors_ptr": "fp16", "found_ptr": "i16"}, grid | {"ROWS": 8})
+        yield "gather_kernel", ({"found_ptr": code, "vectors_ptr": "fp16", "out_ptr": dtype}, grid | {"BLOCK_D": 128, "ROWS": 16})
+
+
 def rotate_scatter_cases() -> Iterator[tuple[str, Case]]:
     """Yield the kernel with its variants; 80 channels of which 32 rotate."""
     shape = {"D": 80, "R": 32, "BLOCK_HALF": 16, "BLOCK_REST": 64, "TOKENS": 32}
@@ -66,8 +90,11 @@ def rotate_scatter_cases() -> Iterator[tuple[str, Case]]:
 CASES = {
     "int8_triton": int8_cases,
     "fp8_triton": fp8_cases,
+    "hadamard_triton": hadamard_cases,
+    "turboquant_triton": turboquant_cases,
     "exponent_split_triton": exponent_split_cases,
     "kivi_triton": kivi_cases,
+    "cq_triton": cq_cases,
     "rotate_scatter_triton": rotate_scatter_cases,
 }
 
