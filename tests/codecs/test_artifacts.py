@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from kvstore.core.api import PutNote
+from kvstore.core.api import Hit, PutNote, Status
 from kvstore.core.blob import BufferedBlob, build_blob, parse_header
 from kvstore.core.errors import CorruptError, FormatError, IdentityError, InvalidInputError, KVError, NotFoundError
 from kvstore.core.key import ChunkKey, Kind
@@ -44,8 +44,13 @@ class ShelfOfOne:
 
     def __init__(self) -> None:
         self.held: dict[ChunkKey, bytes] = {}
+        self.n_puts = 0
+
+    def lookup(self, keys: list[ChunkKey]) -> list[Hit]:
+        return [Hit(key, Status.READY if key in self.held else Status.ABSENT) for key in keys]
 
     def put(self, blob: bytearray, note: PutNote) -> None:
+        self.n_puts += 1
         self.held[parse_header(blob).key] = bytes(blob)
 
     def get(self, key: ChunkKey) -> BufferedBlob | None:
@@ -135,6 +140,15 @@ def test_the_store_has_what_the_folder_lacks_and_the_folder_keeps_it(tmp_path: P
     Artifacts(SPACE, tmp_path / "one").publish(Artifacts(SPACE, tmp_path / "one").add(make()), SUBJECT, store)  # type: ignore[arg-type]
     Artifacts(SPACE, tmp_path / "two", store).find(make().digest, SUBJECT)  # type: ignore[arg-type]
     assert Artifacts(SPACE, tmp_path / "two").find(make().digest, SUBJECT).digest == make().digest
+
+
+def test_what_the_store_has_is_not_put_again(tmp_path: Path) -> None:
+    """Workers publish before every chunk that needs tables, since a store may have lost them."""
+    store, artifacts = ShelfOfOne(), Artifacts(SPACE, tmp_path)
+    digest = artifacts.add(make())
+    for _ in range(2):
+        artifacts.publish(digest, SUBJECT, store)  # type: ignore[arg-type]
+    assert store.n_puts == 1
 
 
 def test_an_artifact_that_nobody_has_says_what_to_run(tmp_path: Path) -> None:

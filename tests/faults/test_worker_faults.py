@@ -148,7 +148,7 @@ _calibrated: dict[int, object] = {}
 def calibrate_once(scene: Scene) -> object:
     """Measure the tiny model once."""
     if id(scene) not in _calibrated:
-        _calibrated[id(scene)] = calibrate(scene.lab.tiny.engine, find_codec("raw"), None)
+        _calibrated[id(scene)] = calibrate(scene.lab.tiny.engine, [find_codec("raw")], None)
     return _calibrated[id(scene)]
 
 

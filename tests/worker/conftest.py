@@ -43,7 +43,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def costs(tiny: Tiny) -> CostModel:
     """Measure the tiny model once."""
-    return calibrate(tiny.engine, find_codec("raw"), None)
+    return calibrate(tiny.engine, [find_codec("raw")], None)
 
 
 @pytest.fixture

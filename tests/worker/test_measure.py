@@ -48,7 +48,7 @@ def failing(service: StoreService) -> list[StoreAPI | None]:
 def test_a_measured_model_lets_the_planner_decide(tiny: Tiny, service: StoreService, codec: str) -> None:
     """Prefill, decoding, splicing and the tier in use are known; what costs more is predicted to cost more."""
     pipeline = find_codec(codec)
-    model = calibrate(tiny.engine, pipeline, service.bind("calibration"))
+    model = calibrate(tiny.engine, [pipeline], service.bind("calibration"))
     short, long = model.predict_prefill(32, 16), model.predict_prefill(4096, 2048)
     assert short is not None
     assert long is not None
@@ -59,7 +59,7 @@ def test_a_measured_model_lets_the_planner_decide(tiny: Tiny, service: StoreServ
 
 def test_the_measured_model_prefers_loading_much_to_computing_it(tiny: Tiny, service: StoreService) -> None:
     """A chunk in device memory costs next to nothing."""
-    model = calibrate(tiny.engine, RAW, service.bind("calibration"))
+    model = calibrate(tiny.engine, [RAW], service.bind("calibration"))
     request = Request((PassageAsk(0, 4000, 0),), 10)
     plan = find_planner("min_cost").plan(request, {0: [Offer("device", 1 << 20, bytes(32), "decoded")]}, model)
     assert isinstance(plan.items[0], Load)
@@ -68,7 +68,7 @@ def test_the_measured_model_prefers_loading_much_to_computing_it(tiny: Tiny, ser
 @pytest.mark.parametrize("index", range(5))
 def test_a_store_that_fails_leaves_assumed_speeds(tiny: Tiny, service: StoreService, index: int) -> None:
     """A worker starts without a store."""
-    model = calibrate(tiny.engine, RAW, failing(service)[index])
+    model = calibrate(tiny.engine, [RAW], failing(service)[index])
     assert model.predict_prefill(100, 50)
     for tier in ("device", "disk", "redis"):
         assert model.load_rates(tier, "decoded" if tier == "device" else "raw") is not None
@@ -77,7 +77,7 @@ def test_a_store_that_fails_leaves_assumed_speeds(tiny: Tiny, service: StoreServ
 def test_nothing_is_left_in_the_store(tiny: Tiny, service: StoreService) -> None:
     """Probes are nobody's text."""
     store = service.bind("calibration")
-    calibrate(tiny.engine, RAW, store)
+    calibrate(tiny.engine, [RAW], store)
     assert list(store.entries()) == []
 
 
@@ -91,7 +91,7 @@ def breaks(index: int, data: memoryview) -> memoryview:
 def test_a_read_that_fails_in_the_middle_leaves_no_reader_open(tiny: Tiny, service: StoreService) -> None:
     """An open reader keeps memory of the store."""
     store = TamperedParts(service.bind("calibration"), breaks)
-    calibrate(tiny.engine, RAW, store)
+    calibrate(tiny.engine, [RAW], store)
     assert store.readers
     assert all(reader.closed == 1 for reader in store.readers)
 
@@ -117,5 +117,5 @@ def test_no_prompt_is_longer_than_the_model_reads(tiny: Tiny, n_tokens: int) -> 
     """Also where the context is smaller than the usual sizes."""
     engine = _Small(tiny, n_tokens)
     pipeline: Pipeline = RAW
-    assert calibrate(engine, pipeline, None).predict_prefill(10, 5)  # type: ignore[arg-type]
+    assert calibrate(engine, [pipeline], None).predict_prefill(10, 5)  # type: ignore[arg-type]
     assert engine.longest <= n_tokens

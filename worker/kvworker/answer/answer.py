@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from kvclient.records import AnswerExplanation, Report, Token
 from kvstore.core.api import Hit, Status, StoreAPI
@@ -26,16 +27,16 @@ from kvworker.answer.fetches import RequestFetches
 from kvworker.answer.job import job_of
 from kvworker.answer.load import Loader, StoredSource
 from kvworker.answer.probes import TierProbes
-from kvworker.answer.prompt import Asked, Prompt, Stored, offers, read_as
+from kvworker.answer.prompt import Asked, Prompt, forms, offers, read_as
 from kvworker.answer.report import make_report
 from kvworker.answer.text_stream import TextStream
-from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.engine import Engine
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import AUTO, Passage, Reading
 from kvworker.ingest.restore import Restorer
 from kvworker.quality.gate import Choice, Gate
+from kvworker.quality.ladder import Ladder
 from kvworker.quality.variants import ReadAs
 from kvworker.settings import WorkerSettings
 
@@ -70,7 +71,7 @@ class Answerer:
         engine: Engine,
         engine_lock: threading.Lock,
         catalog: Catalog,
-        pipeline: Pipeline,
+        ladder: Ladder,
         loader: Loader,
         device_tier: DeviceTier,
         costs: CostBook,
@@ -79,7 +80,8 @@ class Answerer:
         explanations: Explanations,
         settings: WorkerSettings,
     ) -> None:
-        self._engine, self._lock, self._catalog, self._pipeline = engine, engine_lock, catalog, pipeline
+        self._engine, self._lock, self._catalog, self._ladder = engine, engine_lock, catalog, ladder
+        self._codecs = {codec.spec.variant(): codec.spec for codec in ladder.codecs}
         self._loader, self._device_tier, self._costs, self._gate = loader, device_tier, costs, gate
         self._restorer, self._explanations, self._settings = restorer, explanations, settings
         self._probes = TierProbes(loader, costs)
@@ -104,7 +106,7 @@ class Answerer:
         self._learn(tenant, course)
         self._probes.after(tenant, store, course)
         self._restore(tenant, store, course)
-        report = make_report(uuid.uuid4().hex[:16], course, self._pipeline.spec)
+        report = make_report(uuid.uuid4().hex[:16], course, self._codecs)
         self._explanations.keep(tenant, AnswerExplanation(report, tuple(explain(report, course, costs))))
         yield report
 
@@ -126,13 +128,13 @@ class Answerer:
             device_nbytes = self._on_device(tenant, [s.hit for a in asked for s in a.stored])
         best = [a.best(device_nbytes) for a in asked]
         with timing.measure("plan"):
-            hits = offers(asked, self._pipeline.spec.label, device_nbytes)
+            hits = offers(asked, self._codecs, device_nbytes)
             for choice in self._careful_first(spec, read_as(prompt, best)):
                 request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
                 plan = planner.plan(request, hits, self._costs.model)
                 if plan.predicted_s is not None and plan.predicted_s + (plan.error_s or 0.0) <= self._settings.ttft_target_s:
                     break
-        read = [a.read_as(i.offer.read_as) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
+        read = [a.form(i.offer) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
         return Course(prompt.read_in(read), choice, planner.name, asked, read, request, plan, planner.is_binding, timing)
 
     def _careful_first(self, spec: str, reading: ReadAs) -> list[Choice]:
@@ -155,11 +157,10 @@ class Answerer:
             raise InvalidInputError(f"max_tokens {sampling.max_new_tokens} is over worker.max_new_tokens {self._settings.max_new_tokens}")
 
     def _lookup(self, tenant: str, store: StoreAPI, named: Sequence[tuple[Passage, Sequence[Reading]]]) -> list[Asked]:
-        """Return what the store has of every reading, found in one call."""
-        namespace, variant = self._engine.identity.namespace, self._pipeline.spec.variant()
-        keys = [r.passage.key(namespace, variant) for _, readings in named for r in readings]
-        hits = iter(self._hits(tenant, store, keys))
-        return [Asked(p, tuple(Stored(r, next(hits)) for r in readings)) for p, readings in named]
+        """Return what the store has of every reading, in any codec that it may be stored in, found in one call."""
+        keys = [key for _, readings in named for r in readings for key in self._ladder.keys(r.passage.content)]
+        hits, n = iter(self._hits(tenant, store, keys)), len(self._ladder.rungs)
+        return [Asked(p, tuple(s for r in readings for s in forms(r, list(islice(hits, n))))) for p, readings in named]
 
     def _hits(self, tenant: str, store: StoreAPI, keys: Sequence[ChunkKey]) -> list[Hit]:
         """Return one hit per key; a store that fails has nothing, and rests for ten times as long as its failure took."""
@@ -201,7 +202,7 @@ class Answerer:
         """
         slack_s, load_s, model = self._settings.load_slack_s, course.plan.load_s, self._costs.model
         if course.is_binding or load_s is None or not load_s < math.inf:
-            compute_s = model.predict_prefill(course.prompt.n_tokens, course.prompt.n_tokens / 2)
+            compute_s = model.predict_prefill(course.request.n_tokens, course.request.n_tokens / 2)
             load_s = math.inf if compute_s is None else compute_s
         return min(self._settings.load_timeout_s, load_s + slack_s)
 

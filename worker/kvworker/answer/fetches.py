@@ -20,7 +20,7 @@ class RequestFetches:
 
     def open(self, chunk: int, offer: Offer) -> DeviceSource | StoredSource:
         """Return the source of a passage in the offered form; a device copy that has just left falls back to the store."""
-        stored = self._asked[chunk].read_as(offer.read_as)
+        stored = self._asked[chunk].form(offer)
         kv = self._device_tier.get((self._tenant, stored.hit.key)) if offer.tier == DEVICE else None
         if kv is not None:
             return DeviceSource(kv)

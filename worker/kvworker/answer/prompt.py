@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, takewhile
+from itertools import takewhile
 
 from kvstore.core.api import Hit, Status
 from kvstore.core.identity import KVLayout
 from kvstore.core.key import ChunkKey
+from kvstore.core.stages import PipelineSpec
 from kvstore.planners.plan import Hits, Offer, PassageAsk, Request
 from kvworker.answer.policy import RecomputePolicy
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import ChunkSource, Segment
+from kvworker.engine.engine import ChunkSource, Segment, spans_of
 from kvworker.ingest.passages import ALONE, Passage, Reading
 from kvworker.quality.variants import ReadAs
 
@@ -37,9 +38,17 @@ class Stored:
     hit: Hit
 
 
+def forms(reading: Reading, hits: Sequence[Hit]) -> list[Stored]:
+    """Return what the store has of a reading, in whatever codec, or else what it says of the first."""
+    return [Stored(reading, hit) for hit in hits if hit.status is not Status.ABSENT] or [Stored(reading, hits[0])]
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A passage as it was named, and all readings of it that may be used, the best first; none where it has to be computed."""
+    """A passage as it was named, and all readings of it that may be used, the best first; none where it has to be computed.
+
+    A reading that is stored in several codecs is there several times.
+    """
 
     passage: Passage
     stored: tuple[Stored, ...]
@@ -49,9 +58,9 @@ class Asked:
         usable = (s for s in self.stored if s.hit.status is Status.READY or s.hit.key in device_nbytes)
         return next(usable, self.stored[0] if self.stored else None)
 
-    def read_as(self, read_as: str) -> Stored:
-        """Return the reading of that name."""
-        return next(s for s in self.stored if s.reading.read_as == read_as)
+    def form(self, offer: Offer) -> Stored:
+        """Return what is stored of the reading and in the codec of an offer."""
+        return next(s for s in self.stored if (s.reading.read_as, s.hit.key.variant) == (offer.read_as, offer.variant))
 
     def lacking(self) -> Iterator[Stored]:
         """Yield the readings that are absent and better than any that is stored or on its way."""
@@ -72,7 +81,7 @@ class Prompt:
 
     @property
     def n_tokens(self) -> int:
-        """Rows of the whole prompt."""
+        """Tokens of passages and question, without links."""
         return sum(len(p.token_ids) for p in self.passages) + len(self.question_ids)
 
     @cached_property
@@ -94,11 +103,12 @@ class Prompt:
         return [*pieces, Segment(self.question_ids)]
 
     def request(self, policy: RecomputePolicy, layout: KVLayout) -> Request:
-        """Return what a planner is asked: places, lengths and the rows that the policy repairs in a loaded passage."""
-        starts = accumulate((len(p.token_ids) for p in self.passages), initial=0)
-        work = policy.work(self.segments({i: _Promised() for i in range(len(self.passages))}), layout.n_layers)
-        asks = [PassageAsk(i, len(p.token_ids), start, n) for i, (p, start, n) in enumerate(zip(self.passages, starts, work, strict=False))]
-        return Request(tuple(asks), len(self.question_ids))
+        """Return what a planner is asked: places, lengths and the rows that the policy computes of a loaded passage and its links."""
+        segments = policy.arrange(self.segments({i: _Promised() for i in range(len(self.passages))}))
+        *spans, question = spans_of(segments)
+        work = policy.work(segments, layout.n_layers)
+        asks = [PassageAsk(i, span.stop - span.start, span.start, work[i]) for i, span in enumerate(spans)]
+        return Request(tuple(asks), question.stop - question.start)
 
 
 def read_as(prompt: Prompt, best: Sequence[Stored | None]) -> ReadAs:
@@ -108,8 +118,11 @@ def read_as(prompt: Prompt, best: Sequence[Stored | None]) -> ReadAs:
     return "alone" if ALONE in others else "document" if others else "prefix"
 
 
-def offers(asked: Sequence[Asked], codec: str, device_nbytes: Mapping[ChunkKey, int]) -> Hits:
-    """Return what can be loaded, the best readings first: decoded copies in device memory, then what the store has READY."""
+def offers(asked: Sequence[Asked], codecs: Mapping[bytes, PipelineSpec], device_nbytes: Mapping[ChunkKey, int]) -> Hits:
+    """Return what can be loaded, the best readings first: decoded copies in device memory, then what the store has READY.
+
+    `codecs` are those that chunks may be stored in, by variant.
+    """
     found: dict[int, list[Offer]] = {}
     for index, passage in enumerate(asked):
         for stored in passage.stored:
@@ -118,5 +131,6 @@ def offers(asked: Sequence[Asked], codec: str, device_nbytes: Mapping[ChunkKey, 
                 copy = Offer(DEVICE, device_nbytes[hit.key], hit.key.variant, DECODED, read_as, rank)
                 found.setdefault(index, []).append(copy)
             if hit.status is Status.READY:
-                found.setdefault(index, []).append(Offer(hit.tier, hit.nbytes, hit.key.variant, codec, read_as, rank))
+                label = codecs[hit.key.variant].label
+                found.setdefault(index, []).append(Offer(hit.tier, hit.nbytes, hit.key.variant, label, read_as, rank))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 
 from kvclient.records import Passage as PassageRecord
 from kvclient.records import PassageReport, Report
@@ -16,9 +17,9 @@ from kvworker.codec.registry import declared_quality
 from kvworker.ingest.passages import Passage
 
 
-def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
-    """Return the report of an answered question."""
-    passages = tuple(_passage_report(course, index, codec.label) for index in range(len(course.prompt.passages)))
+def make_report(request_id: str, course: Course, codecs: Mapping[bytes, PipelineSpec]) -> Report:
+    """Return the report of an answered question; `codecs` are those that chunks may be stored in, by variant."""
+    passages = tuple(_passage_report(course, index, codecs) for index in range(len(course.prompt.passages)))
     loaded = sum(p.passage.n_tokens - p.rows_recomputed for p in passages if p.action == "load")
     return Report(
         request_id=request_id,
@@ -31,12 +32,14 @@ def make_report(request_id: str, course: Course, codec: PipelineSpec) -> Report:
         tokens_loaded=loaded,
         tokens_recomputed=len(course.rows),
         tokens_generated=course.n_generated,
-        quality=_quality(course, declared_quality(codec) == "lossless"),
+        quality=_quality(course, codecs),
     )
 
 
-def _quality(course: Course, is_lossless: bool) -> str:
+def _quality(course: Course, codecs: Mapping[bytes, PipelineSpec]) -> str:
     """Return the declared loss: none where everything was computed, or loaded without loss exactly where it was read."""
+    loaded = {codecs[read.hit.key.variant] for index, read in enumerate(course.read) if read and index in course.sources}
+    is_lossless = all(declared_quality(codec) == "lossless" for codec in loaded)
     is_prefix = all(index < course.prompt.n_exact for index in course.sources)
     policy = course.choice.policy
     is_exact = policy.is_in_turn and (not course.sources or policy.name == "all" or (is_prefix and is_lossless))
@@ -48,7 +51,7 @@ def passage_record(passage: Passage) -> PassageRecord:
     return PassageRecord(passage.content.hex(), passage.source, passage.index, len(passage.token_ids), passage.preview)
 
 
-def _passage_report(course: Course, index: int, codec: str) -> PassageReport:
+def _passage_report(course: Course, index: int, codecs: Mapping[bytes, PipelineSpec]) -> PassageReport:
     """Return what was done for one passage."""
     item, read = course.plan.items[index], course.read[index]
     source, passage = course.sources.get(index), passage_record(course.asked[index].passage)
@@ -60,14 +63,14 @@ def _passage_report(course: Course, index: int, codec: str) -> PassageReport:
     else:
         tier, nbytes, seconds = DEVICE, sum(chunk.nbytes for chunk in source.kv), 0.0
     why = item.why if isinstance(item, Load) else f"it arrived before it was computed; the plan was: {item.why}"
+    codec = codecs[read.hit.key.variant].label
     return PassageReport(passage, "load", tier, codec, nbytes, seconds, why, _rows_computed(course, index), read.reading.read_as)
 
 
 def _rows_computed(course: Course, index: int) -> int:
-    """Return how many rows of a passage were computed."""
-    lengths = [len(p.token_ids) for p in course.prompt.passages[: index + 1]]
-    stop = sum(lengths)
-    return bisect_left(course.rows, stop) - bisect_left(course.rows, stop - lengths[-1])
+    """Return how many rows of a passage were computed, those of its links left out."""
+    start = course.request.passages[index].start
+    return bisect_left(course.rows, start + len(course.prompt.passages[index].token_ids)) - bisect_left(course.rows, start)
 
 
 def _why_computed(course: Course, item: Load | Compute, reason: str) -> str:

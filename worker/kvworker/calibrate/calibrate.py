@@ -11,6 +11,7 @@ from kvclient.cli.progress import progress
 from kvworker.calibrate.collect import Collector
 from kvworker.calibrate.files import save_statistics
 from kvworker.calibrate.fit import complete, fit
+from kvworker.calibrate.probes import save_probes
 from kvworker.calibrate.statistics import Statistics
 from kvworker.calibrate.texts import readings
 from kvworker.codec.artifacts import Artifacts
@@ -54,6 +55,7 @@ def prepare(
     with progress("reading text", reach.n_tokens) as advance:
         statistics = gather(engine, readings(engine, paths), reach, advance)
     save_statistics(statistics, engine.identity, artifacts)
+    save_probes(statistics.probes, engine.identity.namespace, artifacts)
     stages = [stage for codec in codecs for stage in codec.stages if isinstance(stage, Calibrated) and not stage.artifact]
     fitted = {stage.subject: stage for stage in stages}
     with progress("fitting tables", len(fitted)) as advance:

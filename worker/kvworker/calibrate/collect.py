@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from kvstore.core.errors import InvalidInputError
@@ -35,6 +37,7 @@ class Collector:
         self._q_square: dict[int, torch.Tensor] = {}
         self._grams: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._n_tokens = 0
+        self._probes: Mapping[int, torch.Tensor] = {}
 
     def add(self, study: Study) -> None:
         """Take in a text; its first tokens are left out, and a text of no more than those raises InvalidInputError."""
@@ -53,6 +56,7 @@ class Collector:
             self._q_square[layer] = self._q_square.get(layer, torch.zeros(())) + study.q_square[layer] * n_tokens
         self._grams.update(study.grams)
         self._n_tokens += n_tokens
+        self._probes = study.probes
 
     def statistics(self) -> Statistics:
         """Return what was gathered; without any text raises InvalidInputError."""
@@ -69,7 +73,7 @@ class Collector:
             )
             for n, layer in enumerate(self._layers)
         }
-        return Statistics(self._identity.namespace, self._n_tokens, layers)
+        return Statistics(self._identity.namespace, self._n_tokens, layers, self._probes)
 
 
 class _Side:

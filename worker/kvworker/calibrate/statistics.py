@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -64,8 +64,11 @@ class Statistics:
     n_tokens : int
         Tokens that were read.
     layers : mapping of int to LayerStatistics
+    probes : mapping of int to tensor (Q, S, D)
+        `Study.probes` of the text that was read last.
     """
 
     namespace: bytes
     n_tokens: int
     layers: Mapping[int, LayerStatistics]
+    probes: Mapping[int, torch.Tensor] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kvstore.codecs import Stage
-from kvstore.core.api import PutNote, StoreAPI
+from kvstore.core.api import PutNote, Status, StoreAPI
 from kvstore.core.blob import HEADER_NBYTES, header_nbytes, parse_header
 from kvstore.core.errors import CorruptError, IdentityError, KVError, NotFoundError
 from kvstore.core.key import ChunkKey, Kind
@@ -98,8 +98,10 @@ class Artifacts:
             return next((digest for digest, known in reversed(self._known.items()) if known.subject == subject), None)
 
     def publish(self, digest: str, subject: StageSpec, store: StoreAPI) -> None:
-        """Put an artifact into a store, where other workers of the same tenant find it."""
-        store.put(self.find(digest, subject).to_bytes(), PutNote(source="calibration", durable=True))
+        """Put an artifact into a store that lacks it, where other workers of the same tenant find it."""
+        if store.lookup([artifact_key(self._namespace, subject, digest)])[0].status is not Status.ABSENT:
+            return
+        store.put(self.find(digest, subject).to_bytes(), PutNote(source="calibration"))
 
     def _check(self, artifact: Artifact, subject: StageSpec) -> None:
         """Raise IdentityError unless an artifact is this model's and was fitted for `subject`."""

@@ -7,12 +7,12 @@ from kvstore.core.discovery import known_names
 from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.core.stages import Param
 from kvworker.codec.pipeline import Pipeline
+from kvworker.codec.presets import LADDER
 from kvworker.codec.registry import QUANTIZERS, TRANSFORMS, find_stage_class
 
 PRESETS = {
     "raw": "raw",
-    "lossless": "exponent_split+zstd:fields=exponent,level=1",
-    "int8": "int8",
+    **{preset.name: preset.plain for preset in LADDER},
     "kivi4": "kivi:bits=4,group=32",
     "kivi2": "kivi:bits=2,group=32",
 }
@@ -21,6 +21,7 @@ PRESETS = {
 def find_codec(text: str) -> Pipeline:
     """Return the pipeline of a preset or spec: stages joined by "+", each a name and, after ":", its parameters as NAME=VALUE.
 
+    A preset is what it is without calibrated tables; `ladder_of` knows what it is with them.
     Parameters left out have their defaults. Raises InvalidInputError or UnsupportedError, both listing what is known.
     """
     try:

@@ -5,8 +5,8 @@ Nothing here knows a model library; `engine_hf.py` implements `Engine` over Hugg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -55,13 +55,15 @@ class Segment:
     """A piece of a prompt: a passage with its own BOS as first token, or text whose rows are all computed (source None).
 
     `is_exact` says that the source holds what a prefill of this very prompt would compute, so that no row needs repair. `apart` says how
-    it stands among the others where it does not see those before it; what is computed of it then equals what is loaded.
+    it stands among the others where it does not see those before it; what is computed of it then equals what is loaded. `links` are tokens
+    right behind it that are computed for this prompt in any case, and see everything before them.
     """
 
     token_ids: tuple[int, ...]
     source: ChunkSource | None = None
     is_exact: bool = False
     apart: Apart | None = None
+    links: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.token_ids:
@@ -69,7 +71,7 @@ class Segment:
 
 
 class Span(NamedTuple):
-    """Where a segment lies in its prompt: rows start to stop - 1."""
+    """Where a segment with its links lies in its prompt: rows start to stop - 1."""
 
     start: int
     stop: int
@@ -81,14 +83,20 @@ def spans_of(segments: Sequence[Segment]) -> list[Span]:
     """Return the rows that each segment takes, in order."""
     spans, start = [], 0
     for segment in segments:
-        spans.append(Span(start, start + len(segment.token_ids), segment.source is not None, segment.is_exact))
+        spans.append(Span(start, start + len(segment.token_ids) + len(segment.links), segment.source is not None, segment.is_exact))
         start = spans[-1].stop
     return spans
 
 
+def laid_out(segments: Iterable[Segment]) -> list[Segment]:
+    """Return a prompt's segments with all links as segments of their own."""
+    pairs = ((replace(s, links=()), *((Segment(s.links),) if s.links else ())) for s in segments)
+    return [segment for pair in pairs for segment in pair]
+
+
 def unsourced(segments: Sequence[Segment]) -> list[int]:
-    """Return the rows of segments without a source, ascending."""
-    return [row for span in spans_of(segments) if not span.is_sourced for row in range(span.start, span.stop)]
+    """Return the rows of links and of segments without a source, ascending."""
+    return [row for span in spans_of(laid_out(segments)) if not span.is_sourced for row in range(span.start, span.stop)]
 
 
 def always_computed(segments: Sequence[Segment]) -> list[int]:
@@ -188,7 +196,7 @@ class Prefill(Protocol):
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """What the prompt is made of."""
+        """What the prompt is made of, links apart from what they follow."""
 
     @property
     def computed(self) -> Collection[int]:
@@ -271,6 +279,10 @@ class Engine(Protocol):
         """Tokens that `export` takes at once; less than the context where angles depend on the whole (dynamic NTK scaling)."""
 
     @property
+    def needs_fine_keys(self) -> bool:
+        """Whether errors of its keys matter more than in others: six query heads or more share a KV head, or keys have a bias."""
+
+    @property
     def bos_id(self) -> int | None:
         """The token that starts a passage, or None where the family has none."""
 
@@ -299,7 +311,11 @@ class Engine(Protocol):
         """Read a text alone; return its KV with what its rows ask for and attend to. Raises what `export` raises."""
 
     def begin(self, segments: Sequence[Segment], sampling: Sampling = ...) -> Prefill:
-        """Start the prompt made of `segments`; token ids out of range and more tokens than the context holds raise InvalidInputError."""
+        """Start the prompt made of `segments`.
+
+        Token ids out of range, links that are no special tokens of the model and more tokens than the context holds raise
+        InvalidInputError.
+        """
 
     def prefill(self, segments: Sequence[Segment], rows: Sequence[int], sampling: Sampling = ...) -> Generation:
         """Run a prompt in one step: `begin`, then `finish` with these rows."""

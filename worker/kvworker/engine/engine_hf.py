@@ -33,6 +33,7 @@ from kvworker.engine.watcher import Watcher
 from kvworker.engine.weights import read_settings, tokenizer_digest, weights_digest
 
 _ATTENTION = "larder_rows"
+_CROWDED = 6  # query heads of a KV head
 _TEXT_MODELS = {"gemma3": "gemma3_text"}  # directories with image input, of which the text model is used
 
 
@@ -58,6 +59,7 @@ class HFEngine:
         self._tokenizer = tokenizer
         self._decoder = model.get_decoder()
         self._family: Family = family_of(config.model_type)
+        self.needs_fine_keys = _needs_fine_keys(config, self._decoder)
         self._n_vocab: int = config.vocab_size
         softcap: float | None = getattr(config, "final_logit_softcapping", None)
         head, dtype = model.get_output_embeddings(), DTYPES[identity.dtype]
@@ -173,6 +175,13 @@ class HFEngine:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _needs_fine_keys(config: Any, decoder: Any) -> bool:
+    """Tell whether keys need more than a few bits: Qwen2.5, with both traits, collapses under 3-bit keys where others do not."""
+    n_shared = config.num_attention_heads / (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    biases = (getattr(getattr(layer.self_attn, "k_proj", None), "bias", None) for layer in decoder.layers)
+    return n_shared >= _CROWDED or any(bias is not None for bias in biases)
 
 
 def _cut(k: torch.Tensor, v: torch.Tensor, start: int, stop: int) -> KVChunk:

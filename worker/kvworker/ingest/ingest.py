@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +19,15 @@ from kvstore.core.key import ChunkKey
 from kvworker.answer.costs import CostBook
 from kvworker.answer.load import StoredSource, fetch
 from kvworker.chunk import PassageKV
-from kvworker.codec.pipeline import Pipeline
+from kvworker.codec.artifacts import Artifacts
+from kvworker.codec.stages import Calibrated
 from kvworker.engine.engine import Engine, LoadFailed
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.steps import Step, Task, ingest_steps
 from kvworker.ingest.windows import document_windows
+from kvworker.quality.ladder import Ladder
 
 _FETCH_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
@@ -69,14 +71,15 @@ class Ingestor:
         engine: Engine,
         engine_lock: threading.Lock,
         catalog: Catalog,
-        pipeline: Pipeline,
+        ladder: Ladder,
+        artifacts: Artifacts,
         push: PushQueue,
         costs: CostBook,
         window_tokens: int,
         is_need_noted: bool,
     ) -> None:
         self._engine, self._lock, self._catalog, self._costs, self._is_need_noted = engine, engine_lock, catalog, costs, is_need_noted
-        self._pipeline, self._push, self._window_tokens = pipeline, push, window_tokens
+        self._ladder, self._artifacts, self._push, self._window_tokens = ladder, artifacts, push, window_tokens
         self._namespace = engine.identity.namespace
 
     def ingest(self, tenant: str, store: StoreAPI, source: str, texts: Sequence[str], read_as: str) -> Iterator[Ingested]:
@@ -141,8 +144,8 @@ class Ingestor:
         return self._catalog.add(tenant, source, placed, behind)
 
     def _keys(self, contents: Sequence[bytes]) -> list[ChunkKey]:
-        """Return the keys of chunks by their contents."""
-        return [ChunkKey(self._namespace, content, self._pipeline.spec.variant()) for content in contents]
+        """Return the keys that chunks may have, by their contents."""
+        return [key for content in contents for key in self._ladder.keys(content)]
 
     def _take(self, store: StoreAPI, step: Step, n_passages: int) -> list[Callable[[], Ingested]]:
         """Compute and queue what the store lacks of one step; return what waits for each of its passages."""
@@ -156,13 +159,19 @@ class Ingestor:
 
     def _store(self, store: StoreAPI, step: Step) -> dict[bytes, _Pending]:
         """Look up what a step's tasks read, and compute and queue what is to be stored and lacking; return what became of each content."""
-        keys = {p.content: p.key(self._namespace, self._pipeline.spec.variant()) for task in step.tasks for p in task.chain}
-        hits = dict(zip(keys, store.lookup(list(keys.values())), strict=True))
+        hits = self._look(store, {p.content for task in step.tasks for p in task.chain})
         found = {content: _Pending(nbytes=hit.nbytes) for content, hit in hits.items() if hit.status is not Status.ABSENT}
         needs, n_read = self._needs(step, found) if self._is_need_noted else ({}, {})
         for task in step.tasks:
             found |= self._compute(store, task, found, hits, needs)
         return found | {c: replace(found[c], tokens_read=found[c].tokens_read + n) for c, n in n_read.items()}
+
+    def _look(self, store: StoreAPI, contents: Collection[bytes]) -> dict[bytes, Hit]:
+        """Return what the store has of each content, in whatever codec; the codec asked for where it has several, or none."""
+        keys = {content: self._ladder.keys(content) for content in contents}
+        found = iter(store.lookup([key for own in keys.values() for key in own]))
+        hits = {content: [next(found) for _ in own] for content, own in keys.items()}
+        return {content: next((hit for hit in own if hit.status is not Status.ABSENT), own[0]) for content, own in hits.items()}
 
     def _needs(self, step: Step, found: Container[bytes]) -> tuple[dict[bytes, torch.Tensor], dict[bytes, int]]:
         """Return `KVChunk.need` by content, of the passages to be read alone, and the tokens read for it, all under the first of them.
@@ -202,13 +211,13 @@ class Ingestor:
 
     def _sources(self, store: StoreAPI, stored: Mapping[int, tuple[Passage, Hit]]) -> dict[int, StoredSource]:
         """Fetch the chunks of passages that others are read behind; none where the codec would make them differ from what was read."""
-        if not self._pipeline.traits.is_bit_exact:
+        if not self._ladder.first.traits.is_bit_exact:
             return {}
         sources = {}
         for i, (passage, hit) in stored.items():
             if hit.status is Status.READY:
                 sources[i] = StoredSource(
-                    hit.key, self._engine.identity, len(passage.token_ids), self._engine.device, lambda _: self._pipeline
+                    hit.key, self._engine.identity, len(passage.token_ids), self._engine.device, lambda _: self._ladder.first
                 )
         fetch(store, list(sources.values()), _FETCH_TIMEOUT_S)
         return {i: source for i, source in sources.items() if source.has_arrived}
@@ -243,7 +252,11 @@ class Ingestor:
         note = PutNote(source=passage.source, recompute_s=recompute_s)
 
         def put(kv: PassageKV) -> PutReceipt:
-            return store.put(self._pipeline.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent), note)
+            codec = self._ladder.choose(kv, passage.content).codec
+            for stage in codec.stages:
+                if isinstance(stage, Calibrated):
+                    self._artifacts.publish(stage.artifact, stage.subject, store)
+            return store.put(codec.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent), note)
 
         return self._push.submit(kv, put)
 

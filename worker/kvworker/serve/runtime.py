@@ -22,10 +22,8 @@ from kvworker.answer.device_tier import DeviceTier
 from kvworker.answer.explain import Explanations
 from kvworker.answer.load import Loader
 from kvworker.answer.measure import calibrate
-from kvworker.calibrate.fit import complete
 from kvworker.codec.artifacts import ARTIFACTS, Artifacts
 from kvworker.codec.registry import bound_pipeline_of
-from kvworker.codec.specs import find_codec
 from kvworker.engine.engine import Engine
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.ingest import Ingested, Ingestor
@@ -34,6 +32,7 @@ from kvworker.ingest.push import PushQueue
 from kvworker.ingest.restore import Restorer
 from kvworker.quality.calibration import calibration_path, codec_id, load_calibration, shipped_calibration
 from kvworker.quality.gate import Gate
+from kvworker.quality.ladder import ladder_of
 from kvworker.serve.recorder import TraceRecorder
 from kvworker.settings import WorkerSettings
 
@@ -76,7 +75,8 @@ class Worker:
         namespace = engine.identity.namespace
         folder = model_folder(data_dir, namespace) if data_dir else None
         self.artifacts = Artifacts(namespace, folder / ARTIFACTS if folder else None, probe_store)
-        self.pipeline = complete(find_codec(settings.codec), self.artifacts)
+        self.ladder = ladder_of(settings.codec, engine.identity, self.artifacts, engine.needs_fine_keys)
+        self.pipeline = self.ladder.first
         gate = self._gate(folder, model_dir)
         self.catalog = Catalog(namespace, folder / "passages.sqlite" if folder else None, settings.catalog_bytes)
         self.device_tier = DeviceTier(settings.device_bytes)
@@ -87,7 +87,7 @@ class Worker:
         self._loader = Loader(engine.identity, engine.device, self.device_tier, settings.load_threads, settings.load_timeout_s, codec_of)
         window = min(settings.window_tokens or engine.max_reading_tokens, engine.max_reading_tokens)
         is_need_noted = gate.choose(settings.policy, "alone").policy.reads_need
-        self._ingestor = Ingestor(engine, lock, self.catalog, self.pipeline, self._push, self.costs, window, is_need_noted)
+        self._ingestor = Ingestor(engine, lock, self.catalog, self.ladder, self.artifacts, self._push, self.costs, window, is_need_noted)
         self._restorer = Restorer(self._ingestor, settings.restore_passages)
         self._explanations = Explanations()
         self._answerer = self._new_answerer(lock, gate)
@@ -99,7 +99,7 @@ class Worker:
             self.engine,
             lock,
             self.catalog,
-            self.pipeline,
+            self.ladder,
             self._loader,
             self.device_tier,
             self.costs,
@@ -128,7 +128,7 @@ class Worker:
 
     def resolve(self, caller: Caller, names: Sequence[str], read_as: str = "auto") -> list[tuple[Passage, ChunkKey]]:
         """Return passages by name with the keys of their chunks, in the best of the readings allowed; raises NotFoundError."""
-        namespace, variant = self.engine.identity.namespace, self.pipeline.spec.variant()
+        namespace, variant = self.engine.identity.namespace, self.ladder.first.spec.variant()
         found = self.catalog.readings(caller.tenant, names, read_as)
         lacking = [name for name, (_, readings) in zip(names, found, strict=True) if not readings]
         if lacking:
@@ -162,10 +162,10 @@ class Worker:
 
     def _measured_costs(self, folder: Path | None, probe_store: StoreAPI | None) -> CostBook:
         """Return the costs that were kept for this model, device and codec, else measure them."""
-        name = f"costs-{self.engine.device.replace(':', '')}-{self.pipeline.spec.variant().hex()[:12]}.json"
+        name = f"costs-{self.engine.device.replace(':', '')}-{self.ladder.first.spec.variant().hex()[:12]}.json"
         path = folder / name if folder else None
         known = saved_costs(path)
-        book = CostBook(known or calibrate(self.engine, self.pipeline, probe_store), path)
+        book = CostBook(known or calibrate(self.engine, self.ladder.codecs, probe_store), path)
         book.save()
         return book
 
