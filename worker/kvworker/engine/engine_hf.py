@@ -20,10 +20,10 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, A
 from transformers.utils import logging
 
 from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
-from kvstore.core.identity import ModelIdentity
+from kvstore.core.identity import KVLayout, ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.engine.attention import attend
-from kvworker.engine.engine import ChunkSource, Generation, Segment, Study, unsourced
+from kvworker.engine.engine import ChunkSource, Generation, Segment, Study, laid_out, unsourced
 from kvworker.engine.families import Family, context_tokens, family_of, layout_of
 from kvworker.engine.prompt_run import PromptRun
 from kvworker.engine.rope import steady_tokens
@@ -126,6 +126,8 @@ class HFEngine:
         Beyond `max_reading_tokens` the whole prompt turns in another way than what was read, so nothing stored is exact: sources that
         claim to be are left unused, and their rows are computed.
         """
+        self._check_links(segments)
+        segments = laid_out(segments)
         token_ids = [token for segment in segments for token in segment.token_ids]
         self._check_tokens(token_ids)
         if len(token_ids) > self.max_reading_tokens:
@@ -144,6 +146,15 @@ class HFEngine:
             raise InvalidInputError(
                 f"{n_tokens} tokens cannot be read at once for the store: beyond the {self.max_reading_tokens} of the trained context the "
                 "model's rotary embedding depends on the length of the whole; read fewer or shorter passages at once"
+            )
+
+    def _check_links(self, segments: Sequence[Segment]) -> None:
+        """Raise unless all links are special tokens: any other token says something, and no model was trained to link by it."""
+        wrong = next((token for s in segments for token in s.links if not 0 <= token < self._n_vocab or self.decode([token])), None)
+        if wrong is not None:
+            raise InvalidInputError(
+                f"token {wrong} is no special token of this model, so it links nothing; name the model's first link token, "
+                "or take the policy segment_mask for a model without any"
             )
 
     def _check_tokens(self, token_ids: Sequence[int]) -> None:
@@ -214,22 +225,26 @@ def load_engine(
     Raises InvalidInputError for a directory that holds no model, UnsupportedError for a model that cannot be served exactly.
     """
     directory = Path(directory)
-    settings = read_settings(directory)
-    model_type = str(settings.get("model_type", ""))
-    family_of(_TEXT_MODELS.get(model_type, model_type))
+    layout, dtype = read_layout(directory, dtype)
     if (directory / "adapter_config.json").exists():
         raise UnsupportedError(f"{directory.name} holds an adapter; merge it into the weights and save the model again")
     if threads is not None:
         torch.set_num_threads(threads)
-    digest = weights_digest(directory, settings, digest_cache_dir)
+    digest = weights_digest(directory, read_settings(directory), digest_cache_dir)
     with _library_errors(directory):
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        layout = layout_of(config.get_text_config())
-        dtype = _dtype_name(config, dtype)
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         model = _load_model(directory, dtype).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     identity = ModelIdentity(directory.resolve().name, digest, layout, dtype, tokenizer_digest(directory))
     return HFEngine(model, tokenizer, identity, _eos_ids(model, tokenizer))
+
+
+def read_layout(directory: Path, dtype: str | None = None) -> tuple[KVLayout, str]:
+    """Return the KV layout of a model directory and the dtype of its KV, from config.json alone; raises what `load_engine` raises."""
+    model_type = str(read_settings(directory).get("model_type", ""))
+    family_of(_TEXT_MODELS.get(model_type, model_type))
+    with _library_errors(directory):
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return layout_of(config.get_text_config()), _dtype_name(config, dtype)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`larder up`, `larder worker`, `larder demo`, `larder calibrate` and `larder bench`; what needs torch is imported when a command runs."""
+"""`larder up`, `worker`, `demo`, `calibrate`, `size` and `bench`; what needs torch is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def register(subparsers: Subparsers) -> None:
     demo.add_argument("--json", action="store_true", help="print one JSON object per line")
     demo.set_defaults(run=_demo)
     _register_calibrate(subparsers)
+    _register_size(subparsers)
     bench = subparsers.add_parser("bench", help="measure, and print one row per point")
     bench.add_argument("name", help="a benchmark: codecs, context, edits, eviction, planner, race, reuse, scbench or transport")
     bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
@@ -70,6 +71,19 @@ def _register_calibrate(subparsers: Subparsers) -> None:
     parser.add_argument("--quick", action="store_true", help="ask fewer questions, of the worker's own codec")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.set_defaults(run=_calibrate)
+
+
+def _register_size(subparsers: Subparsers) -> None:
+    """Add `larder size`."""
+    text = "Say how many bytes the KV of passages takes with each codec, from the model's config.json alone."
+    parser = subparsers.add_parser("size", help="how much memory or disk passages take", description=text)
+    parser.add_argument("--model", metavar="DIR", help="a local Hugging Face model directory (default: the reference model)")
+    parser.add_argument("--passages", type=int, default=1, metavar="N", help="how many passages (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=256, metavar="N", help="tokens of each (default: %(default)s)")
+    parser.add_argument("--codec", help="one codec (default: every preset)")
+    parser.add_argument("--dtype", help="of the KV (default: the model's): float32, bfloat16 or float16")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    parser.set_defaults(run=_size)
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +136,12 @@ def _calibrate(args: argparse.Namespace) -> int:
     from kvworker.quality.command import run
 
     return run(args, flags_of(args, _MODEL_KEYS))
+
+
+def _size(args: argparse.Namespace) -> int:
+    from kvworker.size import run
+
+    return run(args)
 
 
 def _bench(args: argparse.Namespace) -> int:
