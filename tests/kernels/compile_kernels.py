@@ -72,11 +72,21 @@ def kivi_cases() -> Iterator[tuple[str, Case]]:
 
 
 def cq_cases() -> Iterator[tuple[str, Case]]:
-    """Yield kernels with their variants: the largest codebooks to search, codes of both widths to fetch."""
+    """Yield kernels with their variants; the search takes seconds to compile, so one dtype has to do."""
+    grid = {"D": 80, "COUPLE": 4, "VECTORS": 256}
+    yield "nearest_kernel", ({"x_ptr": "bf16", "vectors_ptr": "fp16", "found_ptr": "i16"}, grid | {"ROWS": 16})
     for dtype, code in zip(FLOATS, ("u8", "i16", "u8"), strict=True):
-        grid = {"D": 80, "COUPLE": 8, "VECTORS": 1024}
-        yield "nearest_kernel", ({"x_ptr": dtype, "vectors_ptr": "fp16", "found_ptr": "i16"}, grid | {"ROWS": 8})
         yield "gather_kernel", ({"found_ptr": code, "vectors_ptr": "fp16", "out_ptr": dtype}, grid | {"BLOCK_D": 128, "ROWS": 16})
+
+
+def pca_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants; keys have no gain, values have one."""
+    shape = {"TOKENS": 32, "CHANNELS": 32, "RANK": 32}
+    tables = {"weight_ptr": "fp32", "mean_ptr": "fp32", "basis_ptr": "fp16", "step_ptr": "fp32", "width_ptr": "i32", "start_ptr": "i32"}
+    for dtype, has_gain, gain in (("fp32", 0, "fp32"), ("fp16", 1, "u8"), ("bf16", 1, "u8")):
+        pointers = {"gain_ptr": gain, **tables, "codes_ptr": "u8"}
+        yield "encode_kernel", (pointers | {"x_ptr": dtype}, shape | {"HAS_GAIN": has_gain})
+        yield "decode_kernel", (pointers | {"out_ptr": dtype}, shape | {"HAS_GAIN": has_gain, "LARGEST": 65504.0})
 
 
 def rotate_scatter_cases() -> Iterator[tuple[str, Case]]:
@@ -95,6 +105,7 @@ CASES = {
     "exponent_split_triton": exponent_split_cases,
     "kivi_triton": kivi_cases,
     "cq_triton": cq_cases,
+    "pca_triton": pca_cases,
     "rotate_scatter_triton": rotate_scatter_cases,
 }
 
