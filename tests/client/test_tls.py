@@ -67,3 +67,10 @@ def test_the_command_line_takes_the_authority(
     monkeypatch.setenv("LARDER_CA", str(folder / "ca.pem"))
     assert main(["stats", "--json", "--address", address]) == 0
     assert '"redis"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "code"), [("localhost", 0), ("other.example", 4)])
+def test_the_command_line_takes_the_name_in_the_certificate(secure: FakeServer, folder: Path, name: str, code: int) -> None:
+    """A probe inside a pod dials 127.0.0.1, and the certificate names the service."""
+    connection = ["--address", secure.address, "--token", "t" * 16, "--ca", str(folder / "ca.pem"), "--timeout", "2"]
+    assert main(["ping", *connection, "--server-name", name, "--json"]) == code

@@ -17,7 +17,7 @@ CA_VARIABLE = "LARDER_CA"
 
 
 def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
-    """Return a parser to be the parent of a verb's: --address, --token, --ca, --timeout and --json."""
+    """Return a parser to be the parent of a verb's: --address, --token, --ca, --server-name, --timeout and --json."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("connection and output")
     group.add_argument("--address", metavar="HOST:PORT", help="the server (default: $LARDER_ADDRESS, else 127.0.0.1:7420)")
@@ -25,6 +25,7 @@ def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
     group.add_argument(
         "--ca", metavar="FILE", help='use TLS, with this authority for the server\'s certificate, or "system" (default: $LARDER_CA)'
     )
+    group.add_argument("--server-name", default="", metavar="NAME", help="the certificate's name where the address has another")
     group.add_argument("--timeout", metavar="SECONDS", type=seconds, default=timeout_s, help="deadline of each call (default: %(default)g)")
     group.add_argument("--json", action="store_true", help="print one JSON object per line")
     return parser
@@ -43,7 +44,7 @@ class Session:
 
     def __init__(self, args: argparse.Namespace) -> None:
         ca = args.ca or os.environ.get(CA_VARIABLE, "")
-        self._tls = ClientTLS(ca="" if ca == "system" else ca) if ca else None
+        self._tls = ClientTLS(ca="" if ca == "system" else ca, server_name=args.server_name) if ca else None
         self._token, self._timeout_s = args.token or "", args.timeout
         self.larder = Larder(args.address, args.token, timeout_s=args.timeout, tls=self._tls)
 
