@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 
+from kvkernels import backend
 from kvkernels.checks import require, require_value_dtype, require_values
 from kvkernels.packing import pack, unpack
 from kvkernels.tiles import product
@@ -32,7 +33,7 @@ LOWEST_GAIN = (127 - 16) << 3
 
 
 class Axes(NamedTuple):
-    """What one side of a layer is turned by.
+    """What one side of a layer is turned by; operators also take its parts as a plain tuple.
 
     Parameters
     ----------
@@ -88,33 +89,54 @@ def encode(x: torch.Tensor, axes: Axes, gain: torch.Tensor | None = None) -> tor
     """Return codes (T, bytes) uint8 of x (H, T, D), with gains (H, T) on a side that has them. Raises ValueError where parts do not fit."""
     require_values("x", x)
     kv_heads, n_tokens, dim = x.shape
+    axes = Axes(*axes)
     axes.check(kv_heads * dim)
-    y = _weighted(x, axes.weight)
     if gain is not None:
         require("gain", gain, (kv_heads, n_tokens), torch.uint8)
-        y = y / gain_values(gain.T).repeat_interleave(dim, 1)
+    if not backend.runs_triton(x):
+        return reference_encode(x, axes, gain)
+    from kvkernels import pca_triton
+
+    return pca_triton.encode(x, axes, gain)
+
+
+def decode(codes: torch.Tensor, axes: Axes, gain: torch.Tensor | None, kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return x' (H, T, D) in dtype. Raises ValueError when the parts are not those of such a tensor."""
+    require_value_dtype("dtype", dtype)
+    axes = Axes(*axes)
+    axes.check(len(axes.weight))
+    require("codes", codes, (len(codes), axes.nbytes), torch.uint8)
+    if gain is not None:
+        require("gain", gain, (kv_heads, len(codes)), torch.uint8)
+    if not backend.runs_triton(codes):
+        return reference_decode(codes, axes, gain, kv_heads, dtype)
+    from kvkernels import pca_triton
+
+    return pca_triton.decode(codes, axes, gain, kv_heads, dtype)
+
+
+def reference_encode(x: torch.Tensor, axes: Axes, gain: torch.Tensor | None) -> torch.Tensor:
+    """Encode with torch on any device; see `encode`."""
+    y = _weighted(x, axes.weight)
+    if gain is not None:
+        y = y / gain_values(gain.T).repeat_interleave(x.shape[2], 1)
     steps = (product(y - axes.mean, axes.basis.float()) / axes.step).floor_()
-    codes = torch.empty(n_tokens, axes.nbytes, dtype=torch.uint8, device=x.device)
+    codes = torch.empty(len(y), axes.nbytes, dtype=torch.uint8, device=x.device)
     for width, components, place in _runs(axes.widths):
         half = 1 << width - 1
         codes[:, place] = pack((steps[:, components] + half).clamp_(0, 2 * half - 1).to(torch.uint8), 2 * half)
     return codes
 
 
-def decode(codes: torch.Tensor, axes: Axes, gain: torch.Tensor | None, kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return x' (H, T, D) in dtype. Raises ValueError when the parts are not those of such a tensor."""
-    require_value_dtype("dtype", dtype)
-    n_tokens, n_channels = len(codes), len(axes.weight)
-    axes.check(n_channels)
-    require("codes", codes, (n_tokens, axes.nbytes), torch.uint8)
-    z = torch.empty(n_tokens, BLOCK * len(axes.widths), device=codes.device)
+def reference_decode(codes: torch.Tensor, axes: Axes, gain: torch.Tensor | None, kv_heads: int, dtype: torch.dtype) -> torch.Tensor:
+    """Decode with torch on any device; see `decode`."""
+    z = torch.empty(len(codes), BLOCK * len(axes.widths), device=codes.device)
     for width, components, place in _runs(axes.widths):
         n_codes = components.stop - components.start
         z[:, components] = unpack(codes[:, place], n_codes, 1 << width).float().add_(0.5 - (1 << width - 1))
     y = product(z * axes.step, axes.basis.float().T) + axes.mean
     if gain is not None:
-        require("gain", gain, (kv_heads, n_tokens), torch.uint8)
-        y *= gain_values(gain.T).repeat_interleave(n_channels // kv_heads, 1)
+        y *= gain_values(gain.T).repeat_interleave(y.shape[1] // kv_heads, 1)
     limit = torch.finfo(dtype).max
     return torch.unflatten((y / axes.weight).clamp_(-limit, limit).to(dtype), 1, (kv_heads, -1)).transpose(0, 1)
 

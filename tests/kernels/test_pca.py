@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from kvkernels import pca
+from kvkernels.packing import unpack
 
 WIDTHS = (8, 5, 3, 2, 2, 1)
 HEADS, DIM = 3, 20
@@ -40,6 +44,45 @@ def test_a_component_is_off_by_half_its_step(n_tokens: int) -> None:
     z = projected(x, own)
     off = (projected(back, own) - z.clamp(-reach, reach)).abs()
     assert (off <= own.step / 2 + 2.0**-11 * 12).all()
+
+
+def codes_of(data: torch.Tensor, own: pca.Axes) -> torch.Tensor:
+    """Return the codes (T, R) in bytes (T, B)."""
+    ends = torch.tensor(own.widths).cumsum(0).tolist()
+    parts = zip(ends, own.widths, strict=True)
+    return torch.cat([unpack(data[:, end - width : end], pca.BLOCK, 1 << width).int() for end, width in parts], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n_tokens", [1, 33])
+@pytest.mark.parametrize("widths", [WIDTHS, (6, 4, 4, 3, 2, 1, 1), (2,) * 7])
+def test_encode_kernel_equals_the_reference_but_for_values_next_to_a_border(
+    kernel: Callable[..., Any], widths: tuple[int, ...], n_tokens: int, dtype: torch.dtype
+) -> None:
+    """Sums are taken in another order: 64 terms of at most 4 in float32, and a border is crossed by what lies within 2**-12 of a step."""
+    x, own = values(n_tokens, dtype), axes(widths)
+    gain = pca.gains(x, own.weight)
+    for given in (None, gain):
+        data, _ = kernel("pca", "encode", x, tuple(own), given)
+        expected = pca.reference_encode(x, own, given)
+        off = (codes_of(data, own) - codes_of(expected, own)).abs()
+        y = x.transpose(0, 1).flatten(1).float() * own.weight
+        y = y if given is None else y / pca.gain_values(given.T).repeat_interleave(DIM, 1)
+        steps = (y - own.mean) @ own.basis.float() / own.step
+        assert off.max() <= 1
+        assert ((steps - steps.round()).abs()[off > 0] < 2.0**-12).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("n_tokens", [1, 33])
+def test_decode_kernel_equals_the_reference(kernel: Callable[..., Any], n_tokens: int, dtype: torch.dtype) -> None:
+    """To the rounding of sums of 48 products, and of the cast."""
+    own, draw = axes(), torch.Generator().manual_seed(2)
+    data = torch.randint(0, 256, (n_tokens, own.nbytes), generator=draw, dtype=torch.uint8)
+    for gain in (None, torch.randint(120, 140, (HEADS, n_tokens), generator=draw, dtype=torch.uint8)):
+        back, _ = kernel("pca", "decode", data, tuple(own), gain, HEADS, dtype)
+        expected = pca.reference_decode(data, own, gain, HEADS, dtype)
+        torch.testing.assert_close(back, expected, rtol=2 * torch.finfo(dtype).eps, atol=2.0**-17 * float(expected.abs().max()))
 
 
 def test_codes_of_a_token_do_not_depend_on_those_behind_it() -> None:
