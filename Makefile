@@ -50,8 +50,10 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 calibration: setup  ## measure what reuse costs the reference model, and keep it beside its weights
 	$(BIN)/larder calibrate --threads 1 --seconds 1800 --out worker/kvworker/reference/model/larder-quality.json
 
-plot: setup  ## draw what the benchmarks measured: tests/bench/*.svg
+plot: setup  ## draw what the benchmarks measured, tests/bench/*.svg and *.png, and write docs/codecs.md
 	$(BIN)/python -m bench.plot tests/bench/results.csv tests/bench
+	$(BIN)/python -m bench.plot_codecs tests/bench/results.csv tests/bench
+	$(BIN)/python -m bench.codecs_page tests/bench/results.csv docs/codecs.md
 
 bench-peers: setup  ## measure other systems' clients beside ours, in environments of their own, into tests/bench/PEERS.md
 	$(BIN)/python -m bench.peers.compare

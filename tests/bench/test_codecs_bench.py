@@ -9,13 +9,14 @@ import torch
 
 from kvstore.core.discovery import known_names
 from kvworker.bench.benchmark import Asked
-from kvworker.bench.codec_catalogue import catalogue
+from kvworker.bench.codec_catalogue import UNCALIBRATED, catalogue
 from kvworker.bench.codec_subjects import OwnCodec, peers
 from kvworker.bench.codecs import CodecsBench, by_variant
 from kvworker.bench.rows import Row
 from kvworker.calibrate.calibrate import Reach
+from kvworker.codec.presets import LADDER
 from kvworker.codec.registry import QUANTIZERS, TRANSFORMS
-from kvworker.codec.specs import PRESETS, find_codec
+from kvworker.codec.specs import find_codec
 from kvworker.engine.engine_hf import load_engine
 from kvworker.quality import notes
 from kvworker.quality.answers import Asking
@@ -73,13 +74,15 @@ def test_more_is_lost_where_fewer_bits_are_kept(rows: list[Row]) -> None:
 def test_every_method_and_preset_is_in_the_catalogue() -> None:
     """A method that nobody listed is measured with its defaults."""
     texts = catalogue()
-    named = {stage.partition(":")[0] for text in texts for stage in PRESETS.get(text, text).split("+")}
-    assert {*known_names(QUANTIZERS), *known_names(TRANSFORMS)} <= named
-    assert set(PRESETS) <= set(texts)
+    in_presets = [text for preset in LADDER for text in (preset.plain, preset.calibrated)]
+    named = {stage.partition(":")[0] for text in (*texts, *in_presets, "raw") for stage in text.split("+")}
+    assert {*known_names(QUANTIZERS), *known_names(TRANSFORMS), *known_names("kvstore.codecs")} <= named
+    assert {preset.name for preset in LADDER} <= set(texts)
 
 
 def test_every_codec_of_the_catalogue_is_there_once() -> None:
-    codecs = [find_codec(text) for text in catalogue()]
+    calibrated = {preset.name: preset.calibrated or preset.plain for preset in LADDER}
+    codecs = [find_codec({**calibrated, **UNCALIBRATED}.get(text, text)) for text in catalogue()]
     assert len(set(codecs)) == len(codecs)
 
 

@@ -24,7 +24,7 @@ import torch
 from kvclient.cli.output import Number, Output, Record
 from kvclient.cli.progress import progress
 from kvworker.bench.benchmark import Asked
-from kvworker.bench.codec_catalogue import QUICK, catalogue
+from kvworker.bench.codec_catalogue import QUICK, UNCALIBRATED, catalogue
 from kvworker.bench.codec_subjects import OwnCodec, Subject, peers
 from kvworker.bench.embedded import RANDOM
 from kvworker.bench.random_model import write_random_model
@@ -35,6 +35,7 @@ from kvworker.calibrate.fit import complete
 from kvworker.calibrate.texts import readings
 from kvworker.chunk import KVChunk, PassageKV
 from kvworker.codec.artifacts import Artifacts
+from kvworker.codec.presets import LADDER
 from kvworker.codec.specs import find_codec
 from kvworker.codec.stages import Calibrated
 from kvworker.engine.engine import N_PROBES, Engine
@@ -42,6 +43,7 @@ from kvworker.engine.engine_hf import load_engine
 from kvworker.quality import notes
 from kvworker.quality.answers import Answers, Asking
 from kvworker.quality.errors import Probes, errors_of
+from kvworker.quality.ladder import ready_preset
 from kvworker.reference import MODEL_FOLDER
 
 DTYPE = "bfloat16"
@@ -156,8 +158,12 @@ def _calibrated(engine: Engine, reach: Reach, advance: Callable[[int], None]) ->
 
 def _subjects(engine: Engine, codecs: Sequence[str], artifacts: Artifacts) -> Iterator[Subject]:
     """Yield what is measured, each as its turn comes: fitting tables takes its time. A codec that is not known raises before the first."""
-    for name, codec in [(name, find_codec(name)) for name in dict.fromkeys((RAW, *codecs))]:
-        yield OwnCodec(name, complete(codec, artifacts), engine.identity)
+    presets = {preset.name: preset for preset in LADDER}
+    names = tuple(dict.fromkeys((RAW, *codecs)))
+    found = {name: find_codec(UNCALIBRATED.get(name, name)) for name in names}
+    for name, codec in found.items():
+        ready = ready_preset(presets[name], artifacts) if name in presets else complete(codec, artifacts)
+        yield OwnCodec(name, ready, engine.identity)
     yield from peers(engine.identity)
 
 

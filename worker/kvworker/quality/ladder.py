@@ -104,11 +104,11 @@ def ladder_of(text: str, identity: ModelIdentity, artifacts: Artifacts, needs_fi
     presets = [preset for preset in LADDER[: wanted + 1] if not needs_fine_keys or preset.key_bits >= FINE_KEY_BITS]
     if presets[-1].name != text:
         _log.warning("this model's keys need %d bits: passages are stored as %s, not as %s", FINE_KEY_BITS, presets[-1].name, text)
-    rungs = tuple(Rung(preset.name, _ready(preset, artifacts), preset.limit or None) for preset in reversed(presets))
+    rungs = tuple(Rung(preset.name, ready_preset(preset, artifacts), preset.limit or None) for preset in reversed(presets))
     return Ladder(rungs, identity, latest_probes(artifacts))
 
 
-def _ready(preset: Preset, artifacts: Artifacts) -> Pipeline:
+def ready_preset(preset: Preset, artifacts: Artifacts) -> Pipeline:
     """Return a preset's codec, calibrated where that is possible."""
     if preset.calibrated:
         try:
