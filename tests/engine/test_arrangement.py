@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from kvstore.core.errors import InvalidInputError
 from kvworker.engine.arrangement import Arrangement, arrangement_of
 from kvworker.engine.attention import Sight, attend, sight_of
-from kvworker.engine.engine import Apart, Parallel, Segment, always_computed, spans_of, unsourced
+from kvworker.engine.engine import Apart, Parallel, Segment, always_computed, spans_of
 from kvworker.engine.sampling import Sampling
 from tests.engine.prompts import Tiny, ids_of, random_passages, random_question, stored
 from tests.engine.test_splice import mask_argument, windows_of
@@ -130,17 +130,6 @@ def test_passages_computed_in_any_order_equal_a_prefill_under_the_block_mask(lla
     assert run.compute(range(23, 29))
     assert run.compute(range(9, 23))
     torch.testing.assert_close(run.finish(range(29, 36)).first_logits, under_mask(llama, segments), rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("n_links", [1, 5])
-def test_link_tokens_see_everything_before_them_and_passages_only_themselves(tiny: Tiny, n_links: int) -> None:
-    """KVLink (arXiv 2502.16002) is trained with them: segments of the request between passages that are loaded."""
-    *passages, question = alone(tiny, Apart())
-    links = [Segment(tuple(range(200 + 10 * i, 200 + 10 * i + n_links))) for i in range(len(passages))]
-    segments = [*(s for pair in zip(passages, links, strict=True) for s in pair), question]
-    generation = tiny.engine.prefill(segments, unsourced(segments))
-    assert generation.rows_computed == 3 * n_links + 7
-    torch.testing.assert_close(generation.first_logits, under_mask(tiny, segments), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.9, 1.0, 2.0])

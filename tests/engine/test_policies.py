@@ -54,7 +54,7 @@ def alone(engine: HFEngine, lengths: Sequence[int] = LENGTHS, seed: int = 0, que
 def test_every_policy_is_checked_at_its_full_budget() -> None:
     """A new policy belongs into the list above; these have no budget."""
     names = {spec.partition(":")[0] for spec in WHOLE}
-    assert names | {"none", "segment_mask", "parallel"} == set(known_names("kvworker.methods.recompute"))
+    assert names | {"none", "segment_mask", "parallel", "kv_link"} == set(known_names("kvworker.methods.recompute"))
 
 
 @pytest.mark.parametrize("spec", WHOLE)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from kvstore.core.errors import InvalidInputError
-from tests.worker.lab import TEXTS, Lab
+from tests.worker.lab import QUESTION, TEXTS, Lab
 from tests.worker.waiting import until
+
+LINKED = "kv_link:first_id=256,n=1"  # the tiny model's only special tokens, for two passages
 
 
 @pytest.mark.parametrize("policy", ["segment_mask", "parallel"])
@@ -36,3 +38,20 @@ def test_a_question_that_wants_passages_as_in_their_document_is_refused_apart(la
     lab.ingest(texts=TEXTS)
     with pytest.raises(InvalidInputError, match="takes them read alone"):
         lab.ask(["a.txt#1"], policy="segment_mask", read_as="document")
+
+
+@pytest.mark.parametrize("planner", ["always_compute", "min_cost"])
+def test_links_are_computed_behind_loaded_and_behind_computed_passages(lab: Lab, planner: str) -> None:
+    """The report counts the rows of passages; links are among what was computed."""
+    names = tuple(done.passage.content.hex() for done in lab.ingest(texts=TEXTS[:2], read_as="alone"))
+    loaded = lab.ask(names, policy=LINKED, planner="always_load")
+    assert [(row.action, row.rows_recomputed) for row in loaded.report.passages] == [("load", 0), ("load", 0)]
+    assert loaded.report.tokens_recomputed == len(QUESTION) + 2
+    assert lab.ask(names, policy=LINKED, planner=planner).token_ids == loaded.token_ids
+
+
+def test_a_prompt_with_more_passages_than_links_is_refused(lab: Lab) -> None:
+    """The third passage of the tiny model has none."""
+    lab.ingest(texts=TEXTS, read_as="alone")
+    with pytest.raises(InvalidInputError, match="token 258 is no special token"):
+        lab.ask([f"a.txt#{i}" for i in range(3)], policy=LINKED)

@@ -41,7 +41,7 @@ from kvworker.answer.course import Timing
 from kvworker.answer.load import DeviceSource, StoredSource
 from kvworker.answer.straight import Controller
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import Generation, LoadFailed, Prefill, Segment, spans_of
+from kvworker.engine.engine import Generation, LoadFailed, Prefill, Segment, spans_of, unsourced
 
 LATE = "timeout"
 SOONER = "computing was done sooner"
@@ -195,9 +195,9 @@ class Execution:
 
     def _compute(self, step: Compute, prefill: Prefill) -> None:
         """Run one step that may be abandoned; what lies before it without a source is computed with it."""
-        todo = set(prefill.computed)
-        spans = [s for i, s in enumerate(self._spans[: step.stop]) if i >= step.first or not s.is_sourced]
-        rows = [row for span in spans for row in range(span.start, span.stop) if row not in todo]
+        own = [row for span in self._spans[step.first : step.stop] for row in range(span.start, span.stop)]
+        before = (row for row in unsourced(prefill.segments) if row < own[0])
+        rows = sorted({*before, *own}.difference(prefill.computed))
         n_layers_done = 0
 
         def stop() -> bool:

@@ -29,6 +29,8 @@ class RecomputePolicy(ABC):
     """Whether computing may begin before all layers are loaded."""
     is_in_turn: ClassVar[bool] = True
     """Whether passages are read one behind the other; otherwise they are used as they were read alone, and only an operator chooses it."""
+    is_general: ClassVar[bool] = True
+    """Whether its defaults do for any model; others have to be told what a model was trained with."""
     reads_need: ClassVar[bool] = False
     """Whether it goes by `KVChunk.need`, which ingesting notes with passages read alone if the worker's policy wants it."""
 

@@ -15,7 +15,7 @@ from kvworker.answer.policy import RecomputePolicy, find_policy
 from kvworker.chunk import PassageKV
 from kvworker.codec.decode import decode_chunk
 from kvworker.codec.pipeline import Pipeline
-from kvworker.engine.engine import Engine, Segment, Work
+from kvworker.engine.engine import Engine, Segment, Work, spans_of
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.windows import document_windows
 from kvworker.quality.context import Context, Spot
@@ -115,11 +115,11 @@ class Probe:
         started = time.perf_counter()
         generation = policy.finish(self.engine.begin(segments, Sampling(max_new_tokens=max_new_tokens)))
         seconds = time.perf_counter() - started
-        return Answered(generation.first_logits, *self._shares(pieces, generation.work), seconds, tuple(generation))
+        return Answered(generation.first_logits, *self._shares(segments, generation.work), seconds, tuple(generation))
 
-    def _shares(self, pieces: Sequence[Segment], work: Work) -> tuple[float, float]:
-        """Return the shares of the passages' rows that ran through all layers, and of their rows in any layer."""
-        n_stored, n_layers = sum(len(s.token_ids) for s in pieces), self.engine.identity.layout.n_layers
+    def _shares(self, segments: Sequence[Segment], work: Work) -> tuple[float, float]:
+        """Return the shares of the rows before the question that ran through all layers, and of their rows in any layer."""
+        n_stored, n_layers = spans_of(segments)[-1].start, self.engine.identity.layout.n_layers
         n_rows = sum(row < n_stored for row in work.rows)
         n_others = len(work.rows) - n_rows
         return n_rows / n_stored, (work.layer_rows / n_layers - n_others) / n_stored

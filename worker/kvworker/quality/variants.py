@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from kvstore.core.discovery import known_names
+from kvstore.core.discovery import find, known_names
 from kvworker.answer.load import DeviceSource
 from kvworker.answer.policy import RecomputePolicy, find_policy
 from kvworker.engine.engine import Segment
@@ -35,23 +35,28 @@ FULL = Variant("full", 1.0)
 
 def policies_at(ratio: float, passage_tokens: int) -> Iterator[RecomputePolicy]:
     """Yield every policy that can be told how many rows to repair, told so; `passage_tokens` is a passage's usual length."""
-    for name in known_names(POLICIES):
-        types = {field.name for field in fields(type(find_policy(name)))}
+    for policy in _general_policies():
+        types = {field.name for field in fields(policy)}
         if "ratio" in types:
-            yield find_policy(name, ratio=ratio)
+            yield find_policy(policy.name, ratio=ratio)
         elif "k" in types and round(ratio * passage_tokens) >= 1:
-            yield find_policy(name, k=round(ratio * passage_tokens))
+            yield find_policy(policy.name, k=round(ratio * passage_tokens))
 
 
 def fixed_policies() -> list[RecomputePolicy]:
     """Return every policy whose rows cannot be told in advance, with its own defaults."""
-    found = [find_policy(name) for name in known_names(POLICIES)]
-    return [policy for policy in found if not {"ratio", "k"} & {field.name for field in fields(policy)}]
+    return [policy for policy in _general_policies() if not {"ratio", "k"} & {field.name for field in fields(policy)}]
 
 
 def every_policy() -> list[RecomputePolicy]:
-    """Return every known policy with its own defaults, but for those that compute everything."""
-    return [policy for policy in map(find_policy, known_names(POLICIES)) if share_of(policy) < 1]
+    """Return every policy for any model with its own defaults, but for those that compute everything."""
+    return [policy for policy in _general_policies() if share_of(policy) < 1]
+
+
+def _general_policies() -> list[RecomputePolicy]:
+    """Return every policy that works for any model, with its own defaults."""
+    found: list[type[RecomputePolicy]] = [find(POLICIES, name) for name in known_names(POLICIES)]
+    return [find_policy(policy.name) for policy in found if policy.is_general]
 
 
 def is_for(policy: RecomputePolicy, reading: ReadAs) -> bool:
