@@ -23,11 +23,13 @@ LEVELS = 127
 def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return codes int8 (..., T, D) and scale float32 (..., T, 1) of x (..., T, D)."""
     require_values("x", x)
-    if not backend.runs_triton(x):
-        return reference_encode(x)
-    from kvkernels import int8_triton
+    from kvkernels import int8_compiled
 
-    return int8_triton.encode(x)
+    if backend.runs_triton(x):
+        from kvkernels import int8_triton
+
+        return int8_triton.encode(x)
+    return int8_compiled.encode(x) if int8_compiled.encodes(x) else reference_encode(x)
 
 
 def decode(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -36,11 +38,14 @@ def decode(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torc
     require("codes", codes, codes.shape, torch.int8)
     require("scale", scale, (*codes.shape[:-1], 1), torch.float32)
     require_device("scale", scale, codes)
-    if not backend.runs_triton(codes):
-        return reference_decode(codes, scale, dtype)
-    from kvkernels import int8_triton
+    from kvkernels import int8_compiled
 
-    return int8_triton.decode(codes, scale, dtype)
+    if backend.runs_triton(codes):
+        from kvkernels import int8_triton
+
+        return int8_triton.decode(codes, scale, dtype)
+    decode_here = int8_compiled.decode if int8_compiled.decodes(codes, scale, dtype) else reference_decode
+    return decode_here(codes, scale, dtype)
 
 
 def reference_encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -47,11 +47,13 @@ def encode(x: torch.Tensor, bits: int, group: int, axis: Axis) -> Parts:
     """Return codes uint8, scale and zero of x (..., T, D), with 2, 3 or 4 bits a value in groups of 8, 16, ..., 256 along axis."""
     require_values("x", x)
     _check_grid(bits, group, axis)
-    if not backend.runs_triton(x):
-        return reference_encode(x, bits, group, axis)
-    from kvkernels import kivi_triton
+    from kvkernels import kivi_compiled
 
-    return kivi_triton.encode(x, bits, group, axis)
+    if backend.runs_triton(x):
+        from kvkernels import kivi_triton
+
+        return kivi_triton.encode(x, bits, group, axis)
+    return kivi_compiled.encode(x, axis) if kivi_compiled.encodes(x, bits, group, axis) else reference_encode(x, bits, group, axis)
 
 
 def decode(
@@ -73,11 +75,15 @@ def decode(
     require("zero", zero, parameter_shape, scale.dtype)
     require_device("scale", scale, codes)
     require_device("zero", zero, codes)
-    if not backend.runs_triton(codes):
-        return reference_decode(codes, scale, zero, shape, bits, group, axis, dtype)
-    from kvkernels import kivi_triton
+    from kvkernels import kivi_compiled
 
-    return kivi_triton.decode(codes, scale, zero, shape, bits, group, axis, dtype)
+    if backend.runs_triton(codes):
+        from kvkernels import kivi_triton
+
+        return kivi_triton.decode(codes, scale, zero, shape, bits, group, axis, dtype)
+    if dtype == scale.dtype and kivi_compiled.decodes((codes, scale, zero), tuple(shape), bits, group, axis):
+        return kivi_compiled.decode((codes, scale, zero), tuple(shape), axis)
+    return reference_decode(codes, scale, zero, shape, bits, group, axis, dtype)
 
 
 def stored_shapes(shape: Sequence[int], bits: int, group: int, axis: Axis) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -141,6 +147,12 @@ def lines(x: torch.Tensor, axis: Axis) -> torch.Tensor:
     return x.reshape(prod(lead) * n_tokens, n_channels, 1)
 
 
+def rounded_toward_zero(step: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Cast positive float32 to dtype, never upwards: where the cast went up, step its bits down by one."""
+    scale = step.to(dtype)
+    return scale if dtype == torch.float32 else (scale.view(torch.int16) - (scale.float() > step).to(torch.int16)).view(dtype)
+
+
 def _encode_slab(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int) -> None:
     """Fill codes (M, P, W), scale and zero (M, G, W) from x (M, A, W), which is G equal groups."""
     levels = 2**bits - 1
@@ -148,9 +160,7 @@ def _encode_slab(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, zero
     low, high = y.amin(2), y.amax(2)
     zero.copy_(low.add_(0.0))  # -0 + 0 is +0
     step = high.sub_(low).div_(levels).clamp_(min=SCALE_FLOOR)
-    scale.copy_(step)
-    if scale.dtype != torch.float32:  # where the cast went up, step its bits down by one
-        scale.copy_((scale.contiguous().view(torch.int16) - (scale.float() > step).to(torch.int16)).view(scale.dtype))
+    scale.copy_(rounded_toward_zero(step, scale.dtype))
     y.sub_(low.unsqueeze(2)).div_(scale.float().unsqueeze(2)).round_().clamp_(max=levels)
     _pack(y.flatten(1, 2), bits, codes)
 

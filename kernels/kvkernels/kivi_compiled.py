@@ -1,0 +1,135 @@
+"""Compiled forms of `kivi` with 4 bits in groups of 32 for the CPU, for axes that are whole groups; see `compiled`.
+
+Groups of tokens are (N, GROUP, D), groups of channels (N, GROUP): every form runs along the last axis. Scale and zero are rounded by torch
+between two compiled passes, because a compiler keeps float32 where the definition rounds to 16 bits; codes of channels are put together and
+taken apart as pairs in an int16, the first in its lower byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from kvkernels import kivi
+from kvkernels.compiled import call_form, compile_form, has_form
+
+BITS, GROUP, TOP = 4, 32, 15
+
+
+def range_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return lowest value and step, float32 (N, 1, D) or (N, 1)."""
+    values = x.float()
+    low, high = -((-values).amax(1, keepdim=True)), values.amax(1, keepdim=True)  # amin beside amax is not vectorised
+    return low, ((high - low) / TOP).clamp(min=kivi.SCALE_FLOOR)
+
+
+def token_codes_form(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the bytes (N, GROUP / 2, D) of groups of tokens: a byte holds two tokens of one channel."""
+    digits = torch.unflatten(_codes(x, low, scale).to(torch.int32), 1, (-1, 2))
+    return ((digits[:, :, 0] | digits[:, :, 1] << BITS).to(torch.uint8),)
+
+
+def channel_codes_form(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return one byte per code (N, GROUP) of groups of channels."""
+    return (_codes(x, low, scale).to(torch.uint8),)
+
+
+def pack_form(pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the bytes (N, GROUP / 2) of pairs of codes."""
+    return (((pairs | pairs >> 8 - BITS) & 255).to(torch.uint8),)
+
+
+def unpack_form(codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return pairs of codes (N, GROUP / 2) of bytes."""
+    wide = codes.to(torch.int16)
+    return ((wide | wide << 8 - BITS) & 0x0F0F,)
+
+
+def token_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return values (N, GROUP, D), in the dtype of scale (N, 1, D), of bytes (N, GROUP / 2, D)."""
+    return channel_values_form(torch.stack((codes & TOP, codes >> BITS), 2).flatten(1, 2), scale, zero)
+
+
+def channel_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return values (N, GROUP), in the dtype of scale (N, 1), of one byte per code."""
+    return ((codes.float() * scale.float() + zero.float()).to(scale.dtype),)
+
+
+def _codes(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Return codes as float32."""
+    return ((x.float() - low) / scale).round().clamp(max=TOP)
+
+
+def prepare(head_dim: int, dtype: torch.dtype) -> None:
+    """Compile for heads of this many channels."""
+    x = torch.ones(64, GROUP, head_dim, dtype=dtype)
+    low, step = compile_form("kivi_range_token", range_form, x)
+    (codes,) = compile_form("kivi_codes_token", token_codes_form, x, low, step)
+    compile_form("kivi_values_token", token_values_form, codes, step.to(dtype), low.to(dtype))
+    x = torch.ones(64, GROUP, dtype=dtype)
+    low, step = compile_form("kivi_range_channel", range_form, x)
+    (codes,) = compile_form("kivi_codes_channel", channel_codes_form, x, low, step)
+    (packed,) = compile_form("kivi_pack", pack_form, codes.view(torch.int16))
+    compile_form(_unpacker(dtype), unpack_form, packed)
+    compile_form("kivi_values_channel", channel_values_form, codes, step.to(dtype), low.to(dtype))
+
+
+def encodes(x: torch.Tensor, bits: int, group: int, axis: kivi.Axis) -> bool:
+    """Tell whether `encode` takes x."""
+    if not _is_whole(x.shape, bits, group, axis) or not x.is_contiguous():
+        return False
+    return has_form(f"kivi_range_{axis}", x.view(_grouped(x.shape, axis)))
+
+
+def encode(x: torch.Tensor, axis: kivi.Axis) -> kivi.Parts:
+    """Return codes, scale and zero as `kivi.encode` does."""
+    codes_shape, parameter_shape = kivi.stored_shapes(x.shape, BITS, GROUP, axis)
+    groups = x.view(_grouped(x.shape, axis))
+    low, step = call_form(f"kivi_range_{axis}", groups)
+    low.add_(0.0)  # -0 + 0 is +0
+    scale = kivi.rounded_toward_zero(step, x.dtype)
+    (codes,) = call_form(f"kivi_codes_{axis}", groups, low, scale.float())
+    if axis == "channel":
+        (codes,) = call_form("kivi_pack", codes.view(torch.int16))
+    return codes.view(codes_shape), scale.view(parameter_shape), low.to(x.dtype).view(parameter_shape)
+
+
+def decodes(parts: kivi.Parts, shape: tuple[int, ...], bits: int, group: int, axis: kivi.Axis) -> bool:
+    """Tell whether `decode` takes these."""
+    if not _is_whole(shape, bits, group, axis) or not all(part.is_contiguous() for part in parts):
+        return False
+    codes, *parameters = _by_group(parts, shape, axis)
+    return has_form(_unpacker(parts[1].dtype), codes) if axis == "channel" else has_form("kivi_values_token", codes, *parameters)
+
+
+def decode(parts: kivi.Parts, shape: tuple[int, ...], axis: kivi.Axis) -> torch.Tensor:
+    """Return x' in the dtype of scale as `kivi.decode` does."""
+    codes, *parameters = _by_group(parts, shape, axis)
+    if axis == "channel":
+        codes = call_form(_unpacker(parts[1].dtype), codes)[0].view(torch.uint8)
+    (x,) = call_form(f"kivi_values_{axis}", codes, *parameters)
+    return x.view(shape)
+
+
+def _unpacker(dtype: torch.dtype) -> str:
+    """Return the name under which `unpack_form` is compiled: bytes do not tell the dtype that they stand for."""
+    return f"kivi_unpack_{dtype}"
+
+
+def _is_whole(shape: Sequence[int], bits: int, group: int, axis: kivi.Axis) -> bool:
+    """Tell whether the axis is whole groups of the kind that is compiled."""
+    length = shape[-2 if axis == "token" else -1]
+    return (bits, group) == (BITS, GROUP) and length > 0 and length % GROUP == 0
+
+
+def _grouped(shape: Sequence[int], axis: kivi.Axis) -> tuple[int, ...]:
+    """Return the shape by groups of (..., T, D)."""
+    return (-1, GROUP, shape[-1]) if axis == "token" else (-1, GROUP)
+
+
+def _by_group(parts: kivi.Parts, shape: Sequence[int], axis: kivi.Axis) -> kivi.Parts:
+    """View codes, scale and zero of (..., T, D) by groups."""
+    width = (shape[-1],) if axis == "token" else ()
+    codes, scale, zero = parts
+    return codes.view(-1, GROUP // 2, *width), scale.view(-1, 1, *width), zero.view(-1, 1, *width)

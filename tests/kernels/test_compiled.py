@@ -1,0 +1,99 @@
+"""Compiled forms for the CPU equal the references bit for bit, and stand back where they do not fit."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from kvkernels import compiled, int8, int8_compiled, kivi, kivi_compiled
+
+DIM, DTYPE = 32, torch.bfloat16
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def _prepared() -> Iterator[None]:
+    """Compile for small heads, once: about ten seconds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's compiler uses what torch deprecates
+        assert compiled.prepare(DIM, DTYPE)
+    yield
+    compiled.forget()
+
+
+def values(n_tokens: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
+    """Draw normal values with a large channel, a constant one and a group of zeros, some of them negative."""
+    x = torch.randn(2, 4, n_tokens, DIM, generator=torch.Generator().manual_seed(0))
+    x[..., 3] = x[..., 3] * 30 + 100
+    x[..., 7] = 0.25
+    x[0, 0, :32] = 0.0
+    x[0, 0, :32:3] = -0.0
+    return x.to(dtype)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize("n_tokens", [512, 544])
+def test_int8_is_compiled_to_equal_bits(n_tokens: int) -> None:
+    """Any number of tokens runs through one compiled form."""
+    x = values(n_tokens)
+    expected = int8.reference_encode(x)
+    assert int8_compiled.encodes(x)
+    assert all(torch.equal(a, b) for a, b in zip(int8.encode(x), expected, strict=True))
+    assert int8_compiled.decodes(*expected, DTYPE)
+    assert torch.equal(int8.decode(*expected, DTYPE), int8.reference_decode(*expected, DTYPE))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize("axis", ["token", "channel"])
+@pytest.mark.parametrize("n_tokens", [512, 544])
+def test_kivi_of_4_bits_is_compiled_to_equal_bits(n_tokens: int, axis: kivi.Axis) -> None:
+    """Scales cut toward zero and plus zeros included."""
+    x = values(n_tokens)
+    expected = kivi.reference_encode(x, 4, 32, axis)
+    assert kivi_compiled.encodes(x, 4, 32, axis)
+    found = kivi.encode(x, 4, 32, axis)
+    assert all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in zip(found, expected, strict=True))
+    assert kivi_compiled.decodes(expected, tuple(x.shape), 4, 32, axis)
+    back = kivi.decode(*expected, x.shape, 4, 32, axis, DTYPE)
+    assert torch.equal(back, kivi.reference_decode(*expected, x.shape, 4, 32, axis, DTYPE))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+def test_compiled_forms_serve_inference_mode_without_compiling_again() -> None:
+    """A worker encodes in whatever mode its thread is in; seconds of compiling there would be a fault."""
+    with torch.inference_mode():
+        x = values(256)
+        assert torch.equal(int8.encode(x)[0], int8.reference_encode(x)[0])
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize("x", [values(8), values(256, torch.float32), values(256)[:, :, :, :16], values(512)[:, :, ::2]])
+def test_other_tensors_go_through_the_reference(x: torch.Tensor) -> None:
+    """Too few values, another dtype, other heads, strides."""
+    assert not int8_compiled.encodes(x)
+    assert not kivi_compiled.encodes(x, 4, 32, "token")
+    assert torch.equal(int8.encode(x)[0], int8.reference_encode(x)[0])
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize(("bits", "group", "n_tokens"), [(2, 32, 256), (4, 64, 256), (4, 32, 257)])
+def test_other_grids_and_short_groups_go_through_the_reference(bits: int, group: int, n_tokens: int) -> None:
+    """Only what is compiled is taken."""
+    assert not kivi_compiled.encodes(values(n_tokens), bits, group, "token")
+
+
+def test_without_a_compiler_nothing_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The references go on."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not compiled.prepare(64, torch.float32)
+    assert not compiled.has_form("int8_encode", torch.zeros(1 << 16, 64))
