@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.timeout(480)  # 50 s of compiling on a core of its own, several times that beside other work
 RUNNER = Path(__file__).with_name("compile_kernels.py")
 
 
