@@ -56,6 +56,18 @@ def turboquant_cases() -> Iterator[tuple[str, Case]]:
     yield "decode_kernel", ({"out_ptr": "bf16", "levels_ptr": "fp32"} | stored, shape)
 
 
+def place_cases() -> Iterator[tuple[str, Case]]:
+    """Yield the kernel with its variants: every codec for keys of which 32 of 80 channels rotate, and 4-bit values."""
+    shape = {"D": 80, "BLOCK_HALF": 16, "TOKENS": 32}
+    keys, values = shape | {"R": 32, "BLOCK_REST": 64}, shape | {"R": 0, "BLOCK_REST": 128}
+    others = {"cos_ptr": "fp32", "sin_ptr": "fp32", "rows_ptr": "i64"}
+    codecs = ((0, "i8", "fp32", keys), (1, "u8", "fp32", keys), (2, "u8", "bf16", keys), (3, "u8", "bf16", values))
+    for codec, codes, parameter, constants in codecs:
+        for cache in FLOATS if codec == 0 else ("bf16",):
+            pointers = {"codes_ptr": codes, "scale_ptr": parameter, "zero_ptr": parameter, "cache_ptr": cache} | others
+            yield "write_kernel", (pointers, constants | {"CODEC": codec, "BITS": 8 if codec < 2 else 4, "GROUP": 32})
+
+
 def exponent_split_cases() -> Iterator[tuple[str, Case]]:
     """Yield kernels with their variants; both 16-bit dtypes are read as i16."""
     for kernel, (word, itemsize) in itertools.product(("encode_kernel", "decode_kernel"), (("i16", 2), ("i32", 4))):
@@ -102,6 +114,7 @@ CASES = {
     "fp8_triton": fp8_cases,
     "hadamard_triton": hadamard_cases,
     "turboquant_triton": turboquant_cases,
+    "place_triton": place_cases,
     "exponent_split_triton": exponent_split_cases,
     "kivi_triton": kivi_cases,
     "cq_triton": cq_cases,
