@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from kvworker.reference import MODEL_FOLDER
 
+pytestmark = pytest.mark.timeout(900)  # 75 contexts through the model, on whatever machine
 MAX_WEIGHTS_NBYTES = 8 << 20
 BARS = {"direct": 0.99, "carried": 0.97, "alias": 0.90}
 
