@@ -34,6 +34,7 @@ def report_from(message: context_pb2.Report) -> Report:
         tokens_recomputed=message.tokens_recomputed,
         tokens_generated=message.tokens_generated,
         quality=message.quality,
+        target=message.target,
     )
 
 

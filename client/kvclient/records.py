@@ -95,7 +95,7 @@ class Report:
     """How a question was answered.
 
     `ttft_split_s` splits the time to the first token into lookup, plan, queue, load and prefill, in seconds. `quality` is the declared loss
-    of codec and policy, or "unmeasured".
+    of codec and policy, or "unmeasured". `target` says what a target for the first token changed, "" where there was none.
     """
 
     request_id: str
@@ -109,10 +109,12 @@ class Report:
     tokens_recomputed: int
     tokens_generated: int
     quality: str
+    target: str = ""
 
     def __str__(self) -> str:
         head = f"first token after {self.ttft_s:.3f} s, {self.tokens_loaded} tokens loaded, {self.tokens_recomputed} recomputed"
-        return "\n".join([f"{head} ({self.planner}, {self.policy}; quality {self.quality})", *map(_line, self.passages)])
+        target = [self.target] if self.target else []
+        return "\n".join([f"{head} ({self.planner}, {self.policy}; quality {self.quality})", *target, *map(_line, self.passages)])
 
 
 _READ = {"document": "in its document", "alone": "alone"}

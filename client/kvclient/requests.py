@@ -46,6 +46,7 @@ def ask_request(
     policy: str,
     planner: str,
     read_as: str,
+    ttft_target_s: float,
 ) -> context_pb2.AskRequest:
     """Return the request that asks a question over an ordered list of passages; raises InvalidInputError."""
     if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or not 1 <= max_tokens <= MAX_TOKENS:
@@ -54,6 +55,8 @@ def ask_request(
         raise InvalidInputError(f"temperature must be 0 (greedy) or above, got {temperature!r}")
     if not 0 <= seed < 2**64:
         raise InvalidInputError(f"seed must be within 0 and 2**64 - 1, got {seed!r}")
+    if not (math.isfinite(ttft_target_s) and ttft_target_s >= 0):
+        raise InvalidInputError(f"ttft_target_s must be 0 (the worker's) or more seconds, got {ttft_target_s!r}")
     return context_pb2.AskRequest(
         passage_ids=_ids(passage_ids),
         question=_text(question, "question"),
@@ -63,6 +66,7 @@ def ask_request(
         policy=policy,
         planner=planner,
         read_as=_read_as(read_as, ASK_AS),
+        ttft_target_s=ttft_target_s,
     )
 
 

@@ -271,4 +271,5 @@ def make_report(refs: list[context_pb2.PassageRef], request: context_pb2.AskRequ
         tokens_loaded=7,
         tokens_generated=len(WORDS),
         quality="unmeasured",
+        target=f"a first token in {request.ttft_target_s:g} s" if request.ttft_target_s else "",
     )

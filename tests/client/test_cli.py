@@ -127,6 +127,14 @@ def test_ask_shows_people_the_answer_and_a_row_per_passage(larder: Larder, ids: 
     assert "\x1b" not in result.out
 
 
+def test_ask_shows_what_a_target_for_the_first_token_changed(larder: Larder, server: FakeServer, ids: list[str]) -> None:
+    """Without one there is nothing to show."""
+    result = larder("ask", "What?", "--context", ids[0], "--ttft-target", "1.5")
+    assert server.requests["Ask"].ttft_target_s == 1.5
+    assert "\na first token in 1.5 s\n" in result.out
+    assert "a first token in" not in larder("ask", "What?", "--context", ids[0]).out
+
+
 @pytest.mark.parametrize("read_as", ["auto", "document", "alone"])
 def test_ask_says_which_readings_may_be_loaded(larder: Larder, server: FakeServer, ids: list[str], read_as: str) -> None:
     """And the report has the reading of each passage."""

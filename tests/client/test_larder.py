@@ -63,6 +63,16 @@ def test_a_question_says_which_readings_it_allows_and_the_report_which_were_used
     assert "read alone: cheaper" in str(answer.report) or read_as == "document"
 
 
+def test_a_question_says_when_its_first_token_is_due(server: FakeServer, connect: Connect) -> None:
+    """The report says what that changed."""
+    twin = connect(server)
+    ids = twin.do(twin.larder, "ingest", "notes.txt", TEXTS).ids
+    report = twin.do(twin.do(twin.larder, "ask", ids, "What?", ttft_target_s=0.25), "finish").report
+    assert server.requests["Ask"].ttft_target_s == 0.25
+    assert report.target == "a first token in 0.25 s"
+    assert report.target in str(report)
+
+
 def test_a_forgotten_document_is_unknown(server: FakeServer, connect: Connect) -> None:
     """And only that one."""
     twin = connect(server)

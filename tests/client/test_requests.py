@@ -50,6 +50,8 @@ def test_an_ingest_needs_a_source_and_a_known_way_to_read(source: str, read_as: 
         ({"temperature": -1.0}, "temperature must be"),
         ({"temperature": float("nan")}, "temperature must be"),
         ({"seed": -1}, "seed must be"),
+        ({"ttft_target_s": -0.5}, "ttft_target_s must be 0 \\(the worker's\\) or more seconds, got -0.5"),
+        ({"ttft_target_s": float("inf")}, "ttft_target_s must be"),
         ({"read_as": "both"}, "read_as must be one of auto, document, alone, got 'both'"),
     ],
 )
@@ -64,6 +66,7 @@ def test_questions_that_cannot_be_asked_are_refused(changed: dict[str, Any], wor
         "policy": "",
         "planner": "",
         "read_as": "auto",
+        "ttft_target_s": 0.0,
     }
     with pytest.raises(InvalidInputError, match=words):
         requests.ask_request(**{**good, **changed})

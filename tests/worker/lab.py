@@ -253,10 +253,11 @@ class Lab:
         text: str = QUESTION,
         sampling: Sampling = Sampling(max_new_tokens=N_ANSWER),  # noqa: B008 (frozen)
         read_as: str = "auto",
+        ttft_target_s: float = 0.0,
     ) -> Answer:
         """Ask and read the answer to its end."""
         caller = self.caller if store is None else self.caller_with(store)
-        events = list(self.worker.ask(caller, Question(tuple(names), text, sampling, policy, planner, read_as)))
+        events = list(self.worker.ask(caller, Question(tuple(names), text, sampling, policy, planner, read_as, ttft_target_s)))
         report = events.pop()
         assert isinstance(report, Report)
         tokens = [event for event in events if isinstance(event, Token)]

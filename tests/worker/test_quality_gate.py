@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvstore.core.errors import ConfigError, CorruptError, IdentityError, InvalidInputError
+from kvworker.answer.answer import Question
 from kvworker.quality.calibration import LOSSLESS, Calibration, Measured, calibration_path, shipped_calibration
 from kvworker.quality.gate import Gate
 from kvworker.reference import MODEL_FOLDER
@@ -17,6 +18,7 @@ from kvworker.serve.runtime import model_folder
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny
 from tests.worker.conftest import MakeLab
+from tests.worker.lab import Lab
 
 ROWS = (
     Measured("document", "lossless", "none", 2000, 1000, 0.1, 0.5),
@@ -58,6 +60,47 @@ def test_time_that_a_target_leaves_is_spent_on_quality(
     keep(tiny, tmp_path)
     lab = make_lab(tmp_path, policy="auto", planner="min_cost", ttft_target_s=ttft_target_s)
     assert lab.ask(lab.names()[::-1], policy="", planner="").report.policy == policy
+
+
+@pytest.mark.parametrize(("ttft_target_s", "policy"), [(1e3, "exact"), (1e-9, "first_k:k=2"), (0.0, "first_k:k=2")])
+def test_a_question_has_a_target_of_its_own(make_lab: MakeLab, tiny: Tiny, tmp_path: Path, ttft_target_s: float, policy: str) -> None:
+    """It overrides the worker's, which nothing keeps to; 0 leaves that in force."""
+    keep(tiny, tmp_path)
+    lab = make_lab(tmp_path, policy="auto", planner="min_cost", ttft_target_s=1e-9)
+    assert lab.ask(lab.names()[::-1], policy="", planner="", ttft_target_s=ttft_target_s).report.policy == policy
+
+
+@pytest.mark.parametrize(
+    ("ttft_target_s", "policy", "words"),
+    [
+        (500.0, "", "a first token in 500 s leaves time for the most careful policy that may be chosen: exact ("),
+        (1e-9, "", "a first token in 0.001 us is not promised by any policy that may be chosen: first_k:k=2 ("),
+        (500.0, "none", "a first token in 500 s leaves time for the most careful policy that may be chosen: none ("),
+    ],
+)
+def test_the_report_says_what_a_target_changed(
+    make_lab: MakeLab, tiny: Tiny, tmp_path: Path, ttft_target_s: float, policy: str, words: str
+) -> None:
+    """A policy that was named is the only one that may be chosen. The explanation has it too."""
+    keep(tiny, tmp_path)
+    lab = make_lab(tmp_path, policy="auto", planner="min_cost")
+    report = lab.ask(lab.names()[::-1], policy=policy, planner="", ttft_target_s=ttft_target_s).report
+    assert report.target.startswith(words)
+    assert f"target: {report.target}" in lab.worker.explain("alice", report.request_id).lines
+
+
+def test_without_a_target_nothing_is_said_of_one(lab: Lab) -> None:
+    """Neither in the report nor in the explanation."""
+    report = lab.ask(lab.names()).report
+    assert report.target == ""
+    assert not any(line.startswith("target") for line in lab.worker.explain("alice").lines)
+
+
+@pytest.mark.parametrize("ttft_target_s", [-1.0, float("nan"), float("inf")])
+def test_a_questions_target_is_a_time(ttft_target_s: float) -> None:
+    """In seconds."""
+    with pytest.raises(InvalidInputError, match="ttft_target_s must be 0"):
+        Question((), "What?", ttft_target_s=ttft_target_s)
 
 
 @pytest.mark.parametrize("ttft_target_s", [-1.0, float("nan"), float("inf")])

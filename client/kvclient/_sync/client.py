@@ -99,13 +99,15 @@ class Larder:
         policy: str = "",
         planner: str = "",
         read_as: str = "auto",
+        ttft_target_s: float = 0.0,
         timeout_s: float | None = None,
     ) -> Answer:
         """Ask a question over passages in the order given; iterate over the answer to get its tokens as they come.
 
         Passages are named by id, by a start of it of at least 8 digits, or as source#index. Temperature 0 is greedy. `policy` is a
         recompute policy such as "first_k:k=8" and `planner` one such as "always_compute"; empty takes the worker's default. `read_as`
-        says which readings may be loaded: "auto" the best that is stored, "document" or "alone" no other.
+        says which readings may be loaded: "auto" the best that is stored, "document" or "alone" no other. `ttft_target_s`, 0 for the
+        worker's, is when the first token is due: policy "auto" takes the most careful policy that is predicted to keep to it.
         """
         request = requests.ask_request(
             passage_ids,
@@ -116,6 +118,7 @@ class Larder:
             policy=policy,
             planner=planner,
             read_as=read_as,
+            ttft_target_s=ttft_target_s,
         )
         return Answer(self._calls.stream(self._services.context().Ask, request, timeout_s))
 

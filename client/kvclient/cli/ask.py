@@ -40,6 +40,13 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default: %(default)s)")
     parser.add_argument("--policy", default="", help='what is computed again, such as "first_k:k=8" (default: the worker\'s)')
     parser.add_argument("--planner", default="", help='what decides, such as "always_compute" (default: the worker\'s)')
+    parser.add_argument(
+        "--ttft-target",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help='seconds to the first token that policy "auto" spends on care while it is predicted to keep to them (default: the worker\'s)',
+    )
     parser.set_defaults(run=run)
 
 
@@ -57,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
             policy=args.policy,
             planner=args.planner,
             read_as=args.read_as,
+            ttft_target_s=args.ttft_target,
         )
         print_tokens(answer, output)
     output.record({"kind": "report", "text": answer.text, **asdict(answer.report)})

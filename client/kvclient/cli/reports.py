@@ -29,6 +29,8 @@ def show_report(report: Report, output: Output) -> None:
     output.table(asdict(report)["passages"], COLUMNS)
     split = ", ".join(f"{name} {1000 * s:.1f}" for name, s in report.ttft_split_s.items())
     output.text(f"first token after {1000 * report.ttft_s:.1f} ms ({split}), predicted {1000 * report.predicted_ttft_s:.1f} ms")
+    if report.target:
+        output.text(report.target)
     output.text(
         f"{report.tokens_loaded} tokens loaded, {report.tokens_recomputed} recomputed, {report.tokens_generated} generated; "
         f"planner {report.planner}, policy {report.policy}, quality {report.quality}, request {report.request_id}"

@@ -58,7 +58,7 @@ class IngestResponse(_message.Message):
     def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., computed: bool = ..., nbytes: _Optional[int] = ..., n_passages: _Optional[int] = ..., tokens_read: _Optional[int] = ...) -> None: ...
 
 class AskRequest(_message.Message):
-    __slots__ = ("passage_ids", "question", "max_tokens", "temperature", "seed", "policy", "planner", "read_as")
+    __slots__ = ("passage_ids", "question", "max_tokens", "temperature", "seed", "policy", "planner", "read_as", "ttft_target_s")
     PASSAGE_IDS_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class AskRequest(_message.Message):
     POLICY_FIELD_NUMBER: _ClassVar[int]
     PLANNER_FIELD_NUMBER: _ClassVar[int]
     READ_AS_FIELD_NUMBER: _ClassVar[int]
+    TTFT_TARGET_S_FIELD_NUMBER: _ClassVar[int]
     passage_ids: _containers.RepeatedScalarFieldContainer[str]
     question: str
     max_tokens: int
@@ -75,7 +76,8 @@ class AskRequest(_message.Message):
     policy: str
     planner: str
     read_as: ReadAs
-    def __init__(self, passage_ids: _Optional[_Iterable[str]] = ..., question: _Optional[str] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., planner: _Optional[str] = ..., read_as: _Optional[_Union[ReadAs, str]] = ...) -> None: ...
+    ttft_target_s: float
+    def __init__(self, passage_ids: _Optional[_Iterable[str]] = ..., question: _Optional[str] = ..., max_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., seed: _Optional[int] = ..., policy: _Optional[str] = ..., planner: _Optional[str] = ..., read_as: _Optional[_Union[ReadAs, str]] = ..., ttft_target_s: _Optional[float] = ...) -> None: ...
 
 class AskResponse(_message.Message):
     __slots__ = ("token", "report")
@@ -116,7 +118,7 @@ class PassageReport(_message.Message):
     def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., action: _Optional[str] = ..., tier: _Optional[str] = ..., variant: _Optional[str] = ..., nbytes: _Optional[int] = ..., seconds: _Optional[float] = ..., why: _Optional[str] = ..., rows_recomputed: _Optional[int] = ..., read_as: _Optional[_Union[ReadAs, str]] = ...) -> None: ...
 
 class Report(_message.Message):
-    __slots__ = ("request_id", "passages", "planner", "policy", "ttft_split_s", "ttft_s", "predicted_ttft_s", "tokens_loaded", "tokens_recomputed", "tokens_generated", "quality")
+    __slots__ = ("request_id", "passages", "planner", "policy", "ttft_split_s", "ttft_s", "predicted_ttft_s", "tokens_loaded", "tokens_recomputed", "tokens_generated", "quality", "target")
     class TtftSplitSEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +137,7 @@ class Report(_message.Message):
     TOKENS_RECOMPUTED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_GENERATED_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     passages: _containers.RepeatedCompositeFieldContainer[PassageReport]
     planner: str
@@ -146,7 +149,8 @@ class Report(_message.Message):
     tokens_recomputed: int
     tokens_generated: int
     quality: str
-    def __init__(self, request_id: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[PassageReport, _Mapping]]] = ..., planner: _Optional[str] = ..., policy: _Optional[str] = ..., ttft_split_s: _Optional[_Mapping[str, float]] = ..., ttft_s: _Optional[float] = ..., predicted_ttft_s: _Optional[float] = ..., tokens_loaded: _Optional[int] = ..., tokens_recomputed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., quality: _Optional[str] = ...) -> None: ...
+    target: str
+    def __init__(self, request_id: _Optional[str] = ..., passages: _Optional[_Iterable[_Union[PassageReport, _Mapping]]] = ..., planner: _Optional[str] = ..., policy: _Optional[str] = ..., ttft_split_s: _Optional[_Mapping[str, float]] = ..., ttft_s: _Optional[float] = ..., predicted_ttft_s: _Optional[float] = ..., tokens_loaded: _Optional[int] = ..., tokens_recomputed: _Optional[int] = ..., tokens_generated: _Optional[int] = ..., quality: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
     __slots__ = ("passage_ids", "read_as")

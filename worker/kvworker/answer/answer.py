@@ -29,6 +29,7 @@ from kvworker.answer.load import Loader, StoredSource
 from kvworker.answer.probes import TierProbes
 from kvworker.answer.prompt import Asked, Prompt, forms, offers, read_as
 from kvworker.answer.report import make_report
+from kvworker.answer.target import Way, effect
 from kvworker.answer.text_stream import TextStream
 from kvworker.engine.engine import Engine
 from kvworker.engine.sampling import Sampling
@@ -52,7 +53,8 @@ class Question:
     """What is asked: passages by id or "source#index" in the order of the prompt, the text, and how to answer.
 
     Empty `policy` and `planner` mean the worker's defaults. `read_as` says which readings of the passages may be loaded: "auto" takes the
-    best one that is stored, "document" and "alone" no other.
+    best one that is stored, "document" and "alone" no other. `ttft_target_s`, 0 for the worker's, is the time to the first token that
+    policy "auto" is to keep to.
     """
 
     passages: tuple[str, ...]
@@ -61,6 +63,11 @@ class Question:
     policy: str = ""
     planner: str = ""
     read_as: str = AUTO
+    ttft_target_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.ttft_target_s < math.inf:
+            raise InvalidInputError(f"ttft_target_s must be 0 (the worker's) or more seconds, got {self.ttft_target_s}")
 
 
 class Answerer:
@@ -129,18 +136,21 @@ class Answerer:
         best = [a.best(device_nbytes) for a in asked]
         with timing.measure("plan"):
             hits = offers(asked, self._codecs, device_nbytes)
-            for choice in self._careful_first(spec, read_as(prompt, best)):
+            target_s, ways = question.ttft_target_s or self._settings.ttft_target_s, list[Way]()
+            for choice in self._careful_first(spec, read_as(prompt, best), target_s):
                 request = prompt.read_in(best).request(choice.policy, self._engine.identity.layout)
-                plan = planner.plan(request, hits, self._costs.model)
-                if plan.predicted_s is not None and plan.predicted_s + (plan.error_s or 0.0) <= self._settings.ttft_target_s:
+                ways.append(Way(choice, request, planner.plan(request, hits, self._costs.model)))
+                if ways[-1].keeps_to(target_s):
                     break
+            choice, request, plan = ways[-1]
         read = [a.form(i.offer) if isinstance(i, Load) else b for a, b, i in zip(asked, best, plan.items, strict=True)]
-        return Course(prompt.read_in(read), choice, planner.name, asked, read, request, plan, planner.is_binding, timing)
+        target = effect(target_s, ways)
+        return Course(prompt.read_in(read), choice, planner.name, asked, read, request, plan, planner.is_binding, timing, target)
 
-    def _careful_first(self, spec: str, reading: ReadAs) -> list[Choice]:
+    def _careful_first(self, spec: str, reading: ReadAs, target_s: float) -> list[Choice]:
         """Return the policies to plan with until one keeps to the target; without a target, the cheapest that the gate lets through."""
         choices = self._gate.choices(spec, reading)
-        return choices if self._settings.ttft_target_s else choices[-1:]
+        return choices if target_s else choices[-1:]
 
     def _question_ids(self, question: Question) -> tuple[int, ...]:
         """Return the tokens behind the passages; without any passage, the prompt starts with BOS."""

@@ -54,7 +54,8 @@ class Course:
     """One request under way: what was asked for, what was decided, and what it took so far.
 
     `read` has the reading that each passage of the prompt is in, None where it has none that may be used. `is_binding` says that the
-    planner wants its plan followed. `sources` and `failures` tell what was loaded, and why what was asked for was not.
+    planner wants its plan followed, `target` what a target for the first token changed. `sources` and `failures` tell what was loaded, and
+    why what was asked for was not.
     """
 
     prompt: Prompt
@@ -66,6 +67,7 @@ class Course:
     plan: Plan
     is_binding: bool
     timing: Timing
+    target: str = ""
     sources: dict[int, DeviceSource | StoredSource] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     rows: tuple[int, ...] = ()

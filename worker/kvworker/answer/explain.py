@@ -23,10 +23,12 @@ _SHOWN_CHARS = 40  # of an id that somebody typed
 
 
 def explain(report: Report, course: Course, costs: CostModel) -> Iterator[str]:
-    """Yield five lines about the request, then one per passage; `costs` is the model that the plan was made with."""
+    """Yield five lines about the request, six where it had a target, then one per passage; `costs` are what the plan was made with."""
     yield f"request {report.request_id}: planner {report.planner}, policy {report.policy}, quality {report.quality}"
     yield f"costs: {'; '.join(_costs(course, costs)) or 'nothing was measured yet'}"
     yield f"plan: {course.plan.why}; {format_s(course.plan.compute_s)} of computing beside {format_s(course.plan.load_s)} of loading"
+    if report.target:
+        yield f"target: {report.target}"
     yield f"time to first token: predicted {format_s(course.predicted_s)}, took {format_s(report.ttft_s)}{_missed_by(report)}"
     yield "of it: " + ", ".join(f"{step} {format_s(seconds)}" for step, seconds in report.ttft_split_s.items())
     for asked, item, row in zip(course.asked, course.plan.items, report.passages, strict=True):

@@ -33,6 +33,7 @@ def make_report(request_id: str, course: Course, codecs: Mapping[bytes, Pipeline
         tokens_recomputed=len(course.rows),
         tokens_generated=course.n_generated,
         quality=_quality(course, codecs),
+        target=course.target,
     )
 
 

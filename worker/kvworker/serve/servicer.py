@@ -65,7 +65,8 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         n_tokens = request.max_tokens or min(_DEFAULT_MAX_TOKENS, self._worker.settings.max_new_tokens)
         sampling = Sampling(max_new_tokens=n_tokens, temperature=request.temperature, seed=request.seed)
         read_as = _read_as(request.read_as, _ASK_AS)
-        question = Question(tuple(request.passage_ids), request.question, sampling, request.policy, request.planner, read_as)
+        passages, target_s = tuple(request.passage_ids), request.ttft_target_s
+        question = Question(passages, request.question, sampling, request.policy, request.planner, read_as, target_s)
         for event in self._worker.ask(caller, question):
             if isinstance(event, Token):
                 yield pb.AskResponse(token=pb.Token(id=event.id, text=event.text))
@@ -150,4 +151,5 @@ def _report(report: Report) -> pb.Report:
         tokens_recomputed=report.tokens_recomputed,
         tokens_generated=report.tokens_generated,
         quality=report.quality,
+        target=report.target,
     )
