@@ -137,7 +137,7 @@ def test_a_restored_prefix_answers_as_full_prefill_does_in_every_turn(probe: Pro
 
 def test_every_known_policy_and_lossy_codec_is_a_way() -> None:
     """A new method takes part without anybody listing it."""
-    assert {"full", "prefix", "prefix+int8", "prefix+kivi2", "none", "first_k", "deviation", "late_chunking"} <= {
+    assert {"full", "prefix", "prefix+near-lossless", "prefix+tiny", "none", "first_k", "deviation", "late_chunking"} <= {
         way.name for way in ways()
     }
 

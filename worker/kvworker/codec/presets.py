@@ -41,3 +41,8 @@ LADDER = (
 
 FINE_KEY_BITS = 4
 """What keys take at least in models whose queries crowd on few KV heads, or whose keys have a bias."""
+
+
+def calibrated_text(text: str) -> str:
+    """Return the codec text of a preset for a model whose tables are calibrated; any other text as it is."""
+    return next((preset.calibrated or preset.plain for preset in LADDER if preset.name == text), text)

@@ -14,7 +14,8 @@ from kvstore.server.config import load
 from kvworker.calibrate.calibrate import QUICK as QUICK_TEXT
 from kvworker.calibrate.calibrate import Reach, prepare
 from kvworker.codec.artifacts import ARTIFACTS, Artifacts
-from kvworker.codec.specs import PRESETS, find_codec
+from kvworker.codec.presets import LADDER, calibrated_text
+from kvworker.codec.specs import find_codec
 from kvworker.quality.calibrate import QUICK, Extent, calibrate_quality, undecided
 from kvworker.quality.calibration import ALL, Calibration, calibration_path, codec_id
 from kvworker.quality.gate import AUTO, Gate
@@ -34,10 +35,10 @@ def run(args: argparse.Namespace, flags: Flags) -> int:
         if not args.seconds > 0:
             raise InvalidInputError(f"--seconds must be above 0, got {args.seconds:g}")
         extent = replace(extent, seconds=args.seconds)
-    others = args.codecs.split(",") if args.codecs else [] if args.quick else list(PRESETS)
+    others = args.codecs.split(",") if args.codecs else [] if args.quick else [preset.name for preset in LADDER]
     engine = open_engine(config.model, config.local.data_path)
     folder = model_folder(config.local.data_path, engine.identity.namespace)
-    named = [find_codec(name) for name in (config.worker.codec, *others)]
+    named = [find_codec(calibrated_text(name)) for name in (config.worker.codec, *others)]
     artifacts = Artifacts(engine.identity.namespace, folder / ARTIFACTS)
     codecs = prepare(engine, named, artifacts, args.text or (), QUICK_TEXT if args.quick else Reach())
     with progress("calibrating", extent.n_questions) as advance:

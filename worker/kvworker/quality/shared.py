@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from kvworker.answer.policy import find_policy
 from kvworker.codec.pipeline import Pipeline
-from kvworker.codec.specs import PRESETS, find_codec
+from kvworker.codec.presets import LADDER
+from kvworker.codec.specs import find_codec
 from kvworker.quality.calibration import LOSSLESS, codec_id
 from kvworker.quality.context import Context
 from kvworker.quality.fidelity import agrees, divergence, overlap
@@ -51,7 +52,7 @@ def ways() -> list[Way]:
     """Return full prefill, a prefix cache, the same through every codec that loses, every policy, and late chunking."""
     nothing = find_policy("none")
     prefix = Variant("prefix", 0.0, "prefix", nothing)
-    lossy = [(name, codec) for name, codec in ((name, find_codec(name)) for name in PRESETS) if codec_id(codec) != LOSSLESS]
+    lossy = [(name, codec) for name, codec in ((preset.name, find_codec(preset.name)) for preset in LADDER) if codec_id(codec) != LOSSLESS]
     return [
         Way(FULL.name, FULL),
         Way("prefix", prefix),
