@@ -78,9 +78,8 @@ def test_no_part_of_the_schema_takes_unknown_keys() -> None:
 
 def _open_objects(schema: Any, path: str = "") -> set[str]:
     """Return where a schema describes objects whose keys are free."""
-    found = (
-        {path} if isinstance(schema, dict) and schema.get("type") == "object" and schema.get("additionalProperties") is not False else set()
-    )
+    is_open = isinstance(schema, dict) and schema.get("type") == "object" and schema.get("additionalProperties") is not False
+    found = {path} if is_open else set()
     children = schema.items() if isinstance(schema, dict) else enumerate(schema) if isinstance(schema, list) else ()
     return found.union(*(_open_objects(child, f"{path}.{name}") for name, child in children))
 

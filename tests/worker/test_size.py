@@ -58,7 +58,7 @@ def _stored_nbytes(codec: str, n_tokens: int) -> int:
     return used
 
 
-@pytest.mark.parametrize("codec", sorted(PRESETS))
+@pytest.mark.parametrize("codec", sorted(name for name in PRESETS if not find_codec(name).traits.needs_artifact))
 def test_a_long_passage_is_sized_within_two_percent(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a codec keeps once per passage, such as its first tokens, must not be multiplied with the length."""
     guessed = record_nbytes(LAYOUT, "bfloat16", 1024, find_codec(codec))
@@ -67,9 +67,16 @@ def test_a_long_passage_is_sized_within_two_percent(codec: str, monkeypatch: pyt
     assert guessed == pytest.approx(exact, rel=0.02)
 
 
-def test_a_codec_that_packs_by_value_is_called_an_estimate() -> None:
-    """Its size depends on the values, which nobody has seen yet."""
-    assert size(LAYOUT, "bfloat16", Passages(1, 64), "lossless")["is_estimate"]
+def test_a_codec_without_its_tables_is_refused() -> None:
+    """Its size is part of what a calibration finds."""
+    with pytest.raises(InvalidInputError, match="larder calibrate"):
+        size(LAYOUT, "bfloat16", Passages(1, 64), "skvq")
+
+
+@pytest.mark.parametrize(("codec", "is_estimate"), [("lossless", True), ("balanced", True), ("raw", False), ("kivi4", False)])
+def test_a_size_that_depends_on_the_values_is_called_an_estimate(codec: str, is_estimate: bool) -> None:
+    """Nobody has seen them yet: bytes are packed by what they are, and a preset falls back where it would lose too much."""
+    assert size(LAYOUT, "bfloat16", Passages(1, 64), codec)["is_estimate"] is is_estimate
 
 
 @pytest.mark.parametrize(("n_passages", "n_tokens"), [(0, 256), (1, 0), (-1, 1)])

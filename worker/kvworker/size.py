@@ -21,6 +21,7 @@ from kvstore.core.units import format_nbytes
 from kvstore.store.record import RecordMeta
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.codec.pipeline import Pipeline, expected_specs
+from kvworker.codec.presets import LADDER
 from kvworker.codec.specs import PRESETS, find_codec
 
 SAMPLE_TOKENS = 128
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     output, passages = output_of(args), Passages(args.passages, args.tokens)
     directory = Path(args.model).expanduser() if args.model else MODEL_FOLDER
     layout, dtype = read_layout(directory, args.dtype)
-    sizes = [size(layout, dtype, passages, codec) for codec in ([args.codec] if args.codec else PRESETS)]
+    codecs = [args.codec] if args.codec else [name for name in PRESETS if not find_codec(name).traits.needs_artifact]
+    sizes = [size(layout, dtype, passages, codec) for codec in codecs]
     output.text(f"{directory.resolve().name}: {args.passages} passages of {args.tokens} tokens, {layout.n_layers} layers, {dtype}\n")
     output.rows([{"model": directory.resolve().name, "dtype": dtype, **row} for row in sizes], COLUMNS)
     catalog = format_nbytes(TOKEN_ID_NBYTES * args.passages * args.tokens)
@@ -71,8 +73,9 @@ def size(layout: KVLayout, dtype: str, passages: Passages, codec: str) -> dict[s
     """Return what passages take with one codec, in bytes.
 
     `tiers` are bytes of all passages: a record, which is a chunk with its envelope, is the same in every tier of the store; `device` holds
-    decoded chunks. `is_estimate` says that a byte stage packs, so that the size depends on the values, here those of a normal
-    distribution. Raises InvalidInputError for a codec that needs a calibration, and what `find_codec` raises.
+    decoded chunks. `is_estimate` says that the size depends on the values, here those of a normal distribution: a byte stage packs, or a
+    preset has another form in a model that was calibrated and falls back for passages that would lose too much. Raises InvalidInputError
+    for a codec that needs a calibration, and what `find_codec` raises.
     """
     pipeline = find_codec(codec)
     if pipeline.traits.needs_artifact:
@@ -89,7 +92,7 @@ def size(layout: KVLayout, dtype: str, passages: Passages, codec: str) -> dict[s
         "nbytes_per_passage": record,
         "tiers": {"memory": stored, "disk": stored, "redis": stored, "device": decoded * passages.n_passages},
         "share_of_raw": record / decoded,
-        "is_estimate": bool(pipeline.byte_stages),
+        "is_estimate": bool(pipeline.byte_stages) or codec in (preset.name for preset in LADDER[1:]),
     }
 
 
