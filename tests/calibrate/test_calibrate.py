@@ -124,6 +124,15 @@ def test_all_layers_and_sides_sample_the_same_tokens() -> None:
         assert torch.equal(seen.layers[layer].v.sample, expected)
 
 
+def test_sampled_tokens_tell_which_were_neighbours() -> None:
+    """Of two in one text the numbers differ by as many tokens as lie between them; between texts there is a gap."""
+    seen = collected([study(100, seed) for seed in (1, 2)], n_sampled=50).layers[0]
+    text, row = seen.mass.long() // 1000, seen.mass.long() % 1000
+    beside = text[1:] == text[:-1]
+    assert torch.equal(seen.place.diff()[beside], row.diff()[beside])
+    assert int(seen.place.diff()[~beside].min()) >= 64
+
+
 def test_every_token_is_as_likely_to_be_sampled() -> None:
     """Of 20 texts of 100 tokens each gives 25 of 500 on average; four standard deviations are 19."""
     seen = collected([study(100 + N_SKIPPED, seed) for seed in range(20)], n_sampled=500)

@@ -21,7 +21,7 @@ def codebooks(points: torch.Tensor, weights: torch.Tensor, n_vectors: int) -> to
     if n_points <= n_vectors:
         return points[:, torch.arange(n_vectors).clamp(max=n_points - 1)].half()
     many = max(1, _SCORES_AT_ONCE // (n_points * n_vectors))
-    return torch.cat([_lloyd(some, weights / weights.mean(), n_vectors) for some in points.split(many)]).half()
+    return torch.cat([_lloyd(some, weights / weights.mean(), n_vectors) for some in torch.split(points, many)]).half()
 
 
 def _lloyd(points: torch.Tensor, weights: torch.Tensor, n_vectors: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from kvworker.engine.engine import Study
 N_SAMPLED = 4096
 N_SKIPPED = 5
 """First tokens of a text that are left out: attention sinks, whose keys and values are like no other's."""
+_TEXTS_APART = 64
 
 
 class Collector:
@@ -36,6 +37,7 @@ class Collector:
         self._mass, self._mass_square = ([torch.empty(0) for _ in self._layers] for _ in range(2))
         self._q_square: dict[int, torch.Tensor] = {}
         self._grams: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._place = torch.empty(0, dtype=torch.int64)
         self._n_tokens = 0
         self._probes: Mapping[int, torch.Tensor] = {}
 
@@ -55,6 +57,8 @@ class Collector:
             self._mass_square[n] = torch.cat((self._mass_square[n], study.mass_square[layer][N_SKIPPED:]))[kept]
             self._q_square[layer] = self._q_square.get(layer, torch.zeros(())) + study.q_square[layer] * n_tokens
         self._grams.update(study.grams)
+        first = int(self._place[-1]) + _TEXTS_APART if len(self._place) else 0
+        self._place = torch.cat((self._place, first + torch.arange(n_tokens)))[kept]
         self._n_tokens += n_tokens
         self._probes = study.probes
 
@@ -69,6 +73,7 @@ class Collector:
                 self._q_square[layer] / self._n_tokens,
                 self._mass[n],
                 self._mass_square[n],
+                self._place,
                 *self._grams.get(layer, ()),
             )
             for n, layer in enumerate(self._layers)

@@ -15,7 +15,7 @@ from kvworker.codec.stages import Tables
 
 SUBJECT = StageSpec("statistics")
 _SIDE = ("sample", "low", "high", "mean", "square")
-_LAYER = ("q_square", "mass", "mass_square")
+_LAYER = ("q_square", "mass", "mass_square", "place")
 _GRAMS = ("k_gram", "v_gram")
 
 

@@ -40,6 +40,8 @@ class LayerStatistics:
     mass, mass_square : tensor (N,)
         The attention, mean over heads, that each sampled token got from the rows of its text: its sum, and the sum of its squares, the
         weight of squared errors of that token's V.
+    place : tensor (N,) int64
+        The number of each sampled token, ascending: neighbours in a text have numbers that differ by 1, texts lie 64 apart and more.
     k_gram, v_gram : tensor (C, C) or None
         Products of the channels of the weights that make K and V, where the engine tells them.
     """
@@ -49,6 +51,7 @@ class LayerStatistics:
     q_square: torch.Tensor
     mass: torch.Tensor
     mass_square: torch.Tensor
+    place: torch.Tensor
     k_gram: torch.Tensor | None = None
     v_gram: torch.Tensor | None = None
 
