@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import zlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -185,3 +186,69 @@ def test_without_the_lz4_package_the_error_names_the_extra(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "lz4.block", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'kv-larder\[lz4\]'"):
         Lz4().pack(b"x")
+
+
+DATA = bytes([120, 121, 120, 119, 120, 120, 122, 3]) * 24 + b"\x78\x00\x78"
+RELEASED = {
+    "deflate": "aba8ac28afa8a862ae18aa34430500",
+    "lz4": "8f7879787778787a030800a3507a03780078",
+    "planes": "28b52ffd20c3950000487878787a797778030002000926b24f8e08",
+    "rans": (
+        "7a150001000100ea01010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001"
+        "000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001"
+        "000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001"
+        "0001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100010001000100ea"
+        "01ce07ea01ea013600000045d70900da1b202cb1ab88f9bb39841908bd86ad17cd4605e08b7ceaba87367986f5d589ed18f3e03b31e951c60190b1d2"
+        "41ab61331e"
+    ),
+    "top16": (
+        "780377797a0001020405060708090a0b3020001430200014302000143020001430200014302000143020001430200014302000143020001430200014"
+        "302000143020001430200014302000143020001430200014302000143020001430200014302000143020001430200014302000145000"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_frames_unpack_to_what_was_packed(name: str) -> None:
+    """Bytes that were ever stored stay readable."""
+    assert bytes(stage_of(name).unpack(bytes.fromhex(RELEASED[name]), len(DATA))) == DATA
+
+
+@pytest.mark.parametrize("name", ["top16", "rans"])
+def test_frames_of_our_own_are_the_same_everywhere(name: str) -> None:
+    """Those of libraries may differ between their versions."""
+    assert bytes(stage_of(name).pack(DATA)).hex() == RELEASED[name]
+
+
+def read_top16(frame: bytes, nbytes: int) -> bytes:
+    """Unpack a frame as the format's page says, one byte at a time."""
+    table, codes, escapes = frame[:16], frame[16 : 16 + -(-nbytes // 2)], frame[16 + -(-nbytes // 2) :]
+    out = bytearray(table[codes[n // 2] >> 4 * (n % 2) & 15] for n in range(nbytes))
+    for at in range(0, len(escapes), 5):
+        out[int.from_bytes(escapes[at : at + 4], "little")] = escapes[at + 4]
+    return bytes(out)
+
+
+def read_rans(frame: bytes, nbytes: int) -> bytes:
+    """Unpack a frame of one stream as the format's page says, one symbol at a time."""
+    n_kinds = frame[0] + 1
+    words = [int.from_bytes(frame[at : at + 2], "little") for at in range(1, len(frame) - 1, 2)]
+    frequencies, starts = words[:n_kinds], [sum(words[:s]) for s in range(n_kinds)]
+    stream, n_lanes, out = frame[1 + 2 * n_kinds + 4 :], -(-nbytes // 1024), bytearray()
+    x = [int.from_bytes(stream[4 * lane : 4 * lane + 4], "little") for lane in range(n_lanes)]
+    rest = iter(int.from_bytes(stream[at : at + 2], "little") for at in range(4 * n_lanes, len(stream), 2))
+    for place in range(nbytes):
+        lane, r = place % n_lanes, x[place % n_lanes] % 4096
+        symbol = next(s for s in range(n_kinds) if starts[s] <= r < starts[s] + frequencies[s])
+        x[lane] = frequencies[symbol] * (x[lane] // 4096) + r - starts[symbol]
+        if x[lane] < 65536:
+            x[lane] = x[lane] * 65536 + next(rest)
+        out.append(symbol)
+    assert x == [65536] * n_lanes
+    return bytes(out)
+
+
+@pytest.mark.parametrize(("name", "read"), [("top16", read_top16), ("rans", read_rans)])
+@pytest.mark.parametrize("nbytes", [1, 33, 2500])
+def test_a_reader_written_from_the_format_reads_the_same(name: str, read: Callable[[bytes, int], bytes], nbytes: int) -> None:
+    assert read(bytes(stage_of(name).pack(skewed(nbytes))), nbytes) == skewed(nbytes)
