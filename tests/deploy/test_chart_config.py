@@ -94,10 +94,10 @@ def test_the_tls_files_are_where_the_secret_is_mounted(tmp_path: Path) -> None:
 
 
 def test_by_default_the_store_fits_its_memory_and_its_disk_the_volume(tmp_path: Path) -> None:
-    """Tier, transfers, two pools and a queue per slower tier, and 256 MiB for Python. Files take whole blocks: a tenth more."""
+    """Tier, transfers, two pools and the queue of the one slower tier, and 256 MiB for Python. Files take whole blocks: a tenth more."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["store"]
     config = read(variant("defaults"), "store", tmp_path)
-    needed = config.tiers.memory.capacity + config.server.max_inflight_bytes + 4 * config.tiers.write_queue + 256 * MIB
+    needed = config.tiers.memory.capacity + config.server.max_inflight_bytes + 3 * config.tiers.write_queue + 256 * MIB
     assert needed <= parse_nbytes(values["resources"]["limits"]["memory"] + "B")
     assert config.tiers.disk.capacity * 1.1 <= parse_nbytes(values["persistence"]["size"] + "B")
 
