@@ -160,8 +160,7 @@ def test_a_server_that_is_told_to_stop_ends_with_0_and_finds_its_passages_again(
         assert (again.n_computed, again.ids) == (0, ids)
         answer = larder.ask(["notes.txt#2", "notes.txt#0"], QUESTION, max_tokens=8, policy="all", planner="always_load").finish()
     assert [token.id for token in answer.tokens] == expected(tiny, [TEXTS[2], TEXTS[0]])
-    second.popen.send_signal(signal.SIGINT)
-    assert stop(second) == 0
+    assert stop(second, signal.SIGINT) == 0
     assert "Traceback" not in second.log
 
 
