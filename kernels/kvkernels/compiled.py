@@ -37,6 +37,11 @@ def forget() -> None:
     _forms.clear()
 
 
+def has_forms() -> bool:
+    """Tell whether anything is compiled."""
+    return bool(_forms)
+
+
 def compile_form(name: str, form: Form, *sample: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Compile a form for tensors like these, with any length of the first axis; return what it makes of them."""
     compiled = torch.compile(form)
@@ -51,7 +56,7 @@ def compile_form(name: str, form: Form, *sample: torch.Tensor) -> tuple[torch.Te
 def has_form(name: str, *tensors: torch.Tensor) -> bool:
     """Tell whether a form was compiled for tensors of this kind and is worth calling for the first of them."""
     x = tensors[0]
-    return bool(_forms) and x.device.type == "cpu" and x.numel() >= LEAST and (name, _fixed(tensors)) in _forms
+    return has_forms() and x.device.type == "cpu" and x.numel() >= LEAST and (name, _fixed(tensors)) in _forms
 
 
 def call_form(name: str, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

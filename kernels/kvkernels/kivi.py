@@ -39,6 +39,7 @@ from kvkernels.packing import WORDS
 Axis = Literal["token", "channel"]
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes, scale, zero
 SCALE_FLOOR = 2.0**-19
+AXES: tuple[Axis, ...] = ("token", "channel")
 BITS = (2, 3, 4)
 GROUPS = (8, 16, 32, 64, 128, 256)
 
@@ -218,7 +219,7 @@ def _slabs(shape: torch.Size, bits: int, group: int) -> Iterator[tuple[slice, sl
 
 def _check_grid(bits: int, group: int, axis: Axis) -> None:
     """Raise unless the codec is defined for these parameters."""
-    if bits not in BITS or group not in GROUPS or axis not in ("token", "channel"):
+    if bits not in BITS or group not in GROUPS or axis not in AXES:
         raise ValueError(f"kivi: bits {bits}, group {group}, axis {axis!r}; choose bits in {BITS}, group in {GROUPS}, token or channel")
 
 
