@@ -28,7 +28,7 @@ is stored with a passage of 1,024 tokens; tables that a model has once are not a
 those of 128: `int8` takes 9 bits here and 8.25 there. Errors are norms of what is off over norms of what should be; attention's is
 a mean over layers, under the queries of the rows behind the passage. `top-1` and `KL` compare first tokens of answers with those
 from raw KV; `accuracy` counts right ones. GB/s are of raw bytes on one core, in tensors of 64 channels a layer; wider models are
-faster. `tests/bench/codecs.png` shows the same."""
+faster; they are empty where the machine was not quiet. `tests/bench/codecs.png` shows the same."""
 _GUARD = """\
 `worker.codec` or `--codec` names a preset or a codec. Before a passage is stored as a preset, a 64th of it, 72 tokens at least, is
 encoded and decoded; where K, V or attention is off by more than the limit, the preset above takes it. Models whose query heads
@@ -113,9 +113,16 @@ def _line(m: Measured) -> str:
     layer = f"{v['attn_err_worst_layer']:.3f} (layer {v['worst_layer']:.0f})" if v["attn_err"] else "0"
     values = [f"{v[name]:.4f}" if v[name] else "0" for name in ("k_err", "v_err", "attn_err")]
     answers = [f"{v['top1']:.4f}", f"{v['kl']:.4f}", f"{v['accuracy']:.4f}"]
-    speeds = [f"{v[name]:.2f}" if v[name] >= 0.1 else f"{v[name]:.3f}" for name in ("encode_gb_per_s", "decode_gb_per_s")]
+    speeds = [_speed(v.get(name)) for name in ("encode_gb_per_s", "decode_gb_per_s")]
     name = m.variant.removeprefix(PEER) if m.variant.startswith(PEER) else f"`{m.variant}`"
     return f"| {' | '.join([name, f'{m.bits:.2f}', *values, layer, *answers, *speeds])} |"
+
+
+def _speed(gb_per_s: float | None) -> str:
+    """Return a speed, or nothing where none was measured on a machine that did nothing else."""
+    if gb_per_s is None:
+        return ""
+    return f"{gb_per_s:.2f}" if gb_per_s >= 0.1 else f"{gb_per_s:.3f}"
 
 
 def _methods() -> Iterator[str]:
