@@ -18,24 +18,23 @@ BITS, GROUP, TOP = 4, 32, 15
 
 
 def range_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return lowest value and step, float32 (N, 1, D) or (N, 1)."""
+    """Return lowest and highest value, float32 (N, 1, D) or (N, 1)."""
     values = x.float()
-    low, high = -((-values).amax(1, keepdim=True)), values.amax(1, keepdim=True)  # amin beside amax is not vectorised
-    return low, ((high - low) / TOP).clamp(min=kivi.SCALE_FLOOR)
+    return -((-values).amax(1, keepdim=True)), values.amax(1, keepdim=True)  # amin beside amax is not vectorised
 
 
-def token_codes_form(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the bytes (N, GROUP / 2, D) of groups of tokens: a byte holds two tokens of one channel."""
-    digits = torch.unflatten(_codes(x, low, scale).to(torch.int32), 1, (-1, 2))
-    return ((digits[:, :, 0] | digits[:, :, 1] << BITS).to(torch.uint8),)
+def codes_form(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return one byte per code, in the shape of groups x."""
+    return (((x.float() - low) / scale).round().clamp(max=TOP).to(torch.uint8),)
 
 
-def channel_codes_form(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return one byte per code (N, GROUP) of groups of channels."""
-    return (_codes(x, low, scale).to(torch.uint8),)
+def pack_tokens_form(codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the bytes (N, GROUP / 2, D) of codes (N, GROUP, D): a byte holds two tokens of one channel."""
+    pairs = torch.unflatten(codes, 1, (-1, 2))
+    return (pairs[:, :, 0] | pairs[:, :, 1] << BITS,)
 
 
-def pack_form(pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def pack_channels_form(pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the bytes (N, GROUP / 2) of pairs of codes."""
     return (((pairs | pairs >> 8 - BITS) & 255).to(torch.uint8),)
 
@@ -56,23 +55,19 @@ def channel_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Te
     return ((codes.float() * scale.float() + zero.float()).to(scale.dtype),)
 
 
-def _codes(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Return codes as float32."""
-    return ((x.float() - low) / scale).round().clamp(max=TOP)
-
-
 def prepare(head_dim: int, dtype: torch.dtype) -> None:
     """Compile for heads of this many channels."""
     x = torch.ones(64, GROUP, head_dim, dtype=dtype)
-    low, step = compile_form("kivi_range_token", range_form, x)
-    (codes,) = compile_form("kivi_codes_token", token_codes_form, x, low, step)
-    compile_form("kivi_values_token", token_values_form, codes, step.to(dtype), low.to(dtype))
+    low, scale = compile_form("kivi_range_token", range_form, x)
+    (codes,) = compile_form("kivi_codes_token", codes_form, x, low, scale)
+    (packed,) = compile_form("kivi_pack_token", pack_tokens_form, codes)
+    compile_form("kivi_values_token", token_values_form, packed, scale.to(dtype), low.to(dtype))
     x = torch.ones(64, GROUP, dtype=dtype)
-    low, step = compile_form("kivi_range_channel", range_form, x)
-    (codes,) = compile_form("kivi_codes_channel", channel_codes_form, x, low, step)
-    (packed,) = compile_form("kivi_pack", pack_form, codes.view(torch.int16))
+    low, scale = compile_form("kivi_range_channel", range_form, x)
+    (codes,) = compile_form("kivi_codes_channel", codes_form, x, low, scale)
+    (packed,) = compile_form("kivi_pack_channel", pack_channels_form, codes.view(torch.int16))
     compile_form(_unpacker(dtype), unpack_form, packed)
-    compile_form("kivi_values_channel", channel_values_form, codes, step.to(dtype), low.to(dtype))
+    compile_form("kivi_values_channel", channel_values_form, codes, scale.to(dtype), low.to(dtype))
 
 
 def encodes(x: torch.Tensor, bits: int, group: int, axis: kivi.Axis) -> bool:
@@ -86,13 +81,12 @@ def encode(x: torch.Tensor, axis: kivi.Axis) -> kivi.Parts:
     """Return codes, scale and zero as `kivi.encode` does."""
     codes_shape, parameter_shape = kivi.stored_shapes(x.shape, BITS, GROUP, axis)
     groups = x.view(_grouped(x.shape, axis))
-    low, step = call_form(f"kivi_range_{axis}", groups)
+    low, high = call_form(f"kivi_range_{axis}", groups)
     low.add_(0.0)  # -0 + 0 is +0
-    scale = kivi.rounded_toward_zero(step, x.dtype)
+    scale = kivi.rounded_toward_zero(high.sub_(low).div_(TOP).clamp_(min=kivi.SCALE_FLOOR), x.dtype)
     (codes,) = call_form(f"kivi_codes_{axis}", groups, low, scale.float())
-    if axis == "channel":
-        (codes,) = call_form("kivi_pack", codes.view(torch.int16))
-    return codes.view(codes_shape), scale.view(parameter_shape), low.to(x.dtype).view(parameter_shape)
+    (packed,) = call_form(f"kivi_pack_{axis}", codes if axis == "token" else codes.view(torch.int16))
+    return packed.view(codes_shape), scale.view(parameter_shape), low.to(x.dtype).view(parameter_shape)
 
 
 def decodes(parts: kivi.Parts, shape: tuple[int, ...], bits: int, group: int, axis: kivi.Axis) -> bool:
