@@ -90,7 +90,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="DIR", help="a local Hugging Face model directory (default: the reference model)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
-    parser.add_argument("--codec", help="how new chunks are stored: raw, lossless, near-lossless, balanced, small, tiny, or stages such as int8")
+    parser.add_argument("--codec", help="how chunks are stored: raw, lossless, near-lossless, balanced, small, tiny, or stages such as int8")
     parser.add_argument("--policy", help="recompute policy where a question names none, such as first_k:k=8")
     parser.add_argument("--planner", help="planner where a question names none: min_cost, always_load, always_compute")
     parser.add_argument("--data-dir", metavar="DIR", help="where chunks, tokens, the secret and the catalog are kept")
