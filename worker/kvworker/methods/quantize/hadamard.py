@@ -57,8 +57,10 @@ class Hadamard(Quantizer):
 
     def decode(self, fields: Fields, spec: ChunkSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Return k and v, rotated back and rounded to the model's dtype."""
-        k, v = (
-            hadamard.decode(*(fields[f"{side}.{name}"] for name in ("codes", "scale", "zero")), dim, self.bits, DTYPES[spec.dtype])
-            for side, dim in (("k", spec.k_dim), ("v", spec.v_dim))
-        )
+        k, v = (self._decode_side(fields, spec, side, dim) for side, dim in (("k", spec.k_dim), ("v", spec.v_dim)))
         return k, v
+
+    def _decode_side(self, fields: Fields, spec: ChunkSpec, side: str, dim: int) -> torch.Tensor:
+        """Return k or v."""
+        codes, scale, zero = (fields[f"{side}.{name}"] for name in ("codes", "scale", "zero"))
+        return hadamard.decode(codes, scale, zero, dim, self.bits, DTYPES[spec.dtype])
