@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.codec.decode import decode_chunk
 from kvworker.codec.pipeline import Pipeline
 from kvworker.engine.rope import placed, unplaced
+
+_logger = logging.getLogger(__name__)
 
 _CONTENT = b"\0" * 32  # nobody looks these blobs up
 PEER_GROUP = 64
@@ -96,14 +99,21 @@ def _restored(rope: RopeSpec | None, layers: Sequence[tuple[Any, Any]], dtype: t
 
 
 def peers(identity: ModelIdentity) -> Iterator[Peer]:
-    """Yield the peers that are installed: quanto and HQQ at 4 and 2 bits with the cache's defaults, and quanto with K by channel."""
+    """Yield the peers that are installed: quanto and HQQ at 4 and 2 bits with the cache's defaults, and quanto with K by channel.
+
+    One that is not installed has no rows, which a warning in the log says.
+    """
     if importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.quanto"):
         for bits in (4, 2):
             yield Peer(f"transformers quanto {bits} bits", _quanto(bits, 0), _quanto(bits, 0), identity)
             yield Peer(f"transformers quanto {bits} bits, K by channel", _quanto(bits, -1), _quanto(bits, 0), identity)
+    else:
+        _logger.warning("quanto is not measured: pip install optimum-quanto")
     if importlib.util.find_spec("hqq"):
         for bits in (4, 2):
             yield Peer(f"transformers HQQ {bits} bits", _hqq(bits), _hqq(bits), identity)
+    else:
+        _logger.warning("HQQ is not measured: pip install hqq")
 
 
 def _quanto(bits: int, axis: int) -> Squeeze:
