@@ -36,7 +36,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from kvworker.reference.tokenizer import save_tokenizer
 
 # Steps over which the rate of each stage would fall to a twentieth; the first two are cut short by the next stage.
-FALLING_STEPS = (3200, 1650, 400, 900)
+FALLING_STEPS = (3200, 1650, 400, 350)
 CHECK_EVERY = 250
 _BAR = 30
 
