@@ -112,8 +112,8 @@ class RemoteStore:
     def view(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
         """Open a chunk in the memory that the store shares, and copy nothing; None is a miss.
 
-        Parts are views of that memory: valid until the reader is closed, and for 30 s at most. Raises UnsupportedError on another lane
-        than shm.
+        Parts are views of that memory: valid until the reader is closed; the store takes it back after 20 to 30 s. Raises
+        UnsupportedError on another lane than shm.
         """
 
         def ask(lane: Lane, deadline: float) -> list[tuple[Found, Landing | None]]:

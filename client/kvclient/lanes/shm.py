@@ -17,7 +17,6 @@ from kvclient.lanes.frames import (
     MAX_NUMBERS,
     Found,
     Kind,
-    Place,
     pack_count,
     pack_keys,
     pack_put,
@@ -26,6 +25,7 @@ from kvclient.lanes.frames import (
     parse_placed,
     parse_receipt,
 )
+from kvclient.lanes.kept import KeptLeases, Lease
 from kvclient.lanes.lane import check_sizes
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import check_body, greet, land_answer
@@ -52,11 +52,15 @@ class Line(SocketFrames):
         self.ring: Bytes | None = None
 
 
+Answer = tuple[Found, Landing | None]
+Land = Callable[[Lease[Line], int], Landing]
+
+
 class ShmLane:
     """Implements `Lane`. Copies: get one, out of the shared memory; a view none; put two, into a ring of this connection and out of it.
 
     A get of a chunk that somebody read by this lane before is no request: it is found in the store's directory, and the store is told of
-    such reads later, many at a time. Views, and chunks that are not listed, are asked for.
+    such reads later, many at a time. Nor is a view of a chunk that was viewed a moment ago: its lease is kept. The rest is asked for.
 
     Nobody but the store can write what others read: a client maps the arena for reading only, and what it puts is copied by the store while
     it is verified.
@@ -72,18 +76,16 @@ class ShmLane:
         self._connections: Connections[Line] = Connections(self._dial, CONNECTIONS)
         self._window: Window | None = None
         self._untold = Untold()
+        self._kept: KeptLeases[Line] = KeptLeases(_end)
         self._lock = threading.Lock()
 
-    def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
+    def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[Answer]:
         """Read what the directory lists, and ask for the rest in one round trip; what lies in the memory is copied as it is read."""
-        read = [self._read(key, deadline) for key in keys]
-        unlisted = [key for key, answer in zip(keys, read, strict=True) if answer is None]
-        asked = iter(self._ask(unlisted, deadline, self._copy) if unlisted else ())
-        return [answer or next(asked) for answer in read]
+        return self._complete(keys, [self._read(key, deadline) for key in keys], deadline, self._copy)
 
-    def view(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
-        """Ask for chunks that are read in place: valid while the reader is open and the lease lasts, and not behind that."""
-        return self._ask(keys, deadline, self._look)
+    def view(self, keys: Sequence[ChunkKey], deadline: float) -> list[Answer]:
+        """Open chunks that are read in place: valid while the reader is open and the lease lasts, and not behind that."""
+        return self._complete(keys, [self._view_again(key, deadline) for key in keys], deadline, self._look)
 
     def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
         """Copy a blob into the ring while the store copies it out and verifies it; a small one goes through the socket."""
@@ -103,7 +105,13 @@ class ShmLane:
         finally:
             self._connections.give(line)
 
-    def _read(self, key: ChunkKey, deadline: float) -> tuple[Found, Landing | None] | None:
+    def _complete(self, keys: Sequence[ChunkKey], answers: Sequence[Answer | None], deadline: float, land: Land) -> list[Answer]:
+        """Ask, in one round trip, for the chunks that have no answer yet."""
+        unanswered = [key for key, answer in zip(keys, answers, strict=True) if answer is None]
+        asked = iter(self._ask(unanswered, deadline, land) if unanswered else ())
+        return [answer or next(asked) for answer in answers]
+
+    def _read(self, key: ChunkKey, deadline: float) -> Answer | None:
         """Read a chunk that the directory lists; raises TierUnavailableError when the store is found to be gone."""
         if self._window is None:
             return None
@@ -113,6 +121,22 @@ class ShmLane:
         if answer is not None:
             self._untold.add(key)
         return answer
+
+    def _view_again(self, key: ChunkKey, deadline: float) -> Answer | None:
+        """View a chunk whose lease was kept, if the directory lists it at that place and the lease has not ended."""
+        entry = self._window.find(key) if self._window else None
+        lease = self._kept.take(entry[0].offset) if entry else None
+        if self._window is None or entry is None or lease is None:
+            return None
+        if not self._window.is_current(lease.place):
+            _end(lease)
+            return None
+        if self._untold.is_due():
+            self._tell(deadline)
+        self._untold.add(key)
+        listed = entry[0]
+        view = ViewedBlock(self._window.block(listed.nbytes, lease.place), lease, self._window, self._kept)
+        return Found(Status.READY, listed.tier, listed.nbytes), view
 
     def _tell(self, deadline: float) -> None:
         """Tell the store of reads; a connection that it closed fails here."""
@@ -135,9 +159,9 @@ class ShmLane:
         self._connections.close()
         self._window = None
 
-    def _ask(
-        self, keys: Sequence[ChunkKey], deadline: float, land: Callable[[Line, Found, Place], Landing]
-    ) -> list[tuple[Found, Landing | None]]:
+    def _ask(self, keys: Sequence[ChunkKey], deadline: float, land: Land) -> list[Answer]:
+        self._kept.sweep()
+        asked_at = time.monotonic()
         line = self._connections.take(deadline)
         try:
             ended, line.ended = line.ended[:MAX_NUMBERS], line.ended[MAX_NUMBERS:]
@@ -147,7 +171,7 @@ class ShmLane:
             check_sizes(found, self._max_blob_nbytes)
             sizes = [each.nbytes for each in found if each.status is Status.READY and each.place is None]
             check_body(body_nbytes, sum(sizes))
-            landings = [land(line, each, each.place) if each.place else None for each in found]
+            landings = [land(Lease(line, each.place, asked_at), each.nbytes) if each.place else None for each in found]
         except BaseException:
             self._connections.give(line)
             raise
@@ -157,13 +181,13 @@ class ShmLane:
             for each, landing in zip(found, landings, strict=True)
         ]
 
-    def _copy(self, line: Line, found: Found, place: Place) -> Landing:
+    def _copy(self, lease: Lease[Line], nbytes: int) -> Landing:
         window = self._mapped()
-        return _CopiedOut(window.block(found.nbytes, place), self._pool.take(found.nbytes), line, place, window)
+        return _CopiedOut(window.block(nbytes, lease.place), self._pool.take(nbytes), lease, window)
 
-    def _look(self, line: Line, found: Found, place: Place) -> Landing:
+    def _look(self, lease: Lease[Line], nbytes: int) -> Landing:
         window = self._mapped()
-        return ViewedBlock(window.block(found.nbytes, place), line, place, window)
+        return ViewedBlock(window.block(nbytes, lease.place), lease, window, self._kept)
 
     def _mapped(self) -> Window:
         if self._window is None:
@@ -217,20 +241,20 @@ class ShmLane:
 class ViewedBlock(Landed):
     """A block of the shared memory, read in place."""
 
-    def __init__(self, block: Bytes, line: Line, place: Place, window: Window) -> None:
+    def __init__(self, block: Bytes, lease: Lease[Line], window: Window, kept: KeptLeases[Line]) -> None:
         super().__init__(block.data.toreadonly())
-        self._line, self._place, self._window = line, place, window
-        self._is_leased = True
+        self._lease: Lease[Line] | None = lease
+        self._place, self._window, self._kept = lease.place, window, kept
 
     def fill(self, end: int) -> None:
         """Raise TierUnavailableError when the lease has ended."""
         self._window.check(self._place)
 
     def close(self) -> None:
-        """End the lease; what was read must not be used any more."""
-        if self._is_leased:
-            self._is_leased = False
-            self._line.ended.append(self._place.lease)
+        """Give the lease back; what was read must not be used any more."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._kept.give(lease)
 
     def __del__(self) -> None:
         self.close()
@@ -241,11 +265,11 @@ class _CopiedOut(Landing):
 
     step_nbytes = COPIED_NBYTES
 
-    def __init__(self, block: Bytes, buffer: memoryview, line: Line, place: Place, window: Window) -> None:
+    def __init__(self, block: Bytes, buffer: memoryview, lease: Lease[Line], window: Window) -> None:
         super().__init__(buffer)
-        self._source, self._line, self._place, self._window = block, line, place, window
+        self._lease: Lease[Line] | None = lease
+        self._source, self._place, self._window = block, lease.place, window
         self._target: Bytes = np.frombuffer(buffer, np.uint8)
-        self._is_leased = True
 
     def _receive(self, room: memoryview) -> int:
         end = min(self._wanted, self.filled + COPIED_NBYTES)
@@ -255,12 +279,17 @@ class _CopiedOut(Landing):
         return end - self.filled
 
     def _end(self) -> None:
-        if self._is_leased:
-            self._is_leased = False
-            self._line.ended.append(self._place.lease)
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            _end(lease)
 
     def __del__(self) -> None:
         self._end()
+
+
+def _end(lease: Lease[Line]) -> None:
+    """Tell the store, with the next request of the lease's connection, that it is over."""
+    lease.line.ended.append(lease.place.lease)
 
 
 def _copy_in(line: Line, ring: Bytes, body: Bytes, deadline: float) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from kvclient.lanes.frames import DirectoryPlace, Found, Place
 from kvstore.core.api import Status
-from kvstore.core.directory import BUCKET_NBYTES, ENTRY_NBYTES, bucket_of, find_entry, fingerprint, parse_entry
+from kvstore.core.directory import BUCKET_NBYTES, ENTRY_NBYTES, Listed, bucket_of, find_entry, fingerprint, parse_entry
 from kvstore.core.errors import FormatError, TierUnavailableError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import COPIED_NBYTES, Landed, Landing
@@ -50,16 +50,17 @@ class Window:
             raise FormatError(f"a block at {place.offset} of {nbytes} B is not within the memory of {self.memory.nbytes} B")
         return self.memory[place.offset : place.offset + nbytes]
 
+    def is_current(self, place: Place) -> bool:
+        """Tell whether a block is still the one that was leased."""
+        return bool(self._words[place.word] == place.generation)
+
     def check(self, place: Place) -> None:
         """Raise TierUnavailableError when a block is no longer the one that was leased."""
-        if self._words[place.word] != place.generation:
+        if not self.is_current(place):
             raise TierUnavailableError("the lease ended before the chunk was read; ask for it again")
 
-    def read(self, key: ChunkKey, ask: Callable[[], Landing | None]) -> tuple[Found, Landing] | None:
-        """Return a chunk that the directory lists, None for any other. A small one is copied now.
-
-        `ask` opens the same chunk by a request to the store: done when the block becomes another before all of a large chunk was copied.
-        """
+    def find(self, key: ChunkKey) -> tuple[Listed, Unchanged] | None:
+        """Return what the directory lists of a chunk, and what tells whether it still does."""
         found_by = fingerprint(self._place.salt, key)
         start = self._place.offset + bucket_of(found_by, self._place.n_buckets) * BUCKET_NBYTES
         bucket = bytes(self._bytes[start : start + BUCKET_NBYTES])
@@ -70,9 +71,19 @@ class Window:
         listed = parse_entry(entry)
         if listed is None or listed.stamp <= self._words[0] or not self._holds(listed.offset, listed.nbytes):
             return None
+        return listed, Unchanged(self._bytes[start + at : start + at + ENTRY_NBYTES], entry)
+
+    def read(self, key: ChunkKey, ask: Callable[[], Landing | None]) -> tuple[Found, Landing] | None:
+        """Return a chunk that the directory lists, None for any other. A small one is copied now.
+
+        `ask` opens the same chunk by a request to the store: done when the block becomes another before all of a large chunk was copied.
+        """
+        entry = self.find(key)
+        if entry is None:
+            return None
+        listed, is_same = entry
         source = self._bytes[listed.offset : listed.offset + listed.nbytes]
         found = Found(Status.READY, listed.tier, listed.nbytes)
-        is_same = Unchanged(self._bytes[start + at : start + at + ENTRY_NBYTES], entry)
         if listed.nbytes > SMALL_NBYTES:
             return found, CopiedByEntry(source, self._pool.take(listed.nbytes), is_same, ask)
         copy = bytes(source)
