@@ -29,7 +29,8 @@ class Hit:
     """What the store knows about one chunk key.
 
     `tier` is the fastest tier that holds the chunk and `nbytes` its blob's size; both are empty unless READY. `reason` says why a
-    chunk is absent: "never_stored", "evicted", "epoch", "corrupt", "timeout", "unavailable" or "deleted".
+    chunk is absent: "never_stored", "variant" (stored in another codec), "evicted", "epoch", "corrupt", "timeout", "breaker" (what did not
+    answer before is not asked now), "unavailable" or "deleted".
     """
 
     key: ChunkKey

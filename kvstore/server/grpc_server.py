@@ -18,6 +18,7 @@ from kvstore.core.errors import ConfigError, UnsupportedError
 from kvstore.server.budget import ByteBudget
 from kvstore.server.config import ServerConfig, TLSConfig
 from kvstore.server.guard import Guard, SilenceWatch
+from kvstore.server.observe.calls import CallLog
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +66,11 @@ class RpcServer:
         self.config = config
         self.watch = SilenceWatch(config.idle_timeout_s, busy_at=max(1, config.max_workers * 3 // 4))
         self.budget = ByteBudget(config.max_inflight_bytes, self.watch.relieve)
+        self.calls = CallLog()
+        self.gauges: dict[str, Callable[[], int]] = {}  # what services add to what can be seen of the server
         self._pool = ThreadPoolExecutor(config.max_workers, thread_name_prefix="rpc")
         self._server = grpc.server(
-            self._pool, interceptors=[Guard(self.watch)], options=_OPTIONS, maximum_concurrent_rpcs=4 * config.max_workers
+            self._pool, interceptors=[Guard(self.watch, self.calls)], options=_OPTIONS, maximum_concurrent_rpcs=4 * config.max_workers
         )
         self._health = _Health(experimental_non_blocking=False)
         self._watcher = threading.Thread(target=self.watch.run, name="silence-watch", daemon=True)

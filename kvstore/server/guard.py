@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import grpc
@@ -17,11 +17,14 @@ from google.protobuf.message import DecodeError
 
 from kvclient.status import ERROR_KEY
 from kvstore.core.errors import FormatError, KVError
+from kvstore.server.observe.calls import OK, CallLog
+from kvstore.server.visit import Visit
 
 logger = logging.getLogger(__name__)
 
 BUSY_SILENCE_S = 1.0  # how long a busy server bears silence
 _MAX_MESSAGE_CHARS = 1024
+_CUT = "CANCELLED"  # how a call ends that nobody waits for any more
 
 
 class Call(Protocol):
@@ -100,8 +103,8 @@ class SilenceWatch:
 class Guard(grpc.ServerInterceptor):
     """Wraps every method of a server; see the module's docstring."""
 
-    def __init__(self, watch: SilenceWatch) -> None:
-        self._watch = watch
+    def __init__(self, watch: SilenceWatch, calls: CallLog | None = None) -> None:
+        self._watch, self._calls = watch, calls or CallLog()
         self._guarded: dict[str, tuple[Any, Any]] = {}  # by method: its handler, which a server keeps, and the guarded one
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -111,18 +114,18 @@ class Guard(grpc.ServerInterceptor):
             return None
         known = self._guarded.get(details.method)
         if known is None or known[0] is not handler:
-            known = self._guarded[details.method] = handler, self._guard(handler)
+            known = self._guarded[details.method] = handler, self._guard(handler, details.method.rpartition("/")[2])
         return known[1]
 
-    def _guard(self, handler: Any) -> Any:
-        """Return a handler that watches its client."""
+    def _guard(self, handler: Any, name: str) -> Any:
+        """Return a handler that watches its client and counts its calls under a name."""
         act = handler.stream_stream or handler.stream_unary or handler.unary_stream or handler.unary_unary
         make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
         run = self._answer_many if handler.response_streaming else self._answer_one
 
         def behaviour(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
             requests = self._requests(messages, context, handler.request_deserializer)
-            return run(act, requests if handler.request_streaming else None, requests, context)
+            return run(name, act, requests if handler.request_streaming else None, requests, context)
 
         return make(behaviour, request_deserializer=None, response_serializer=handler.response_serializer)
 
@@ -141,25 +144,34 @@ class Guard(grpc.ServerInterceptor):
             except DecodeError as error:
                 raise FormatError(f"{len(message)} B are not a message of this method") from error
 
-    def _answer_one(self, act: Any, stream: Iterator[Any] | None, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+    def _answer_one(self, name: str, act: Any, stream: Iterator[Any] | None, requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
         """Call a method that answers once."""
+        visit, code = Visit(self._calls, name, context.invocation_metadata()), _CUT
         try:
-            return act(stream or _first(requests), context)
+            answer = visit.run(lambda: act(stream or _first(requests), context))
+            code = OK
+            return answer
         except grpc.RpcError as error:
             error.__traceback__ = None  # gRPC keeps the error, and with its frames the memory of the call
             raise
         except Exception as error:
-            reason = error
+            reason, code = error, _code_of(error)
+        finally:
+            visit.end(code)
         return _abort(context, reason)
 
-    def _answer_many(self, act: Any, stream: Iterator[Any] | None, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
+    def _answer_many(
+        self, name: str, act: Any, stream: Iterator[Any] | None, requests: Iterator[Any], context: grpc.ServicerContext
+    ) -> Iterator[Any]:
         """Call a method that answers with a stream; the wait for room to send is watched."""
+        visit, code = Visit(self._calls, name, context.invocation_metadata()), _CUT
         try:
-            answers: Iterable[Any] = act(stream or _first(requests), context)
-            for answer in answers:
+            answers: Iterator[Any] = visit.run(lambda: iter(act(stream or _first(requests), context)))
+            while (answer := visit.run(next, answers, None)) is not None:
                 self._watch.begin(context)
                 yield answer
                 self._watch.end(context)
+            code = OK
             return
         except GeneratorExit:
             raise
@@ -167,9 +179,10 @@ class Guard(grpc.ServerInterceptor):
             error.__traceback__ = None
             raise
         except Exception as error:
-            reason = error
+            reason, code = error, _code_of(error)
         finally:
             self._watch.end(context)
+            visit.end(code)
         _abort(context, reason)
 
 
@@ -181,11 +194,16 @@ def _first(requests: Iterator[Any]) -> Any:
         raise FormatError("the call was closed before its request was sent") from None
 
 
+def _code_of(error: Exception) -> str:
+    """Return the status that a call ends with."""
+    return error.code if isinstance(error, KVError) else KVError.code
+
+
 def _abort(context: grpc.ServicerContext, error: Exception) -> Any:
     """End the call with the error's status and class name; what is not ours becomes INTERNAL and says nothing of the inside."""
-    name, code, message = "KVError", "INTERNAL", "the server failed; its log says why"
+    name, code, message = "KVError", _code_of(error), "the server failed; its log says why"
     if isinstance(error, KVError):
-        name, code, message = type(error).__name__, error.code, str(error)[:_MAX_MESSAGE_CHARS]
+        name, message = type(error).__name__, str(error)[:_MAX_MESSAGE_CHARS]
     else:
         logger.error("a call failed", exc_info=error)
     error.__traceback__ = None  # its frames refer to the error: together they would keep the memory of the call

@@ -14,11 +14,13 @@ from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVE
 from kvstore.core.key import ChunkKey, storage_key, tenant_secret
 from kvstore.core.manifest import Manifest
 from kvstore.core.units import format_nbytes
+from kvstore.server.observe.calls import CallLog
+from kvstore.server.observe.tally import Tally
 from kvstore.server.reader import StoredReader
 from kvstore.server.recent import RecentKeys
 from kvstore.store.epochs import Epochs
 from kvstore.store.record import MAX_SOURCE_CHARS, RecordMeta
-from kvstore.store.results import Draft, Found, Miss, Opened
+from kvstore.store.results import Draft, Found, Miss, Opened, Stored
 from kvstore.store.shared_blocks import SharedBlocks
 from kvstore.store.tiered import TieredStore
 
@@ -28,12 +30,14 @@ MAX_TOKENS = 1 << 24
 _REMEMBERED = 65536  # removed chunks that are known to have been invalidated
 
 _MEANING = {
-    "never_stored": "nobody stored it since this store began to remember",
+    "never_stored": "you did not store it since this store began to remember; chunks of other tenants are never served",
     "evicted": "it was stored and made room for chunks of more value",
     "epoch": "it was stored, and its tenant, model or source was invalidated since",
     "corrupt": "a stored copy failed its digest and was taken out of sight",
     "timeout": "a tier did not answer in time",
+    "breaker": "a tier that may hold it did not answer before, and is not asked again for some seconds",
     "unavailable": "a tier that may hold it did not answer",
+    "variant": "it is stored in another codec than the one asked for: the worker's codec was changed, or calibrated anew",
     "deleted": "it was deleted",
 }
 
@@ -63,6 +67,7 @@ class StoreService:
         self.epochs = epochs
         self.max_blob_bytes = max_blob_bytes
         self.stale = RecentKeys(_REMEMBERED)
+        self.lane_calls = CallLog()
         self._master_secret = master_secret
         self._bound: dict[str, BoundStore] = {}
         self._is_closed = False
@@ -75,6 +80,10 @@ class StoreService:
         if bound is None:
             bound = self._bound.setdefault(tenant, BoundStore(self, tenant, tenant_secret(self._master_secret, tenant)))
         return bound
+
+    def tenants(self) -> list[BoundStore]:
+        """Return the stores of all tenants that called since the start."""
+        return list(self._bound.values())
 
     def check_size(self, nbytes: int) -> None:
         """Raise InvalidInputError for a chunk that is larger than any put accepts."""
@@ -97,14 +106,26 @@ class BoundStore:
         self._tenant = tenant
         self._secret = secret
         self._places: dict[ChunkKey, tuple[tuple[int, int], bytes]] = {}
+        self._variants: dict[bytes, bytes] = {}  # of a content, the codec that it was stored in last
+        self.tenant, self.tally, self.counters, self.lane_calls = tenant, Tally(), self._store.counters, service.lane_calls
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
         """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds."""
+        hits = self._look(keys, lease_s)
+        self.tally.looked_up(hits)
+        return hits
+
+    def _look(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+        """Look up and count nothing."""
         with _TypedErrors("lookup"):
             check_seconds(lease_s, "lease_s")
             places = [self._place(key) for key in keys]
             found = self._store.lookup(places, lease_s)
             return [self._hit(key, place, f) for key, place, f in zip(keys, places, found, strict=True)]
+
+    def holds(self, key: ChunkKey) -> bool:
+        """Tell, without counting it as a use, whether a local tier has the chunk."""
+        return self._store.meta(storage_key(self._secret, *self._scope_epochs(key), key)) is not None
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> StoredReader | None:
         """Open a chunk; every byte of it is verified before it is handed out. None is a miss."""
@@ -118,7 +139,9 @@ class BoundStore:
     def read(self, key: ChunkKey, timeout_s: float | None = None) -> Opened | Hit:
         """Open a chunk whose bytes whoever reads them verifies; an ABSENT hit tells the reason of a miss."""
         try:
-            return self._read(key, timeout_s)
+            opened = self._read(key, timeout_s)
+            self.tally.read(opened)
+            return opened
         except KVError:
             raise
         except Exception as error:
@@ -145,7 +168,9 @@ class BoundStore:
         """Count reads that were made without this store: keys, and how often each was read."""
         with _TypedErrors("note_reads"):
             for key, n_reads in reads:
-                self._store.note_reads(self._place(key), n_reads)
+                nbytes = self._store.note_reads(self._place(key), n_reads)
+                self.tally.read_in_place(n_reads, nbytes)
+                self.counters.add("lane.shm.sent_bytes", nbytes)
 
     def scrub(self, keys: Sequence[ChunkKey]) -> int:
         """Verify every stored copy of chunks that a reader found to be damaged, quarantine the damaged ones, and return how many were."""
@@ -163,7 +188,7 @@ class BoundStore:
             self._service.check_size(len(blob))
             meta = self._describe(parse_header(blob).manifest, note)
             stored = self._store.put(self._fresh_place(meta), meta, blob, note.durable)
-            return PutReceipt(meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
+            return self._receipt(meta.chunk, stored)
 
     def begin_put(self, header: Buffer, note: PutNote) -> Draft:
         """Return memory for the blob that begins with `header`, which is in it already; fill it, verify it and `commit_put` it."""
@@ -179,7 +204,7 @@ class BoundStore:
         """Publish a draft whose blob was verified; the first writer wins."""
         with _TypedErrors("put"):
             stored = self._store.commit(draft, durable)
-            return PutReceipt(draft.meta.chunk, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
+            return self._receipt(draft.meta.chunk, stored)
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks from every tier; return how many were there."""
@@ -218,7 +243,7 @@ class BoundStore:
     def explain(self, key: ChunkKey) -> Explanation:
         """Say why a chunk is or is not served."""
         with _TypedErrors("explain"):
-            hit = self.lookup([key])[0]
+            hit = self._look([key])[0]
             tenant_epoch, model_epoch = self._scope_epochs(key)
             lines = [_MEANING.get(hit.reason, f"ready in tier {hit.tier}, {format_nbytes(hit.nbytes)}")]
             lines.append(f"tenant {self._tenant} was invalidated {tenant_epoch} times, this model {model_epoch} times")
@@ -237,6 +262,14 @@ class BoundStore:
             raise FormatError(f"a chunk of {manifest.n_tokens} tokens; at most {MAX_TOKENS} are possible")
         epoch = self._epochs.current("source", self._tenant, note.source)
         return RecordMeta.of(manifest, note.source, epoch, note.recompute_s)
+
+    def _receipt(self, key: ChunkKey, stored: Stored) -> PutReceipt:
+        """Count a put, remember its codec, and say what became of it."""
+        self.tally.put(stored.nbytes)
+        if len(self._variants) >= _REMEMBERED:
+            self._variants.clear()
+        self._variants[key.content] = key.variant
+        return PutReceipt(key, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
 
     def _fresh_place(self, meta: RecordMeta) -> bytes:
         """Return the storage key of a chunk that is put now, cleared of one that was invalidated."""
@@ -269,6 +302,8 @@ class BoundStore:
         is_stale = found.reason == "deleted" and place in self._service.stale
         if found.status is Status.READY or is_stale or (found.reason == "never_stored" and self._was_invalidated(key)):
             return Hit(key, Status.ABSENT, reason="epoch")
+        if found.reason == "never_stored" and self._is_in_another_codec(key):
+            return Hit(key, Status.ABSENT, reason="variant")
         return Hit(key, found.status, reason=found.reason)
 
     def _drop_stale(self, place: bytes, meta: RecordMeta | None) -> bool:
@@ -285,6 +320,11 @@ class BoundStore:
         """Remove an invalidated chunk and remember why it is gone."""
         self._service.stale.add(place)
         self._store.delete(place)
+
+    def _is_in_another_codec(self, key: ChunkKey) -> bool:
+        """Tell whether this tenant's own chunk of the same content is here in the codec that it was stored in last."""
+        variant = self._variants.get(key.content, key.variant)
+        return variant != key.variant and self.holds(ChunkKey(key.namespace, key.content, variant))
 
     def _was_invalidated(self, key: ChunkKey) -> bool:
         """Tell whether the chunk is stored under the previous epoch of its tenant or model."""

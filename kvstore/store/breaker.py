@@ -20,10 +20,14 @@ class BusyError(TierUnavailableError):
     """All connections are lent; it says nothing about the health of what they lead to."""
 
 
+class RestingError(TierUnavailableError):
+    """It did not answer before and is not asked now."""
+
+
 class Breaker:
     """Remembers failures in a row. Thread-safe.
 
-    Closed: calls pass. After `failures` in a row it opens: `check` raises TierUnavailableError at once. `cool_down_s` later one call passes
+    Closed: calls pass. After `failures` in a row it opens: `check` raises RestingError at once. `cool_down_s` later one call passes
     as a probe while the others are still refused; its outcome closes the breaker or opens it for as long again.
 
     Parameters
@@ -53,14 +57,14 @@ class Breaker:
         return self._failed_in_a_row >= self._failures
 
     def check(self) -> None:
-        """Raise TierUnavailableError unless a call may pass; a call that passes an open breaker is the probe of this cool-down."""
+        """Raise RestingError unless a call may pass; a call that passes an open breaker is the probe of this cool-down."""
         with self._lock:
             if not self.is_open:
                 return
             now = self._clock()
             if now < self._refuses_until:
                 wait_s = self._refuses_until - now
-                raise TierUnavailableError(f"{self._name}: did not answer; it is asked again in {wait_s:.1f} s")
+                raise RestingError(f"{self._name}: did not answer; it is asked again in {wait_s:.1f} s")
             self._refuses_until = now + self._cool_down_s
 
     def fail(self) -> None:
@@ -88,6 +92,10 @@ class BreakerTier(WrappedTier):
     @property
     def used_bytes(self) -> int:
         return self._call(lambda: self._tier.used_bytes)
+
+    @property
+    def n_resting(self) -> int:
+        return int(self._breaker.is_open) + self._tier.n_resting
 
     def get(self, key: bytes) -> Landing | None:
         """Begin to read; what the landing receives later counts too, and is not refused once it has begun."""

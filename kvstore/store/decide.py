@@ -59,4 +59,4 @@ def search_order(tiers: Sequence[TierInfo], held: Collection[int]) -> list[int]:
 
 def explain_miss(seen: Sequence[str], remembered: str) -> str:
     """Return the one reason for a miss: what went wrong on the way outweighs what is remembered of the key."""
-    return next((reason for reason in ("corrupt", "timeout", "unavailable", "evicted") if reason in seen), remembered)
+    return next((reason for reason in ("corrupt", "timeout", "breaker", "unavailable", "evicted") if reason in seen), remembered)

@@ -15,6 +15,7 @@ from kvstore.core.landing import Landing
 from kvstore.core.reading import land_all
 from kvstore.store import decide
 from kvstore.store.arriving import Arriving
+from kvstore.store.breaker import RestingError
 from kvstore.store.calls import BoundedCalls
 from kvstore.store.counters import Counters
 from kvstore.store.index import CORRUPT, DELETED, EVICTED, NEVER_STORED, Index, Slot
@@ -63,8 +64,8 @@ class Reads:
             self.quarantine(key, position, error)
         except DeadlineError:
             seen.append("timeout")
-        except TierUnavailableError:
-            seen.append("unavailable")
+        except TierUnavailableError as error:
+            seen.append(_why_silent(error))
         return None
 
     def scrub(self, key: bytes) -> bool:
@@ -94,13 +95,16 @@ class Reads:
             return None
         return Opened(key, slot.meta, landing.tail(slot.nbytes - slot.blob_nbytes), self._infos[0].name)
 
-    def note(self, key: bytes, n_reads: int) -> None:
-        """Count reads that were made in the memory tier without us."""
+    def note(self, key: bytes, n_reads: int) -> int:
+        """Count reads that were made in the memory tier without us; return their bytes, 0 of a record that is gone."""
         self._counters.add("hits", n_reads)
-        if slot := self._index.use(key, 0):
-            tier = f"tier.{self._infos[0].name}."
-            self._counters.add_all(((tier + "hits", n_reads), (tier + "read_bytes", n_reads * slot.nbytes)))
-            self._shelves[0].note_reads(key, n_reads)
+        slot = self._index.use(key, 0)
+        if slot is None:
+            return 0
+        tier, nbytes = f"tier.{self._infos[0].name}.", n_reads * slot.nbytes
+        self._counters.add_all(((tier + "hits", n_reads), (tier + "read_bytes", nbytes)))
+        self._shelves[0].note_reads(key, n_reads)
+        return nbytes
 
     def _begin_read(self, key: bytes, position: int, deadline: float) -> Landing | None:
         """Ask a tier for a record; from one that is not memory, many readers at a time share what arrives once."""
@@ -139,8 +143,7 @@ class Reads:
             try:
                 sizes = self.call(position, partial(self._shelves[position].tier.find, missing), deadline)
             except (DeadlineError, TierUnavailableError) as error:
-                reason = "timeout" if isinstance(error, DeadlineError) else "unavailable"
-                news |= {key: Found(Status.ABSENT, reason=reason) for key in missing}
+                news |= {key: Found(Status.ABSENT, reason=_why_silent(error)) for key in missing}
                 continue
             news |= {key: Found(Status.READY, info.name, size) for key, size in zip(missing, sizes, strict=True) if size is not None}
         return news
@@ -185,3 +188,8 @@ class Reads:
     def close(self) -> None:
         """Ask remote tiers nothing more."""
         self._calls.close()
+
+
+def _why_silent(error: DeadlineError | TierUnavailableError) -> str:
+    """Return the reason of a miss when a tier did not answer: just now, or so lately that it was not asked."""
+    return "timeout" if isinstance(error, DeadlineError) else "breaker" if isinstance(error, RestingError) else "unavailable"

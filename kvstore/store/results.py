@@ -17,7 +17,7 @@ class Found:
 
     `tier` is the fastest tier that holds the record, `nbytes` its blob's size and `meta` its meta; all are empty unless READY. Of a record
     that only a remote tier has, `meta` is None and `nbytes` counts its head too. `reason` tells why it is ABSENT: "never_stored",
-    "evicted", "corrupt", "timeout", "unavailable" or "deleted".
+    "evicted", "corrupt", "timeout", "breaker", "unavailable" or "deleted".
     """
 
     status: Status

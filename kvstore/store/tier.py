@@ -75,6 +75,11 @@ class Tier(ABC):
     def used_bytes(self) -> int:
         """Bytes in use; never more than `info.capacity_bytes` unless that is 0."""
 
+    @property
+    def n_resting(self) -> int:
+        """How many of the servers behind it are not asked for a while since they did not answer."""
+        return 0
+
     @abstractmethod
     def get(self, key: bytes) -> Landing | None:
         """Begin to read the record; None when it is not here.
@@ -134,6 +139,10 @@ class WrappedTier(Tier):
     @property
     def used_bytes(self) -> int:
         return self._tier.used_bytes
+
+    @property
+    def n_resting(self) -> int:
+        return self._tier.n_resting
 
     def get(self, key: bytes) -> Landing | None:
         return self._tier.get(key)

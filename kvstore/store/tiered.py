@@ -27,6 +27,7 @@ from kvstore.store import decide
 from kvstore.store.counted import CountedTier
 from kvstore.store.counters import Counters
 from kvstore.store.evict.policy import Item, make_policy
+from kvstore.store.gauges import Gauges
 from kvstore.store.index import DELETED, Index, Slot
 from kvstore.store.reads import DAMAGE, Reads
 from kvstore.store.record import RecordMeta, check_describes, parse_head, parse_record, record_head
@@ -56,8 +57,8 @@ class TieredStore:
     Copies of a blob: put one (into memory), none where it was written into a draft, and one per slower tier as that tier says; get none
     from memory, one from disk and from Redis.
 
-    Counters: `hits`, `misses`, `misses.<reason>`, `puts`, `put_duplicates`, `quarantined`, `evicted`, `deleted`, `delete_failed`,
-    `promoted`, `write_behind`, `write_behind_dropped`, `write_behind_failed`, and those of `CountedTier` for each tier.
+    Counters: `hits`, `misses`, `misses.<reason>`, `puts`, `put_duplicates`, `quarantined`, `evicted`, `evicted.<tier>`, `deleted`,
+    `delete_failed`, `promoted`, `write_behind`, `write_behind_dropped`, `write_behind_failed`, and those of `CountedTier` for each tier.
 
     Parameters
     ----------
@@ -87,6 +88,7 @@ class TieredStore:
             WriteQueue(info.name, self.settings.write_queue_bytes, partial(self._write_job, position))
             for position, info in enumerate(self._infos)
         ]
+        self.gauges = Gauges(self._index, self._tiers, self._queues)
 
     def lookup(self, storage_keys: Sequence[bytes], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Found]:
         """Return what is known about each key, in order.
@@ -129,9 +131,9 @@ class TieredStore:
             self.counters.add("misses", reason=outcome.reason)
         return outcome
 
-    def note_reads(self, storage_key: bytes, n_reads: int) -> None:
-        """Count reads of a record that others made in the memory tier by themselves; one that is gone meanwhile counts no less."""
-        self._reads.note(storage_key, n_reads)
+    def note_reads(self, storage_key: bytes, n_reads: int) -> int:
+        """Count reads that others made in the memory tier by themselves, of what is gone meanwhile too; return the bytes of what is not."""
+        return self._reads.note(storage_key, n_reads)
 
     def quarantine(self, storage_key: bytes, tier: str, why: KVError) -> None:
         """Take a copy that a reader found to be damaged out of sight and count it."""
@@ -251,7 +253,7 @@ class TieredStore:
     def _release(self, position: int, key: bytes) -> bool:
         """Let go of a victim of eviction, unless it is leased."""
         is_free = self._index.evict(key, position)
-        self.counters.add("evicted", int(is_free))
+        self.counters.add("evicted", int(is_free), self._infos[position].name)
         return is_free
 
     def _adopt(self, local: Sequence[int]) -> None:

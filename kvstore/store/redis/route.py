@@ -25,6 +25,10 @@ class Route(Protocol):
     def nodes(self) -> list[Node]:
         """Return all nodes that have keys."""
 
+    @property
+    def n_resting(self) -> int:
+        """How many nodes are not asked for a while since they did not answer."""
+
     def redirect(self, node: Node, refusal: Refusal) -> Node:
         """Return the node that a node points to; raises the refusal's error when it does not point anywhere."""
 
@@ -44,6 +48,10 @@ class OneServer:
 
     def nodes(self) -> list[Node]:
         return [self._node]
+
+    @property
+    def n_resting(self) -> int:
+        return 0
 
     def redirect(self, node: Node, refusal: Refusal) -> Node:
         raise refusal.error(f"redis at {node.address}")
@@ -78,6 +86,10 @@ class Cluster:
     def nodes(self) -> list[Node]:
         self._refresh()
         return list(dict.fromkeys(node for node in self._slots if node is not None))
+
+    @property
+    def n_resting(self) -> int:
+        return sum(node.breaker.is_open for node in list(self._nodes.values()))
 
     def redirect(self, node: Node, refusal: Refusal) -> Node:
         words = refusal.text.split(" ")

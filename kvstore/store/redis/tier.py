@@ -77,6 +77,10 @@ class RedisTier(Tier):
         """Bytes that the servers use that answer, for everybody who stores there."""
         return sum(self._ask_nodes(lambda control: int(str(control.info("memory")["used_memory"]))))
 
+    @property
+    def n_resting(self) -> int:
+        return self._route.n_resting
+
     def get(self, key: bytes) -> Landing | None:
         """Read the index, in one round trip with the record's front when there is one server only, and begin to receive the pieces.
 
