@@ -93,10 +93,10 @@ class RemoteStore:
         """Return the name of the lane that chunks travel by now."""
         return self._lanes.take(time.monotonic() + self._timeout_s).name
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
-        """Return one hit per key, in order; one round trip for up to 16384 keys."""
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
+        """Return one hit per key, in order; one round trip for up to 16384 keys, each within `timeout_s`."""
         starts = range(0, len(keys), wire.MAX_KEYS)
-        return list(chain.from_iterable(self._lookup_batch(keys[at : at + wire.MAX_KEYS], lease_s) for at in starts))
+        return list(chain.from_iterable(self._lookup_batch(keys[at : at + wire.MAX_KEYS], lease_s, timeout_s) for at in starts))
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
         """Open a chunk; the deadline covers the reading of its parts too. None is a miss."""
@@ -194,10 +194,11 @@ class RemoteStore:
         answer: pb.OpenLaneResponse = self._unary(self._stub.OpenLane, pb.OpenLaneRequest(), max(0.001, deadline - time.monotonic()))
         return answer
 
-    def _lookup_batch(self, keys: Sequence[ChunkKey], lease_s: float) -> list[Hit]:
+    def _lookup_batch(self, keys: Sequence[ChunkKey], lease_s: float, timeout_s: float | None) -> list[Hit]:
         """Look up one message's worth of keys; an answer for other keys raises KVError."""
         request = pb.LookupRequest(keys=map(wire.key_to_wire, keys), lease_s=lease_s)
-        hits = list(map(wire.hit_from_wire, self._again(lambda left_s: self._unary(self._stub.Lookup, request, left_s)).hits))
+        answer = self._again(lambda left_s: self._unary(self._stub.Lookup, request, left_s), timeout_s)
+        hits = list(map(wire.hit_from_wire, answer.hits))
         if [hit.key for hit in hits] != list(keys):
             raise KVError(f"{self.address} answered a lookup of {len(keys)} keys with {len(hits)} hits that are not theirs")
         return hits

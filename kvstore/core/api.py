@@ -151,8 +151,11 @@ class BlobReader(Protocol):
 class StoreAPI(Protocol):
     """Everything that can be asked of a store, for one tenant. Thread-safe."""
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
-        """Return one hit per key, in order. READY chunks are protected from eviction for `lease_s` seconds."""
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
+        """Return one hit per key, in order. READY chunks are protected from eviction for `lease_s` seconds.
+
+        Without an answer within `timeout_s`, None for the store's own, it raises DeadlineError or TierUnavailableError.
+        """
         ...
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:

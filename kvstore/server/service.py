@@ -109,8 +109,8 @@ class BoundStore:
         self._variants: dict[bytes, bytes] = {}  # of a content, the codec that it was stored in last
         self.tenant, self.tally, self.counters, self.lane_calls = tenant, Tally(), self._store.counters, service.lane_calls
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
-        """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds."""
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
+        """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds. What does not answer in time has nothing."""
         hits = self._look(keys, lease_s)
         self.tally.looked_up(hits)
         return hits
@@ -120,7 +120,7 @@ class BoundStore:
         with _TypedErrors("lookup"):
             check_seconds(lease_s, "lease_s")
             places = [self._place(key) for key in keys]
-            found = self._store.lookup(places, lease_s)
+            found = self._store.lookup(places, lease_s, timeout_s)
             return [self._hit(key, place, f) for key, place, f in zip(keys, places, found, strict=True)]
 
     def holds(self, key: ChunkKey) -> bool:

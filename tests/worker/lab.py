@@ -32,9 +32,9 @@ class Wrapped:
         self.gets: list[ChunkKey] = []
         self.puts: list[PutNote] = []
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Pass on."""
-        return self.store.lookup(keys, lease_s)
+        return self.store.lookup(keys, lease_s, timeout_s)
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
         """Pass on and count."""
@@ -81,7 +81,7 @@ class FailingLookup(Wrapped):
         super().__init__(store)
         self.error = error
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Raise."""
         raise self.error
 
@@ -93,11 +93,11 @@ class SlowlyFailingLookup(Wrapped):
         super().__init__(store)
         self.seconds, self.lookups, self.is_mended = seconds, 0, False
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Wait and raise."""
         self.lookups += 1
         if self.is_mended:
-            return super().lookup(keys, lease_s)
+            return super().lookup(keys, lease_s, timeout_s)
         threading.Event().wait(self.seconds)
         raise DeadlineError("too late")
 

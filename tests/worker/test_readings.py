@@ -25,10 +25,10 @@ class CountingLookups(Wrapped):
         super().__init__(lab.caller.store)
         self.lookups: list[int] = []
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Count and pass on."""
         self.lookups.append(len(keys))
-        return super().lookup(keys, lease_s)
+        return super().lookup(keys, lease_s, timeout_s)
 
 
 def readings(answer: Answer) -> list[str]:

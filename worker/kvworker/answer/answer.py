@@ -173,11 +173,12 @@ class Answerer:
         return [Asked(p, tuple(s for r in readings for s in forms(r, list(islice(hits, n))))) for p, readings in named]
 
     def _hits(self, tenant: str, store: StoreAPI, keys: Sequence[ChunkKey]) -> list[Hit]:
-        """Return one hit per key; a store that fails has nothing, and rests for ten times as long as its failure took."""
+        """Return one hit per key; a store that fails or is late has nothing, and rests for ten times as long as its failure took."""
         started = time.monotonic()
         try:
             if started >= self._resting_until.get(tenant, 0.0):
-                return store.lookup(keys, self._settings.load_timeout_s + _LEASE_SLACK_S) if keys else []
+                lease_s = self._settings.load_timeout_s + _LEASE_SLACK_S
+                return store.lookup(keys, lease_s, self._settings.load_slack_s) if keys else []
         except KVError as error:
             now = time.monotonic()
             self._resting_until[tenant] = now + min(_LONGEST_REST_S, _REST_FACTOR * (now - started))
@@ -206,15 +207,14 @@ class Answerer:
         return self._next(tokens), tokens
 
     def _patience_s(self, course: Course) -> float:
-        """Return how long loads are waited for that computing does not race: as long as the plan expects and a slack on top.
+        """Return how long loads are waited for that computing does not race: the slack, so that no more than that is ever lost.
 
-        Where the planner's word is binding, or nothing was measured yet, as long as computing the whole prompt takes.
+        Where the planner's word is binding, as long as computing the whole prompt takes and the slack on top.
         """
-        slack_s, load_s, model = self._settings.load_slack_s, course.plan.load_s, self._costs.model
-        if course.is_binding or load_s is None or not load_s < math.inf:
-            compute_s = model.predict_prefill(course.request.n_tokens, course.request.n_tokens / 2)
-            load_s = math.inf if compute_s is None else compute_s
-        return min(self._settings.load_timeout_s, load_s + slack_s)
+        compute_s: float | None = 0.0
+        if course.is_binding:
+            compute_s = self._costs.model.predict_prefill(course.request.n_tokens, course.request.n_tokens / 2)
+        return min(self._settings.load_timeout_s, math.inf if compute_s is None else compute_s + self._settings.load_slack_s)
 
     def _restore(self, tenant: str, store: StoreAPI, course: Course) -> None:
         """Have what the store lacks computed and stored again behind the answer; a store that does not answer is left alone.

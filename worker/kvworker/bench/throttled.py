@@ -63,9 +63,10 @@ class ThrottledStore:
         self._store, self._link = store, Link(bytes_per_s)
         self.tier = f"link-{bytes_per_s:.3g}"
 
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Say that what is there is behind the link."""
-        return [replace(hit, tier=self.tier) if hit.status is Status.READY else hit for hit in self._store.lookup(keys, lease_s)]
+        hits = self._store.lookup(keys, lease_s, timeout_s)
+        return [replace(hit, tier=self.tier) if hit.status is Status.READY else hit for hit in hits]
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
         """Open a chunk behind the link."""
