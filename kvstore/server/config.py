@@ -90,6 +90,13 @@ class ServerConfig:
         Longest silence of a client in the middle of a call; a busy server cuts silent calls after 1 s.
     drain_s : float
         How long running calls may take to finish when the server stops.
+    metrics_address : str
+        host:port of metrics, health and console over HTTP; "" for none, port 0 takes a free one and prints it. Off loopback it is under
+        the same TLS, or needs `allow_plaintext`, and its console needs the token of an admin.
+    metrics_tenants : int
+        Tenants that metrics name; those that call later are counted together as "other".
+    log_format : str
+        Of the lines on standard error: "text", or "json", one object per line.
     """
 
     address: str = "127.0.0.1:7420"
@@ -98,6 +105,9 @@ class ServerConfig:
     max_blob_bytes: int = field(default=512 << 20, metadata=SIZE)
     idle_timeout_s: float = 10.0
     drain_s: float = 30.0
+    metrics_address: str = "127.0.0.1:0"
+    metrics_tenants: int = 32
+    log_format: str = "text"
     allow_plaintext: bool = False
     tls: TLSConfig = field(default_factory=TLSConfig)
     lanes: LanesConfig = field(default_factory=LanesConfig)
@@ -113,6 +123,10 @@ class ServerConfig:
                 f"server.address {self.address} can be reached from other machines: set server.tls.cert and server.tls.key, "
                 "or server.allow_plaintext = true where the network itself is private"
             )
+        if self.metrics_address and not (is_loopback(self.metrics_address) or self.tls.cert or self.allow_plaintext):
+            raise ConfigError(f"server.metrics_address {self.metrics_address} can be reached from other machines: see server.address")
+        if self.metrics_tenants < 0 or self.log_format not in ("text", "json"):
+            raise ConfigError(f"server needs metrics_tenants of at least 0 and log_format text or json, got {self}")
 
 
 @dataclass(frozen=True)
@@ -198,14 +212,40 @@ class AuthConfig:
     Parameters
     ----------
     tokens_file : str
-        Lines "tenant token", readable by the owner only; "" is `tokens` in the data directory, written at the first start.
+        Lines "tenant token" or "tenant token admin", readable by the owner only, read again when it changes; "" is `tokens` in the data
+        directory, written at the first start.
     secret_file : str
         The master secret, 64 hex digits; "" is `secret` in the data directory, written at the first start. Servers that share a Redis
         tier need the same one.
+    jwks_file : str
+        Public keys (a JWKS) whose JSON Web Tokens are accepted too, read again when it changes; "" for none.
+    issuer, audience : str
+        What such a token has to be of and for.
+    tenant_claim, role_claim : str
+        The claims that name the tenant, and "admin" where it is one.
+    leeway_s : float
+        How far the issuer's clock and ours may differ, at most 60.
+    audit_file : str
+        Where admin calls and refused callers leave a JSON line; "" is the log, under "larder.audit".
     """
 
     tokens_file: str = ""
     secret_file: str = ""
+    jwks_file: str = ""
+    issuer: str = ""
+    audience: str = ""
+    tenant_claim: str = "tenant"
+    role_claim: str = "role"
+    leeway_s: float = 10.0
+    audit_file: str = ""
+
+    def __post_init__(self) -> None:
+        if self.jwks_file and not (self.issuer and self.audience):
+            raise ConfigError("auth.jwks_file needs auth.issuer and auth.audience, or tokens made for others would be accepted here")
+        if not 0 <= self.leeway_s <= 60:
+            raise ConfigError(f"auth.leeway_s must be 0 to 60, got {self.leeway_s}")
+        if not (self.tenant_claim and self.role_claim):
+            raise ConfigError("auth.tenant_claim and auth.role_claim each name a claim")
 
 
 @dataclass(frozen=True)
@@ -241,6 +281,11 @@ class StoreConfig:
     def epochs_path(self) -> Path:
         """Where invalidations are kept."""
         return self.data_path / "epochs"
+
+    @property
+    def name_path(self) -> Path:
+        """Where the store's own name is kept."""
+        return self.data_path / "name"
 
 
 def load_config(
