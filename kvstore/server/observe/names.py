@@ -5,7 +5,6 @@ from __future__ import annotations
 from kvstore.server.observe.families import COUNTER, GAUGE, HISTOGRAM, Metric
 
 PROCESS = Metric("larder_process_info", GAUGE, "What runs here; always 1.", ("part", "version"))
-STARTED = Metric("larder_start_time_seconds", GAUGE, "When it started, in seconds since 1970.")
 
 CALLS = Metric("larder_calls_total", COUNTER, "Calls that ended, by lane, name and status.", ("lane", "call", "code"))
 CALL_SECONDS = Metric("larder_call_seconds", HISTOGRAM, "Seconds of calls; a stream's, until its last message.", ("lane", "call"))
@@ -42,7 +41,7 @@ QUEUE_LIMIT = Metric("larder_write_queue_limit_bytes", GAUGE, "The most that may
 WRITTEN_BEHIND = Metric("larder_write_behind_total", COUNTER, "Chunks for slower tiers: written, dropped or failed.", ("outcome",))
 PROMOTED = Metric("larder_promoted_total", COUNTER, "Chunks that were copied up from a slower tier.")
 
-SERVER_METRICS = (PROCESS, STARTED, CALLS, CALL_SECONDS, CALLS_RUNNING, CALLS_WAITING, INFLIGHT, INFLIGHT_LIMIT, CONNECTIONS)
+SERVER_METRICS = (PROCESS, CALLS, CALL_SECONDS, CALLS_RUNNING, CALLS_WAITING, INFLIGHT, INFLIGHT_LIMIT, CONNECTIONS)
 STORE_METRICS = (
     *(ASKED, TENANT_BYTES, PUTS, QUARANTINED, DELETED, LEASES, LANE_BYTES),
     *(TIER_READS, TIER_BYTES, TIER_SECONDS, TIER_USED, TIER_CAPACITY, TIER_CHUNKS, TIER_UP, TIER_RESTING, TIER_EVICTED),

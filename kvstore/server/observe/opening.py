@@ -1,0 +1,51 @@
+"""Open the pages of a process beside its server."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from kvclient.channel import is_loopback
+from kvstore.core.errors import AuthError
+from kvstore.server.auth import Authenticate
+from kvstore.server.grpc_server import RpcServer
+from kvstore.server.lanes.doors import tls_context
+from kvstore.server.observe.observatory import MayWatch, Observatory
+from kvstore.server.observe.source import Source
+from kvstore.server.observe.web import WebServer
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def observing(part: str, server: RpcServer, sources: Sequence[Source], authenticate: Authenticate) -> Iterator[None]:
+    """Serve metrics, health and console of a running server within the block, and print where; does nothing where no address is set."""
+    address, tls = server.config.metrics_address, server.config.tls
+    if not address:
+        yield
+        return
+    observatory = Observatory(part, sources, lambda: server.is_serving, address, admins(authenticate))
+    # Scrapers and browsers have no certificate of ours, so none is asked for.
+    secured = None if is_loopback(address) else tls_context(replace(tls, client_ca=""))
+    if not is_loopback(address) and secured is None:
+        logger.warning("%s serves metrics as plain text to other machines: allow_plaintext is set", address)
+    web = WebServer(address, observatory.routes(), secured, observatory.history.tick)
+    print(f"console and metrics: {web.url}/console", flush=True)
+    try:
+        yield
+    finally:
+        web.close()
+
+
+def admins(authenticate: Authenticate) -> MayWatch:
+    """Return what tells whether an Authorization header is an admin's."""
+
+    def may_watch(authorization: str) -> bool:
+        try:
+            return authenticate((("authorization", authorization),)).is_admin
+        except AuthError:
+            return False
+
+    return may_watch

@@ -1,0 +1,71 @@
+"""What a gRPC server and the lanes beside it tell of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kvstore.server.grpc_server import RpcServer
+from kvstore.server.observe import names
+from kvstore.server.observe.calls import OK, CallLog
+from kvstore.server.observe.families import Families
+from kvstore.server.observe.source import Panel
+
+_CONNECTIONS = "lane_connections"
+_MS = 1000
+
+
+class ServerSource:
+    """Implements `Source` for calls, threads and bytes in flight; `lane_calls` are those of the lanes, where there is a store."""
+
+    name = "server"
+
+    def __init__(self, server: RpcServer, lane_calls: CallLog | None = None) -> None:
+        self._server = server
+        self._logs = {"grpc": server.calls, **({"lanes": lane_calls} if lane_calls else {})}
+
+    def metrics(self, out: Families) -> None:
+        """Add calls by lane, name and status, and what they hold."""
+        for label, log in self._logs.items():
+            out.add(names.CALLS_RUNNING, log.n_running, label)
+            for (lane, call, code), count in log.ends().items():
+                out.add(names.CALLS, count, lane, call, code)
+            for (lane, call), times in log.times().items():
+                out.add_histogram(names.CALL_SECONDS, times, lane, call)
+        out.add(names.CALLS_WAITING, self._server.n_waiting)
+        out.add(names.INFLIGHT, self._server.budget.lent_bytes)
+        out.add(names.INFLIGHT_LIMIT, self._server.config.max_inflight_bytes)
+        out.add(names.CONNECTIONS, sum(read() for name, read in self._server.gauges.items() if name == _CONNECTIONS))
+
+    def panel(self) -> Panel:
+        """Return the calls with their times, busiest first, and how full the server is."""
+        rows = [row for log in self._logs.values() for row in _call_rows(log)]
+        return {
+            "address": self._server.address,
+            "running": sum(log.n_running for log in self._logs.values()),
+            "waiting": self._server.n_waiting,
+            "inflight_bytes": self._server.budget.lent_bytes,
+            "inflight_limit_bytes": self._server.config.max_inflight_bytes,
+            "calls": sorted(rows, key=lambda row: -row["count"]),
+        }
+
+    def sums(self) -> Mapping[str, float]:
+        """Return how many calls ended, and how many of them well."""
+        ends = [(code, count) for log in self._logs.values() for (_, _, code), count in log.ends().items()]
+        return {"calls": sum(count for _, count in ends), "failed_calls": sum(count for code, count in ends if code != OK)}
+
+
+def _call_rows(log: CallLog) -> Sequence[dict[str, Any]]:
+    """Return one row per lane and call."""
+    ends = log.ends()
+    return [
+        {
+            "lane": lane,
+            "call": call,
+            "count": sum(count for (a, b, _), count in ends.items() if (a, b) == (lane, call)),
+            "failed": sum(count for (a, b, code), count in ends.items() if (a, b) == (lane, call) and code != OK),
+            "p50_ms": times.quantile(0.5) * _MS,
+            "p99_ms": times.quantile(0.99) * _MS,
+        }
+        for (lane, call), times in log.times().items()
+    ]
