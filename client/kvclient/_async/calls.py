@@ -11,6 +11,7 @@ import grpc.aio
 
 from kvclient.attempts import Attempts
 from kvclient.channel import Metadata
+from kvclient.outgoing import Outgoing
 from kvclient.retry import Deadline, Retry
 from kvclient.status import to_error
 from kvstore.core.errors import InvalidInputError
@@ -46,30 +47,32 @@ class AsyncCalls:
     async def one(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float | None) -> Response:
         """Return the response of a call that answers once."""
         attempts = Attempts(self._retry, self.deadline(timeout_s))
-        while True:
-            try:
-                return await method(request, timeout=attempts.left_s(), metadata=self._metadata)
-            except grpc.RpcError as failure:
-                pause_s = attempts.pause_s(to_error(failure))
-            await asyncio.sleep(pause_s)
+        with Outgoing(self._metadata, request) as sent:
+            while True:
+                try:
+                    return await method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                except grpc.RpcError as failure:
+                    pause_s = attempts.pause_s(to_error(failure))
+                await asyncio.sleep(pause_s)
 
     async def stream(
         self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request, timeout_s: float | None
     ) -> AsyncGenerator[Response, None]:
         """Iterate over the responses of a call that answers with a stream; closing the iterator cancels the call."""
         attempts, has_begun = Attempts(self._retry, self.deadline(timeout_s)), False
-        while True:
-            call: Any = method(request, timeout=attempts.left_s(), metadata=self._metadata)
-            try:
-                async for response in call:
-                    has_begun = True
-                    yield response
-                return
-            except grpc.RpcError as failure:
-                error = to_error(failure)
-                if has_begun:
-                    raise error from failure
-                pause_s = attempts.pause_s(error)
-            finally:
-                call.cancel()
-            await asyncio.sleep(pause_s)
+        with Outgoing(self._metadata, request) as sent:
+            while True:
+                call: Any = method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                try:
+                    async for response in call:
+                        has_begun = True
+                        yield response
+                    return
+                except grpc.RpcError as failure:
+                    error = to_error(failure)
+                    if has_begun:
+                        raise error from failure
+                    pause_s = attempts.pause_s(error)
+                finally:
+                    call.cancel()
+                await asyncio.sleep(pause_s)

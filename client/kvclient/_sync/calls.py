@@ -12,6 +12,7 @@ import grpc
 
 from kvclient.attempts import Attempts
 from kvclient.channel import Metadata
+from kvclient.outgoing import Outgoing
 from kvclient.retry import Deadline, Retry
 from kvclient.status import to_error
 from kvstore.core.errors import InvalidInputError
@@ -47,30 +48,32 @@ class Calls:
     def one(self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float | None) -> Response:
         """Return the response of a call that answers once."""
         attempts = Attempts(self._retry, self.deadline(timeout_s))
-        while True:
-            try:
-                return method(request, timeout=attempts.left_s(), metadata=self._metadata)
-            except grpc.RpcError as failure:
-                pause_s = attempts.pause_s(to_error(failure))
-            time.sleep(pause_s)
+        with Outgoing(self._metadata, request) as sent:
+            while True:
+                try:
+                    return method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                except grpc.RpcError as failure:
+                    pause_s = attempts.pause_s(to_error(failure))
+                time.sleep(pause_s)
 
     def stream(
         self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request, timeout_s: float | None
     ) -> Generator[Response, None, None]:
         """Iterate over the responses of a call that answers with a stream; closing the iterator cancels the call."""
         attempts, has_begun = Attempts(self._retry, self.deadline(timeout_s)), False
-        while True:
-            call: Any = method(request, timeout=attempts.left_s(), metadata=self._metadata)
-            try:
-                for response in call:
-                    has_begun = True
-                    yield response
-                return
-            except grpc.RpcError as failure:
-                error = to_error(failure)
-                if has_begun:
-                    raise error from failure
-                pause_s = attempts.pause_s(error)
-            finally:
-                call.cancel()
-            time.sleep(pause_s)
+        with Outgoing(self._metadata, request) as sent:
+            while True:
+                call: Any = method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                try:
+                    for response in call:
+                        has_begun = True
+                        yield response
+                    return
+                except grpc.RpcError as failure:
+                    error = to_error(failure)
+                    if has_begun:
+                        raise error from failure
+                    pause_s = attempts.pause_s(error)
+                finally:
+                    call.cancel()
+                time.sleep(pause_s)

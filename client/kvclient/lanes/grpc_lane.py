@@ -13,6 +13,7 @@ from kvclient.channel import Metadata
 from kvclient.lanes.body import land_in_row, split
 from kvclient.lanes.frames import Found, pack_keys, pack_put, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
+from kvclient.on_behalf import on_behalf
 from kvclient.status import answered, typed
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer, iter_pieces
@@ -53,7 +54,7 @@ class GrpcLane:
         request = pack_keys(keys)
         if not self._expects_large:
             with typed():
-                answer = self._fetch(request, timeout=_left_s(deadline), metadata=self._metadata)
+                answer = self._fetch(request, timeout=_left_s(deadline), metadata=on_behalf(self._metadata))
             found, rest = self._parse(answered(answer), len(keys))
             if rest is not None:
                 return _pair(found, split(rest, _sizes(found)))
@@ -62,7 +63,7 @@ class GrpcLane:
     def _stream(self, request: bytes, n_keys: int, deadline: float) -> list[tuple[Found, Landing | None]]:
         """Ask for chunks as a stream."""
         with typed():
-            stream = self._get(request, timeout=_left_s(deadline), metadata=self._metadata)
+            stream = self._get(request, timeout=_left_s(deadline), metadata=on_behalf(self._metadata))
         pieces = _Pieces(stream)
         try:
             found = self._checked(parse_found(pieces.next(), n_keys))
@@ -80,10 +81,10 @@ class GrpcLane:
         with typed():
             if body.nbytes <= PIECE_NBYTES:
                 whole = b"".join((len(head).to_bytes(LENGTH_NBYTES, "little"), head, body))
-                answer = self._store(whole, timeout=_left_s(deadline), metadata=self._metadata)
+                answer = self._store(whole, timeout=_left_s(deadline), metadata=on_behalf(self._metadata))
             else:
                 pieces = (bytes(piece) for piece in iter_pieces(body, PIECE_NBYTES))
-                answer = self._put(chain((head,), pieces), timeout=_left_s(deadline), metadata=self._metadata)
+                answer = self._put(chain((head,), pieces), timeout=_left_s(deadline), metadata=on_behalf(self._metadata))
         return parse_receipt(answered(answer))
 
     def retire(self) -> bool:
