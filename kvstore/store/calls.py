@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from kvstore.core import tracing
 from kvstore.core.errors import DeadlineError, TierUnavailableError
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ class BoundedCalls:
         if not self._free.acquire(blocking=False):
             raise TierUnavailableError("every thread for remote tiers waits for an answer; raise remote_threads or lower the timeouts")
         try:
-            future = self._threads.submit(self._release_behind, function)
+            future = self._threads.submit(self._release_behind, tracing.carried(function))
         except RuntimeError as error:
             self._free.release()
             raise TierUnavailableError("the store is closing and asks no remote tier any more") from error
