@@ -1,0 +1,69 @@
+"""`larder route`: several workers, which run wherever they run, behind one address."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvclient.channel import ClientTLS
+from kvstore.core.errors import ConfigError
+from kvstore.server.cli import stop_signals
+from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig, load
+from kvstore.server.logs import log_to_stderr
+from kvstore.server.settings import SIZE, to_toml
+from kvworker.route.board import Board
+from kvworker.route.fronted import Fronted
+
+ENV_PREFIX = "LARDER_ROUTE__"
+ADDRESS = "127.0.0.1:7422"
+
+
+@dataclass(frozen=True)
+class RouteConfig:
+    """`larder route`. `data_dir`, `server` and `auth` mean what they mean for a worker, whose tokens file this one has to share.
+
+    Parameters
+    ----------
+    workers : str
+        Their addresses, "host:port,host:port".
+    device_bytes : int
+        What each of them keeps decoded, `worker.device_bytes` there.
+    ca, server_name : str
+        Where workers serve TLS: the authority of their certificates, and the name in them; "" sends plain text.
+    """
+
+    data_dir: str = ""
+    server: ServerConfig = field(default_factory=lambda: ServerConfig(address=ADDRESS))
+    auth: AuthConfig = field(default_factory=AuthConfig)
+    workers: str = ""
+    device_bytes: int = field(default=256 << 20, metadata=SIZE)
+    ca: str = ""
+    server_name: str = ""
+
+    @property
+    def addresses(self) -> list[str]:
+        """The workers' addresses; raises ConfigError where there is none."""
+        found = [address.strip() for address in self.workers.split(",") if address.strip()]
+        if not found:
+            raise ConfigError('there is nobody to route to: name workers with --worker HOST:PORT or workers = "host:port,host:port"')
+        return found
+
+
+def route(file: Path | None, flags: Mapping[str, object], only_print: bool) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit status."""
+    config = load(RouteConfig, (ENV_PREFIX,), file, None, flags)
+    if only_print:
+        print(to_toml(config))
+        return 0
+    log_to_stderr(config.server.log_format)
+    stop, board = stop_signals(), Board(config.device_bytes)
+    for address in config.addresses:
+        board.join(address, address)
+    tokens = StoreConfig(config.data_dir, config.server, TiersConfig(), config.auth).tokens_path
+    tls = ClientTLS(ca=config.ca, server_name=config.server_name) if config.ca else None
+    front = Fronted(config.server, config.auth, tokens, board, tls)
+    print(f"larder route listens on {front.address} ({len(board.places())} workers)", flush=True)
+    stop.wait()
+    front.close()
+    return 0

@@ -1,0 +1,40 @@
+"""One request at one worker."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Call(Protocol):
+    """A call that is under way."""
+
+    def cancel(self) -> object:
+        """End it at once."""
+        ...
+
+
+class Turn:
+    """A request that a worker was given; whoever gives the worker up, or the request, cancels it. Any thread may.
+
+    Parameters
+    ----------
+    name, address : str
+        The worker, and where it was when it was chosen.
+    """
+
+    def __init__(self, name: str, address: str) -> None:
+        self.name, self.address = name, address
+        self._call: Call | None = None
+        self._is_over = False
+
+    def attach(self, call: Call) -> None:
+        """Say which call it is; it is ended at once if the turn was cancelled before."""
+        self._call = call
+        if self._is_over:
+            call.cancel()
+
+    def cancel(self) -> None:
+        """End the call, now or when it begins."""
+        self._is_over = True
+        if self._call is not None:
+            self._call.cancel()
