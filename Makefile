@@ -57,6 +57,7 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench eviction --csv tests/bench/results.csv
 	$(BIN)/larder bench edits --csv tests/bench/results.csv
 	$(BIN)/larder bench race --csv tests/bench/results.csv
+	$(BIN)/larder bench faults --csv tests/bench/results.csv
 	$(BIN)/larder bench planner --csv tests/bench/results.csv
 	$(BIN)/larder bench codecs --csv tests/bench/results.csv
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from kvclient.records import Report, Token
-from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreAPI, StoreStats
+from kvstore.core.api import BlobReader, Hit, PutNote, PutReceipt, StoreAPI
 from kvstore.core.blob import Buffer, BufferedBlob
 from kvstore.core.errors import DeadlineError
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
 from kvstore.server.service import StoreService
 from kvworker.answer.answer import Question
+from kvworker.bench.passing import Passing
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.ingest import Ingested
 from kvworker.serve.runtime import Caller, Worker
@@ -24,54 +25,23 @@ QUESTION = " What?"
 N_ANSWER = 6
 
 
-class Wrapped:
-    """A store that passes every call on; tests override what they want to go wrong. Implements `StoreAPI`."""
+class Wrapped(Passing):
+    """A store that passes every call on and notes some; tests override what they want to go wrong."""
 
     def __init__(self, store: StoreAPI) -> None:
-        self.store = store
+        super().__init__(store)
         self.gets: list[ChunkKey] = []
         self.puts: list[PutNote] = []
-
-    def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
-        """Pass on."""
-        return self.store.lookup(keys, lease_s, timeout_s)
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
         """Pass on and count."""
         self.gets.append(key)
-        return self.store.get(key, timeout_s)
-
-    def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
-        """Get one by one, so that what a test does to `get` is done to batches."""
-        return [self.get(key, timeout_s) for key in keys]
+        return super().get(key, timeout_s)
 
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
         """Pass on and count."""
         self.puts.append(note)
-        return self.store.put(blob, note)
-
-    def delete(self, keys: Sequence[ChunkKey]) -> int:
-        """Pass on."""
-        return self.store.delete(keys)
-
-    def invalidate(self, scope: Scope) -> int:
-        """Pass on."""
-        return self.store.invalidate(scope)
-
-    def entries(self, limit: int = 1000) -> Iterator[Entry]:
-        """Pass on."""
-        return self.store.entries(limit)
-
-    def stats(self) -> StoreStats:
-        """Pass on."""
-        return self.store.stats()
-
-    def explain(self, key: ChunkKey) -> Explanation:
-        """Pass on."""
-        return self.store.explain(key)
-
-    def close(self) -> None:
-        """Leave the store open: the test's fixture closes it."""
+        return super().put(blob, note)
 
 
 class FailingLookup(Wrapped):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreAPI, StoreStats
-from kvstore.core.blob import Buffer
+from kvstore.core.api import BlobReader, Hit, Status, StoreAPI
 from kvstore.core.key import ChunkKey
 from kvstore.core.manifest import Manifest
+from kvworker.bench.passing import Passing
 
 
 class Link:
@@ -56,50 +56,20 @@ class LinkReader:
         self._reader.close()
 
 
-class ThrottledStore:
-    """Implements `StoreAPI`: reads come over a link, and its tiers are named after it, so that it has a cost of its own."""
+class ThrottledStore(Passing):
+    """Reads come over a link, and its tiers are named after it, so that it has a cost of its own; all else passes at full speed."""
 
     def __init__(self, store: StoreAPI, bytes_per_s: float) -> None:
-        self._store, self._link = store, Link(bytes_per_s)
+        super().__init__(store)
+        self._link = Link(bytes_per_s)
         self.tier = f"link-{bytes_per_s:.3g}"
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Say that what is there is behind the link."""
-        hits = self._store.lookup(keys, lease_s, timeout_s)
+        hits = super().lookup(keys, lease_s, timeout_s)
         return [replace(hit, tier=self.tier) if hit.status is Status.READY else hit for hit in hits]
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> BlobReader | None:
         """Open a chunk behind the link."""
-        reader = self._store.get(key, timeout_s)
+        reader = super().get(key, timeout_s)
         return None if reader is None else LinkReader(reader, self._link, self.tier)
-
-    def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
-        """Open chunks behind the link."""
-        return [self.get(key, timeout_s) for key in keys]
-
-    def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
-        """Pass on, at full speed."""
-        return self._store.put(blob, note)
-
-    def delete(self, keys: Sequence[ChunkKey]) -> int:
-        """Pass on."""
-        return self._store.delete(keys)
-
-    def invalidate(self, scope: Scope) -> int:
-        """Pass on."""
-        return self._store.invalidate(scope)
-
-    def entries(self, limit: int = 1000) -> Iterator[Entry]:
-        """Pass on."""
-        return self._store.entries(limit)
-
-    def stats(self) -> StoreStats:
-        """Pass on."""
-        return self._store.stats()
-
-    def explain(self, key: ChunkKey) -> Explanation:
-        """Pass on."""
-        return self._store.explain(key)
-
-    def close(self) -> None:
-        """Leave the store open: whoever made it closes it."""
