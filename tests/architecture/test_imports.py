@@ -25,6 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "kvstore": ("torch", "triton", "transformers", "ray"),
     "kvclient": ("torch", "triton", "transformers", "ray", "redis"),
+    "kvworker.route": ("torch", "triton", "transformers", "ray"),
     "kvstore.planners": ("asyncio", "time", "threading", "random"),
     "kvstore.store.evict": ("asyncio", "time", "threading", "random"),
     "kvstore.simulate": ("asyncio", "time", "threading"),
@@ -63,6 +64,13 @@ def test_core_needs_the_standard_library_and_a_hash() -> None:
 def test_one_file_imports_transformers() -> None:
     """Another model library is another engine file and nothing else."""
     assert [m.name for m in modules() if any(n.split(".")[0] == "transformers" for n in m.imports())] == ["kvworker.engine.engine_hf"]
+
+
+def test_only_the_pool_s_package_imports_ray() -> None:
+    """Everything else runs without it."""
+    using = [m.name for m in modules() if any(n.split(".")[0] == "ray" for n in m.imports())]
+    assert using
+    assert all(name.startswith("kvworker.ray.") for name in using)
 
 
 @pytest.mark.parametrize("package", sorted(set(PACKAGES) - {"kvworker", "kvkernels"}))

@@ -145,5 +145,5 @@ def _behind(heard: list[object], messages: Iterator[Any], same: Callable[[Any], 
 
 def _is_named(failure: grpc.RpcError) -> bool:
     """Tell whether the worker itself said what failed: then it lives."""
-    trailing = failure.trailing_metadata() if isinstance(failure, grpc.Call) else ()
-    return any(key == ERROR_KEY for key, _ in trailing or ())
+    trailing: Metadata = (failure.trailing_metadata() if isinstance(failure, grpc.Call) else ()) or ()
+    return any(key == ERROR_KEY for key, _ in trailing)

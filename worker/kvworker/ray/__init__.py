@@ -1,0 +1,1 @@
+"""A pool of workers on a Ray cluster; only this package imports Ray."""
