@@ -15,7 +15,8 @@ from kvworker.reference.notes import Kind, generate
 COPY_STEPS = 300
 STEPS_PER_DOCUMENT = 400
 MAX_DOCUMENTS = 4
-BATCH = 64  # at most; fewer examples where that many would exceed the stage's tokens
+BATCH = 64  # at most; fewer examples where that many would exceed the tokens
+BATCH_TOKENS = 16_000
 DRILLS = 48  # in a batch of them
 # Positions jump between runs up to here, so that a 2,048-token context and its questions meet no position for the first time.
 STRETCHED_POSITIONS = 3000
@@ -32,10 +33,10 @@ class Shape:
     facts: int
     fillers: int
 
-    def n_examples(self, batch_tokens: int) -> int:
-        """Return how many such contexts, with their questions, go into a batch of about so many tokens."""
+    def n_examples(self) -> int:
+        """Return how many such contexts, with their questions, go into a batch."""
         n_tokens = self.n_documents * self.passages * (4 * self.facts + 11 * self.fillers + 1) + 150
-        return max(4, min(BATCH, batch_tokens // n_tokens))
+        return max(4, min(BATCH, BATCH_TOKENS // n_tokens))
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Stage:
     """A part of the curriculum: its first step, the rate it rises to, shares of copies and long contexts, and questions of each kind.
 
     `n_layers` is the model's depth from here on, `max_aliases` the most second names per document. `drill_share` is the share of batches
-    that are drills; the other shares are taken of the rest. `guidance_weight` is what guidance counts for in the loss, `batch_tokens` about
-    how many tokens a batch of contexts has.
+    that are drills; the other shares are taken of the rest. `guidance_weight` is what guidance counts for in the loss.
     """
 
     first_step: int
@@ -67,7 +67,6 @@ class Stage:
     max_aliases: int = 1
     drill_share: float = 0.0
     guidance_weight: float = 0.0
-    batch_tokens: int = 16_000
 
 
 def draw(rng: random.Random, step: int, stage: Stage) -> Batch:
@@ -112,7 +111,7 @@ def long_shape(rng: random.Random) -> Shape:
 def note_batch(rng: random.Random, shape: Shape, stage: Stage) -> Batch:
     """Return contexts of the training split, whole documents in most and scattered runs in the others, with questions of every kind."""
     examples = []
-    for _ in range(shape.n_examples(stage.batch_tokens)):
+    for _ in range(shape.n_examples()):
         seed, n_aliases = rng.getrandbits(48), rng.randint(1, stage.max_aliases)
         corpus = generate(seed, shape.n_documents, shape.passages, shape.facts, "train", shape.fillers, n_aliases)
         order = (whole_documents if rng.random() < 0.6 else scattered_runs)(corpus, rng)
@@ -153,7 +152,7 @@ STAGES = (
     ),
     Stage(
         3650, 1.2e-3, 50, 0.04, 0.1, {"direct": 8, "carried": 8, "alias": 10, "two_hop": 2}, crowded_shape,
-        n_layers=6, max_aliases=3, drill_share=0.2, guidance_weight=0.3, batch_tokens=12_000,
+        n_layers=6, max_aliases=3, drill_share=0.2, guidance_weight=0.3,
     ),
 )  # fmt: skip
-N_STEPS = 4000
+N_STEPS = 4550
