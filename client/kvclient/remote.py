@@ -21,6 +21,7 @@ from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, StoreStats
 from kvstore.core.blob import Buffer, blob_nbytes, header_nbytes
+from kvstore.core.epochs import EpochAnswer, EpochBook
 from kvstore.core.errors import CorruptError, FormatError, IdentityError, KVError, TierUnavailableError, UnsupportedError
 from kvstore.core.key import ChunkKey
 from kvstore.core.landing import Landing
@@ -137,6 +138,27 @@ class RemoteStore:
     def invalidate(self, scope: Scope) -> int:
         """Make a scope a miss and return its new epoch; never tried again, because each try is another epoch."""
         return int(self._unary(self._stub.Invalidate, wire.scope_to_wire(scope), self._timeout_s).epoch)
+
+    def agree(self, at_least: EpochBook, known_digest: bytes = b"", timeout_s: float | None = None) -> EpochAnswer:
+        """Raise epochs to at least these and return all of one's own; `epochs` is None where `known_digest` still stands for them."""
+        raised = wire.epochs_to_wire(at_least)
+        while len(raised) > wire.MAX_EPOCHS:
+            self._agree(pb.EpochsRequest(at_least=raised[: wire.MAX_EPOCHS], known_digest=known_digest), timeout_s)
+            raised = raised[wire.MAX_EPOCHS :]
+        return self._agree(pb.EpochsRequest(at_least=raised, known_digest=known_digest), timeout_s)
+
+    def _agree(self, request: pb.EpochsRequest, timeout_s: float | None) -> EpochAnswer:
+        """Make one call to agree on epochs."""
+
+        def ask(left_s: float) -> EpochAnswer:
+            with typed():
+                stream = self._stub.Epochs(request, timeout=left_s, metadata=self._metadata)
+                try:
+                    return wire.epoch_answer_from_wire(stream)
+                finally:
+                    stream.cancel()
+
+        return self._again(ask, timeout_s)
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
         """Iterate over at most `limit` stored chunks, most recently used first."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core.api import Entry, Explanation, Hit, Scope, Status, StoreStats, TierStats
+from kvstore.core.epochs import Epoch, EpochAnswer, EpochBook
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.core.key import ChunkKey
 
 MAX_KEYS = 16384
 MAX_ENTRIES = 1 << 20
+MAX_EPOCHS = 1000
+"""Most epochs in one message; 4 kB of name each fit the largest."""
+MAX_LISTED_EPOCHS = 1 << 20
 
 _TO_STATUS = {
     Status.READY: pb.HIT_STATUS_READY,
@@ -72,6 +76,38 @@ def scope_from_wire(message: pb.InvalidateRequest) -> Scope:
         case "tenant" if message.tenant:
             return Scope("tenant")
     raise FormatError("an invalidation names a model, a source, or tenant = true")
+
+
+def epochs_to_wire(epochs: EpochBook) -> list[pb.Epoch]:
+    """Return epochs as messages."""
+    return [pb.Epoch(kind=scope.kind, name=scope.value, number=epoch.number, proof=epoch.proof) for scope, epoch in epochs.items()]
+
+
+def epochs_from_wire(messages: Iterable[pb.Epoch]) -> dict[Scope, Epoch]:
+    """Read epochs; whether their scopes can be, the store checks."""
+    return {Scope(message.kind, message.name): Epoch(message.number, message.proof) for message in messages}
+
+
+def epoch_answer_to_wire(answer: EpochAnswer) -> Iterator[pb.EpochsResponse]:
+    """Return what a store says about epochs, in messages of at most MAX_EPOCHS."""
+    epochs = epochs_to_wire(answer.epochs or {})
+    yield pb.EpochsResponse(server=answer.server, digest=answer.digest, is_known=answer.epochs is None, epochs=epochs[:MAX_EPOCHS])
+    for at in range(MAX_EPOCHS, len(epochs), MAX_EPOCHS):
+        yield pb.EpochsResponse(epochs=epochs[at : at + MAX_EPOCHS])
+
+
+def epoch_answer_from_wire(messages: Iterable[pb.EpochsResponse]) -> EpochAnswer:
+    """Read what a store says about epochs; an answer without a beginning or an end raises FormatError."""
+    first: pb.EpochsResponse | None = None
+    epochs: dict[Scope, Epoch] = {}
+    for message in messages:
+        first = first or message
+        epochs |= epochs_from_wire(message.epochs)
+        if len(epochs) > MAX_LISTED_EPOCHS:
+            raise FormatError(f"more than {MAX_LISTED_EPOCHS} epochs of one tenant; a store lists no more")
+    if first is None:
+        raise FormatError("the store answered a question for epochs with nothing")
+    return EpochAnswer(first.server, first.digest, None if first.is_known else epochs)
 
 
 def entry_to_wire(entry: Entry) -> pb.ListResponse:

@@ -19,6 +19,7 @@ from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.redis.tier import RedisTier
 from kvstore.store.results import StoreSettings
 from kvstore.store.secret import load_secret
+from kvstore.store.store_name import load_store_name
 from kvstore.store.tier import Tier
 from kvstore.store.tiered import TieredStore
 
@@ -40,7 +41,7 @@ def open_store(config: StoreConfig, is_shared: bool = False) -> StoreService:
     epochs = Epochs(config.epochs_path)
     memory = MemoryTier(config.tiers.memory.capacity, is_shared=is_shared)
     store = TieredStore([memory, *_open_slower_tiers(config)], settings)
-    return StoreService(store, epochs, secret, config.server.max_blob_bytes, memory.shared)
+    return StoreService(store, epochs, secret, config.server.max_blob_bytes, memory.shared, load_store_name(config.name_path))
 
 
 def serve_store(config: StoreConfig, service: StoreService, authenticate: TokenAuthenticator) -> RpcServer:

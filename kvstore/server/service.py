@@ -10,7 +10,8 @@ from types import TracebackType
 from kvclient.wire import check_seconds
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
 from kvstore.core.blob import Buffer, parse_header
-from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVError
+from kvstore.core.epochs import EpochAnswer, EpochBook, is_proven, prove
+from kvstore.core.errors import ClosedError, ForbiddenError, FormatError, InvalidInputError, KVError
 from kvstore.core.key import ChunkKey, storage_key, tenant_secret
 from kvstore.core.manifest import Manifest
 from kvstore.core.units import format_nbytes
@@ -57,12 +58,20 @@ class StoreService:
         Largest chunk a put accepts.
     shared : SharedBlocks or None
         The memory tier's, where other processes may read it in place.
+    name : str
+        What clients that use several stores know this one by; "" leaves it to its address.
     """
 
     def __init__(
-        self, store: TieredStore, epochs: Epochs, master_secret: bytes, max_blob_bytes: int, shared: SharedBlocks | None = None
+        self,
+        store: TieredStore,
+        epochs: Epochs,
+        master_secret: bytes,
+        max_blob_bytes: int,
+        shared: SharedBlocks | None = None,
+        name: str = "",
     ) -> None:
-        self.store = store
+        self.store, self.name = store, name
         self.shared = shared
         self.epochs = epochs
         self.max_blob_bytes = max_blob_bytes
@@ -219,9 +228,29 @@ class BoundStore:
         with _TypedErrors("invalidate"):
             checked = _checked(scope)
             epoch = self._epochs.raise_epoch(checked.kind, self._tenant, checked.value)
-            if self._service.shared:
-                self._service.shared.directory.invalidate()
+            self._clear_directory()
             return epoch
+
+    def agree(self, at_least: EpochBook, known_digest: bytes = b"", timeout_s: float | None = None) -> EpochAnswer:
+        """Raise epochs to at least these, as durably as `invalidate`; return all of the tenant's, or none if the caller knows their digest.
+
+        Raises ForbiddenError for an epoch that no store with this master secret has proven.
+        """
+        with _TypedErrors("agree"):
+            if invented := [scope for scope, epoch in at_least.items() if not is_proven(self._secret, scope, epoch)]:
+                raise ForbiddenError(
+                    f"no store with this master secret made the epoch of {invented[0]}; share auth.secret_file among stores"
+                )
+            if self._epochs.raise_to(self._tenant, {_checked(scope): epoch.number for scope, epoch in at_least.items()}):
+                self._clear_directory()
+            digest, numbers = self._epochs.of_tenant(self._tenant)
+            epochs = None if digest == known_digest else {s: prove(self._secret, s, number) for s, number in numbers.items()}
+            return EpochAnswer(self._service.name, digest, epochs)
+
+    def _clear_directory(self) -> None:
+        """Have readers of shared memory ask for what they read."""
+        if self._service.shared:
+            self._service.shared.directory.invalidate()
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
         """Iterate over at most `limit` of the tenant's chunks."""

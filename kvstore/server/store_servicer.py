@@ -65,6 +65,11 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
         """Make a scope a miss."""
         return pb.InvalidateResponse(epoch=self._bind(context).invalidate(wire.scope_from_wire(request)))
 
+    def Epochs(self, request: pb.EpochsRequest, context: grpc.ServicerContext) -> Iterator[pb.EpochsResponse]:  # noqa: N802
+        """Agree on epochs, and stream the tenant's."""
+        answer = self._bind(context).agree(wire.epochs_from_wire(request.at_least), request.known_digest)
+        yield from wire.epoch_answer_to_wire(answer)
+
     def List(self, request: pb.ListRequest, context: grpc.ServicerContext) -> Iterator[pb.ListResponse]:  # noqa: N802
         """Stream the tenant's chunks."""
         yield from map(wire.entry_to_wire, self._bind(context).entries(min(request.limit, wire.MAX_ENTRIES)))

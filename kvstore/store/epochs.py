@@ -7,10 +7,12 @@ file that is damaged stops the start, because epochs that fell back to 0 would b
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kvstore.core import canonical
+from kvstore.core.api import Scope
 from kvstore.core.blob import xxh3
 from kvstore.core.errors import CorruptError, FormatError, InvalidInputError
 from kvstore.store.files import make_directory, replace_file
@@ -35,6 +37,7 @@ class Epochs:
         self._path = path
         self._lock = threading.Lock()
         self._epochs: dict[str, dict[str, dict[str, int]]] = {kind: {} for kind in KINDS}
+        self._digests: dict[str, bytes] = {}
         if path is not None and path.exists():
             self._epochs = _parse(path.read_bytes(), path)
 
@@ -48,18 +51,49 @@ class Epochs:
 
     def raise_epoch(self, kind: str, tenant: str, name: str = "") -> int:
         """Raise an epoch by one and return it; it is in the file when this returns, or unchanged when writing raises OSError."""
-        if len(tenant) > MAX_NAME_CHARS or len(name) > MAX_NAME_CHARS:
-            raise InvalidInputError(f"a name of {max(len(tenant), len(name))} characters cannot be invalidated; at most {MAX_NAME_CHARS}")
         with self._lock:
-            names = self._of(kind).setdefault(tenant, {})
-            before = names.get(name, 0)
-            names[name] = before + 1
-            try:
+            epoch = self._of(kind).get(tenant, {}).get(name, 0) + 1
+            self._raise(tenant, {Scope(kind, name): epoch})
+            return epoch
+
+    def raise_to(self, tenant: str, at_least: Mapping[Scope, int]) -> bool:
+        """Raise a tenant's epochs to at least these, all or none, as durably as `raise_epoch`; return whether any was lower."""
+        with self._lock:
+            higher = {s: epoch for s, epoch in at_least.items() if epoch > self._of(s.kind).get(tenant, {}).get(s.value, 0)}
+            self._raise(tenant, higher)
+            return bool(higher)
+
+    def of_tenant(self, tenant: str) -> tuple[bytes, dict[Scope, int]]:
+        """Return a digest of all epochs of a tenant, and them."""
+        with self._lock:
+            found = {Scope(kind, name): epoch for kind in KINDS for name, epoch in self._epochs[kind].get(tenant, {}).items()}
+            if tenant not in self._digests:
+                self._digests[tenant] = xxh3(canonical.dumps(sorted([s.kind, s.value, epoch] for s, epoch in found.items())))
+            return self._digests[tenant], found
+
+    def _raise(self, tenant: str, raised: Mapping[Scope, int]) -> None:
+        """Set epochs, in the file too, or none of them."""
+        if longest := max((len(text) for scope in raised for text in (tenant, scope.value) if len(text) > MAX_NAME_CHARS), default=0):
+            raise InvalidInputError(f"a name of {longest} characters cannot be invalidated; at most {MAX_NAME_CHARS}")
+        before = [(scope, self._of(scope.kind).setdefault(tenant, {}).get(scope.value)) for scope in raised]
+        for scope, epoch in raised.items():
+            self._of(scope.kind)[tenant][scope.value] = epoch
+        try:
+            if raised:
                 self._save()
-            except OSError:
-                names[name] = before
-                raise
-            return before + 1
+        except OSError:
+            for scope, old in before:
+                self._put_back(self._of(scope.kind)[tenant], scope.value, old)
+            raise
+        self._digests.pop(tenant, None)
+
+    @staticmethod
+    def _put_back(names: dict[str, int], name: str, epoch: int | None) -> None:
+        """Undo one change in memory."""
+        if epoch is None:
+            names.pop(name, None)
+        else:
+            names[name] = epoch
 
     def _of(self, kind: str) -> dict[str, dict[str, int]]:
         if kind not in self._epochs:

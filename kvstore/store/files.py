@@ -59,6 +59,20 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def write_once(path: Path, data: bytes) -> None:
+    """Make a small file durably, whole or not at all; raises FileExistsError when another process was first."""
+    make_directory(path.parent)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = write_new(fresh, [data])
+    try:
+        os.fsync(descriptor)
+        os.link(fresh, path)
+    finally:
+        os.close(descriptor)
+        fresh.unlink()
+    sync_directory(path.parent)
+
+
 def lock_directory(directory: Path) -> int:
     """Take the directory for this process and return the descriptor that holds the lock; closing it lets go.
 

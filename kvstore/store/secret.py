@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
 from kvstore.core.errors import ConfigError
-from kvstore.store.files import make_directory, sync_directory, write_new
+from kvstore.store.files import write_once
 
 SECRET_NBYTES = 32
 
@@ -29,22 +28,8 @@ def load_secret(path: Path) -> bytes:
     """Return the secret in a file, which is made when it is missing; one that others may read raises ConfigError."""
     with suppress(FileExistsError):
         if not path.exists():
-            _create(path)
+            write_once(path, secrets.token_hex(SECRET_NBYTES).encode() + b"\n")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise ConfigError(f"{path} may be read by others (mode {mode:04o}); chmod 600 it, and replace the secret if it may be known")
     return parse_secret(path.read_text("ascii", errors="replace"))
-
-
-def _create(path: Path) -> None:
-    """Make the file with a random secret, whole or not at all; raises FileExistsError when another process was first."""
-    make_directory(path.parent)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = write_new(fresh, [secrets.token_hex(SECRET_NBYTES).encode() + b"\n"])
-    try:
-        os.fsync(descriptor)
-        os.link(fresh, path)
-    finally:
-        os.close(descriptor)
-        fresh.unlink()
-    sync_directory(path.parent)

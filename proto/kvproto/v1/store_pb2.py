@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvproto/v1/store.proto\x12\nkvproto.v1\"?\n\x08\x43hunkKey\x12\x11\n\tnamespace\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0f\n\x07variant\x18\x03 \x01(\x0c\"}\n\x03Hit\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\x12%\n\x06status\x18\x02 \x01(\x0e\x32\x15.kvproto.v1.HitStatus\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0e\n\x06nbytes\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\rLookupRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvproto.v1.ChunkKey\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"/\n\x0eLookupResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.kvproto.v1.Hit\"\x11\n\x0fOpenLaneRequest\"t\n\x10OpenLaneResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x10\n\x08shm_path\x18\x02 \x01(\t\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x10\n\x08tcp_port\x18\x04 \x01(\r\x12\x1b\n\x13socket_buffer_bytes\x18\x05 \x01(\r\"2\n\x0cScrubRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvproto.v1.ChunkKey\" \n\rScrubResponse\x12\x0f\n\x07\x64\x61maged\x18\x01 \x01(\r\"3\n\rDeleteRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvproto.v1.ChunkKey\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\"Q\n\x11InvalidateRequest\x12\x10\n\x06tenant\x18\x01 \x01(\x08H\x00\x12\x0f\n\x05model\x18\x02 \x01(\tH\x00\x12\x10\n\x06source\x18\x03 \x01(\tH\x00\x42\x07\n\x05scope\"#\n\x12InvalidateResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\x1c\n\x0bListRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\x8f\x01\n\x0cListResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08n_tokens\x18\x03 \x01(\x04\x12\x0e\n\x06nbytes\x18\x04 \x01(\x04\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\r\n\x05tiers\x18\x06 \x03(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"\x0e\n\x0cStatsRequest\"\x80\x01\n\tTierStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x04\x12\x14\n\x0cis_available\x18\x05 \x01(\x08\x12\x12\n\nis_durable\x18\x06 \x01(\x08\"\xa1\x01\n\rStatsResponse\x12\x39\n\x08\x63ounters\x18\x01 \x03(\x0b\x32\'.kvproto.v1.StatsResponse.CountersEntry\x12$\n\x05tiers\x18\x02 \x03(\x0b\x32\x15.kvproto.v1.TierStats\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"3\n\x0e\x45xplainRequest\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\"i\n\x0f\x45xplainResponse\x12\x1c\n\x03hit\x18\x01 \x01(\x0b\x32\x0f.kvproto.v1.Hit\x12\x14\n\x0ctenant_epoch\x18\x02 \x01(\x04\x12\x13\n\x0bmodel_epoch\x18\x03 \x01(\x04\x12\r\n\x05lines\x18\x04 \x03(\t*l\n\tHitStatus\x12\x1a\n\x16HIT_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HIT_STATUS_READY\x10\x01\x12\x16\n\x12HIT_STATUS_PENDING\x10\x02\x12\x15\n\x11HIT_STATUS_ABSENT\x10\x03\x32\xa1\x04\n\x0cStoreService\x12?\n\x06Lookup\x12\x19.kvproto.v1.LookupRequest\x1a\x1a.kvproto.v1.LookupResponse\x12\x45\n\x08OpenLane\x12\x1b.kvproto.v1.OpenLaneRequest\x1a\x1c.kvproto.v1.OpenLaneResponse\x12<\n\x05Scrub\x12\x18.kvproto.v1.ScrubRequest\x1a\x19.kvproto.v1.ScrubResponse\x12?\n\x06\x44\x65lete\x12\x19.kvproto.v1.DeleteRequest\x1a\x1a.kvproto.v1.DeleteResponse\x12K\n\nInvalidate\x12\x1d.kvproto.v1.InvalidateRequest\x1a\x1e.kvproto.v1.InvalidateResponse\x12;\n\x04List\x12\x17.kvproto.v1.ListRequest\x1a\x18.kvproto.v1.ListResponse0\x01\x12<\n\x05Stats\x12\x18.kvproto.v1.StatsRequest\x1a\x19.kvproto.v1.StatsResponse\x12\x42\n\x07\x45xplain\x12\x1a.kvproto.v1.ExplainRequest\x1a\x1b.kvproto.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16kvproto/v1/store.proto\x12\nkvproto.v1\"?\n\x08\x43hunkKey\x12\x11\n\tnamespace\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\x0c\x12\x0f\n\x07variant\x18\x03 \x01(\x0c\"}\n\x03Hit\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\x12%\n\x06status\x18\x02 \x01(\x0e\x32\x15.kvproto.v1.HitStatus\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0e\n\x06nbytes\x18\x04 \x01(\x04\x12\x0e\n\x06reason\x18\x05 \x01(\t\"D\n\rLookupRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvproto.v1.ChunkKey\x12\x0f\n\x07lease_s\x18\x02 \x01(\x01\"/\n\x0eLookupResponse\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.kvproto.v1.Hit\"\x11\n\x0fOpenLaneRequest\"t\n\x10OpenLaneResponse\x12\x0e\n\x06ticket\x18\x01 \x01(\x0c\x12\x10\n\x08shm_path\x18\x02 \x01(\t\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x10\n\x08tcp_port\x18\x04 \x01(\r\x12\x1b\n\x13socket_buffer_bytes\x18\x05 \x01(\r\"2\n\x0cScrubRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvproto.v1.ChunkKey\" \n\rScrubResponse\x12\x0f\n\x07\x64\x61maged\x18\x01 \x01(\r\"3\n\rDeleteRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.kvproto.v1.ChunkKey\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\r\"Q\n\x11InvalidateRequest\x12\x10\n\x06tenant\x18\x01 \x01(\x08H\x00\x12\x0f\n\x05model\x18\x02 \x01(\tH\x00\x12\x10\n\x06source\x18\x03 \x01(\tH\x00\x42\x07\n\x05scope\"#\n\x12InvalidateResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"B\n\x05\x45poch\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\x04\x12\r\n\x05proof\x18\x04 \x01(\x0c\"J\n\rEpochsRequest\x12#\n\x08\x61t_least\x18\x01 \x03(\x0b\x32\x11.kvproto.v1.Epoch\x12\x14\n\x0cknown_digest\x18\x02 \x01(\x0c\"e\n\x0e\x45pochsResponse\x12\x0e\n\x06server\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x10\n\x08is_known\x18\x03 \x01(\x08\x12!\n\x06\x65pochs\x18\x04 \x03(\x0b\x32\x11.kvproto.v1.Epoch\"\x1c\n\x0bListRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\x8f\x01\n\x0cListResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08n_tokens\x18\x03 \x01(\x04\x12\x0e\n\x06nbytes\x18\x04 \x01(\x04\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\r\n\x05tiers\x18\x06 \x03(\t\x12\x0e\n\x06source\x18\x07 \x01(\t\"\x0e\n\x0cStatsRequest\"\x80\x01\n\tTierStats\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x03 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x04 \x01(\x04\x12\x14\n\x0cis_available\x18\x05 \x01(\x08\x12\x12\n\nis_durable\x18\x06 \x01(\x08\"\xa1\x01\n\rStatsResponse\x12\x39\n\x08\x63ounters\x18\x01 \x03(\x0b\x32\'.kvproto.v1.StatsResponse.CountersEntry\x12$\n\x05tiers\x18\x02 \x03(\x0b\x32\x15.kvproto.v1.TierStats\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"3\n\x0e\x45xplainRequest\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\"i\n\x0f\x45xplainResponse\x12\x1c\n\x03hit\x18\x01 \x01(\x0b\x32\x0f.kvproto.v1.Hit\x12\x14\n\x0ctenant_epoch\x18\x02 \x01(\x04\x12\x13\n\x0bmodel_epoch\x18\x03 \x01(\x04\x12\r\n\x05lines\x18\x04 \x03(\t*l\n\tHitStatus\x12\x1a\n\x16HIT_STATUS_UNSPECIFIED\x10\x00\x12\x14\n\x10HIT_STATUS_READY\x10\x01\x12\x16\n\x12HIT_STATUS_PENDING\x10\x02\x12\x15\n\x11HIT_STATUS_ABSENT\x10\x03\x32\xe4\x04\n\x0cStoreService\x12?\n\x06Lookup\x12\x19.kvproto.v1.LookupRequest\x1a\x1a.kvproto.v1.LookupResponse\x12\x45\n\x08OpenLane\x12\x1b.kvproto.v1.OpenLaneRequest\x1a\x1c.kvproto.v1.OpenLaneResponse\x12<\n\x05Scrub\x12\x18.kvproto.v1.ScrubRequest\x1a\x19.kvproto.v1.ScrubResponse\x12?\n\x06\x44\x65lete\x12\x19.kvproto.v1.DeleteRequest\x1a\x1a.kvproto.v1.DeleteResponse\x12K\n\nInvalidate\x12\x1d.kvproto.v1.InvalidateRequest\x1a\x1e.kvproto.v1.InvalidateResponse\x12\x41\n\x06\x45pochs\x12\x19.kvproto.v1.EpochsRequest\x1a\x1a.kvproto.v1.EpochsResponse0\x01\x12;\n\x04List\x12\x17.kvproto.v1.ListRequest\x1a\x18.kvproto.v1.ListResponse0\x01\x12<\n\x05Stats\x12\x18.kvproto.v1.StatsRequest\x1a\x19.kvproto.v1.StatsResponse\x12\x42\n\x07\x45xplain\x12\x1a.kvproto.v1.ExplainRequest\x1a\x1b.kvproto.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATSRESPONSE_COUNTERSENTRY']._loaded_options = None
   _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_options = b'8\001'
-  _globals['_HITSTATUS']._serialized_start=1427
-  _globals['_HITSTATUS']._serialized_end=1535
+  _globals['_HITSTATUS']._serialized_start=1674
+  _globals['_HITSTATUS']._serialized_end=1782
   _globals['_CHUNKKEY']._serialized_start=38
   _globals['_CHUNKKEY']._serialized_end=101
   _globals['_HIT']._serialized_start=103
@@ -59,22 +59,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVALIDATEREQUEST']._serialized_end=741
   _globals['_INVALIDATERESPONSE']._serialized_start=743
   _globals['_INVALIDATERESPONSE']._serialized_end=778
-  _globals['_LISTREQUEST']._serialized_start=780
-  _globals['_LISTREQUEST']._serialized_end=808
-  _globals['_LISTRESPONSE']._serialized_start=811
-  _globals['_LISTRESPONSE']._serialized_end=954
-  _globals['_STATSREQUEST']._serialized_start=956
-  _globals['_STATSREQUEST']._serialized_end=970
-  _globals['_TIERSTATS']._serialized_start=973
-  _globals['_TIERSTATS']._serialized_end=1101
-  _globals['_STATSRESPONSE']._serialized_start=1104
-  _globals['_STATSRESPONSE']._serialized_end=1265
-  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_start=1218
-  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_end=1265
-  _globals['_EXPLAINREQUEST']._serialized_start=1267
-  _globals['_EXPLAINREQUEST']._serialized_end=1318
-  _globals['_EXPLAINRESPONSE']._serialized_start=1320
-  _globals['_EXPLAINRESPONSE']._serialized_end=1425
-  _globals['_STORESERVICE']._serialized_start=1538
-  _globals['_STORESERVICE']._serialized_end=2083
+  _globals['_EPOCH']._serialized_start=780
+  _globals['_EPOCH']._serialized_end=846
+  _globals['_EPOCHSREQUEST']._serialized_start=848
+  _globals['_EPOCHSREQUEST']._serialized_end=922
+  _globals['_EPOCHSRESPONSE']._serialized_start=924
+  _globals['_EPOCHSRESPONSE']._serialized_end=1025
+  _globals['_LISTREQUEST']._serialized_start=1027
+  _globals['_LISTREQUEST']._serialized_end=1055
+  _globals['_LISTRESPONSE']._serialized_start=1058
+  _globals['_LISTRESPONSE']._serialized_end=1201
+  _globals['_STATSREQUEST']._serialized_start=1203
+  _globals['_STATSREQUEST']._serialized_end=1217
+  _globals['_TIERSTATS']._serialized_start=1220
+  _globals['_TIERSTATS']._serialized_end=1348
+  _globals['_STATSRESPONSE']._serialized_start=1351
+  _globals['_STATSRESPONSE']._serialized_end=1512
+  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_start=1465
+  _globals['_STATSRESPONSE_COUNTERSENTRY']._serialized_end=1512
+  _globals['_EXPLAINREQUEST']._serialized_start=1514
+  _globals['_EXPLAINREQUEST']._serialized_end=1565
+  _globals['_EXPLAINRESPONSE']._serialized_start=1567
+  _globals['_EXPLAINRESPONSE']._serialized_end=1672
+  _globals['_STORESERVICE']._serialized_start=1785
+  _globals['_STORESERVICE']._serialized_end=2397
 # @@protoc_insertion_point(module_scope)

@@ -114,6 +114,38 @@ class InvalidateResponse(_message.Message):
     epoch: int
     def __init__(self, epoch: _Optional[int] = ...) -> None: ...
 
+class Epoch(_message.Message):
+    __slots__ = ("kind", "name", "number", "proof")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    name: str
+    number: int
+    proof: bytes
+    def __init__(self, kind: _Optional[str] = ..., name: _Optional[str] = ..., number: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class EpochsRequest(_message.Message):
+    __slots__ = ("at_least", "known_digest")
+    AT_LEAST_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    at_least: _containers.RepeatedCompositeFieldContainer[Epoch]
+    known_digest: bytes
+    def __init__(self, at_least: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ..., known_digest: _Optional[bytes] = ...) -> None: ...
+
+class EpochsResponse(_message.Message):
+    __slots__ = ("server", "digest", "is_known", "epochs")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    IS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    EPOCHS_FIELD_NUMBER: _ClassVar[int]
+    server: str
+    digest: bytes
+    is_known: bool
+    epochs: _containers.RepeatedCompositeFieldContainer[Epoch]
+    def __init__(self, server: _Optional[str] = ..., digest: _Optional[bytes] = ..., is_known: bool = ..., epochs: _Optional[_Iterable[_Union[Epoch, _Mapping]]] = ...) -> None: ...
+
 class ListRequest(_message.Message):
     __slots__ = ("limit",)
     LIMIT_FIELD_NUMBER: _ClassVar[int]

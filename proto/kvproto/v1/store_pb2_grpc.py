@@ -61,6 +61,11 @@ class StoreServiceStub(object):
                 request_serializer=kvproto_dot_v1_dot_store__pb2.InvalidateRequest.SerializeToString,
                 response_deserializer=kvproto_dot_v1_dot_store__pb2.InvalidateResponse.FromString,
                 _registered_method=True)
+        self.Epochs = channel.unary_stream(
+                '/kvproto.v1.StoreService/Epochs',
+                request_serializer=kvproto_dot_v1_dot_store__pb2.EpochsRequest.SerializeToString,
+                response_deserializer=kvproto_dot_v1_dot_store__pb2.EpochsResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_stream(
                 '/kvproto.v1.StoreService/List',
                 request_serializer=kvproto_dot_v1_dot_store__pb2.ListRequest.SerializeToString,
@@ -117,6 +122,14 @@ class StoreServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Epochs(self, request, context):
+        """Raises epochs to at least those given and returns all of the tenant's. Stores that serve the same keys and share the master secret
+        agree on what is invalid by what clients carry between them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def List(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -162,6 +175,11 @@ def add_StoreServiceServicer_to_server(servicer, server):
                     servicer.Invalidate,
                     request_deserializer=kvproto_dot_v1_dot_store__pb2.InvalidateRequest.FromString,
                     response_serializer=kvproto_dot_v1_dot_store__pb2.InvalidateResponse.SerializeToString,
+            ),
+            'Epochs': grpc.unary_stream_rpc_method_handler(
+                    servicer.Epochs,
+                    request_deserializer=kvproto_dot_v1_dot_store__pb2.EpochsRequest.FromString,
+                    response_serializer=kvproto_dot_v1_dot_store__pb2.EpochsResponse.SerializeToString,
             ),
             'List': grpc.unary_stream_rpc_method_handler(
                     servicer.List,
@@ -316,6 +334,33 @@ class StoreService(object):
             '/kvproto.v1.StoreService/Invalidate',
             kvproto_dot_v1_dot_store__pb2.InvalidateRequest.SerializeToString,
             kvproto_dot_v1_dot_store__pb2.InvalidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Epochs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/kvproto.v1.StoreService/Epochs',
+            kvproto_dot_v1_dot_store__pb2.EpochsRequest.SerializeToString,
+            kvproto_dot_v1_dot_store__pb2.EpochsResponse.FromString,
             options,
             channel_credentials,
             insecure,
