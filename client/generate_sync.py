@@ -14,6 +14,7 @@ HEADER = "# Written by client/generate_sync.py from {source}; change that file a
 REPLACEMENTS = (
     (r"\basync (def|for|with) ", r"\1 "),
     (r"\bawait asyncio\.sleep\b", "time.sleep"),
+    (r"\bawait asyncio\.to_thread\(([\w.]+)\)", r"\1()"),
     (r"\bawait ", ""),
     (r"^import asyncio$", "import time"),
     (r"\bAsyncGenerator\b", "Generator"),
@@ -40,8 +41,8 @@ def to_sync(text: str, source: str) -> str:
 
 
 def _formatted(text: str, name: str) -> str:
-    """Return the module with its imports sorted and its lines broken as the project's rules say."""
-    for command in (["check", "--select=I", "--fix", "--quiet"], ["format", "--quiet"]):
+    """Return the module with the imports that it needs, sorted, and its lines broken as the project's rules say."""
+    for command in (["check", "--select=I,F401", "--fix", "--quiet"], ["format", "--quiet"]):
         ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(CLIENT.parent / name), "-"]
         text = subprocess.run(ruff, input=text, capture_output=True, text=True, check=True).stdout
     return text

@@ -54,6 +54,7 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         self.blobs: dict[ChunkKey, bytes] = {}
         self.scopes: list[Scope] = []
         self.health = b"\x08\x01"
+        self.store_address = ""
         self.is_released = threading.Event()
         self._server = grpc.server(ThreadPoolExecutor(8))
         place = "127.0.0.1:0"
@@ -157,7 +158,14 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
     def Info(self, request: context_pb2.InfoRequest, context: grpc.ServicerContext) -> context_pb2.InfoResponse:  # noqa: N802
         """Say what is served."""
         self._begin("Info", request, context)
-        return context_pb2.InfoResponse(model="tiny", namespace=NAMESPACE.hex(), device="cpu", codec="raw", max_context_tokens=512)
+        return context_pb2.InfoResponse(
+            model="tiny",
+            namespace=NAMESPACE.hex(),
+            device="cpu",
+            codec="raw",
+            max_context_tokens=512,
+            store_address=self.store_address,
+        )
 
     def _get(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Send chunks in pieces of 100 B."""
@@ -172,6 +180,11 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         self._begin("Fetch", request, context)
         head = pack_found(map(self._found, parse_keys(request)[0]))
         return len(head).to_bytes(4, "little") + b"\0" + head
+
+    def Lookup(self, request: store_pb2.LookupRequest, context: grpc.ServicerContext) -> store_pb2.LookupResponse:  # noqa: N802
+        """Say what there is."""
+        self._begin("Lookup", request, context)
+        return store_pb2.LookupResponse(hits=[wire.hit_to_wire(self._hit(key)) for key in wire.keys_from_wire(request.keys)])
 
     def Delete(self, request: store_pb2.DeleteRequest, context: grpc.ServicerContext) -> store_pb2.DeleteResponse:  # noqa: N802
         """Delete."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -14,6 +14,7 @@ from kvclient.channel import Metadata
 from kvclient.outgoing import Outgoing
 from kvclient.retry import Deadline, Retry
 from kvclient.status import to_error
+from kvclient.turns import Turns
 from kvstore.core.errors import InvalidInputError
 
 Request = TypeVar("Request")
@@ -31,10 +32,12 @@ class AsyncCalls:
         The deadline of a call, all its attempts included, unless the call has its own.
     retry : Retry
         How often a call is tried that failed with a retryable error before its first message.
+    turns : Turns
+        Whom to ask; after such an error, the next one.
     """
 
-    def __init__(self, metadata: Metadata, timeout_s: float, retry: Retry) -> None:
-        self._metadata, self._timeout_s, self._retry = metadata, timeout_s, retry
+    def __init__(self, metadata: Metadata, timeout_s: float, retry: Retry, turns: Turns) -> None:
+        self._metadata, self._timeout_s, self._retry, self._turns = metadata, timeout_s, retry, turns
         self.deadline(timeout_s)  # a timeout that can't be is refused here rather than at the first call
 
     def deadline(self, timeout_s: float | None) -> Deadline:
@@ -44,25 +47,30 @@ class AsyncCalls:
             raise InvalidInputError(f"timeout_s must be a number of seconds above 0, got {seconds!r}")
         return Deadline.after(seconds)
 
-    async def one(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float | None) -> Response:
-        """Return the response of a call that answers once."""
+    async def one(
+        self, method_of: Callable[[str], grpc.aio.UnaryUnaryMultiCallable[Request, Response]], request: Request, timeout_s: float | None
+    ) -> Response:
+        """Return the response of a call that answers once; `method_of` gives the method at an address."""
         attempts = Attempts(self._retry, self.deadline(timeout_s))
         with Outgoing(self._metadata, request) as sent:
             while True:
+                address = self._turns.current
                 try:
-                    return await method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                    return await method_of(address)(request, timeout=attempts.left_s(), metadata=sent.metadata)
                 except grpc.RpcError as failure:
                     pause_s = attempts.pause_s(to_error(failure))
+                self._turns.failed(address)
                 await asyncio.sleep(pause_s)
 
     async def stream(
-        self, method: grpc.aio.UnaryStreamMultiCallable[Request, Response], request: Request, timeout_s: float | None
+        self, method_of: Callable[[str], grpc.aio.UnaryStreamMultiCallable[Request, Response]], request: Request, timeout_s: float | None
     ) -> AsyncGenerator[Response, None]:
         """Iterate over the responses of a call that answers with a stream; closing the iterator cancels the call."""
         attempts, has_begun = Attempts(self._retry, self.deadline(timeout_s)), False
         with Outgoing(self._metadata, request) as sent:
             while True:
-                call: Any = method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                address = self._turns.current
+                call: Any = method_of(address)(request, timeout=attempts.left_s(), metadata=sent.metadata)
                 try:
                     async for response in call:
                         has_begun = True
@@ -75,4 +83,5 @@ class AsyncCalls:
                     pause_s = attempts.pause_s(error)
                 finally:
                     call.cancel()
+                self._turns.failed(address)
                 await asyncio.sleep(pause_s)

@@ -11,21 +11,18 @@ import grpc.aio
 from kvclient import requests
 from kvclient._async.answer import AsyncAnswer
 from kvclient._async.calls import AsyncCalls
-from kvclient._async.fetch import Fetched, collect_chunk
 from kvclient._async.services import AsyncServices
+from kvclient._async.stores import AsyncStores
 from kvclient.address import discover_address
 from kvclient.channel import ClientTLS, bearer, discover_token
 from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
-from kvclient.lanes.frames import pack_keys
-from kvclient.lanes.grpc_lane import GET
 from kvclient.messages import explanation_from, info_from, ingested_from, passage_from, resolved_from
 from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, ResolvedPassage
 from kvclient.retry import Retry
 from kvclient.stored import StoredPassage, stored_passage
-from kvclient.wire import scope_to_wire
+from kvclient.turns import Turns
 from kvproto.v1 import context_pb2
 from kvstore.core.api import Scope
-from kvstore.core.key import ChunkKey
 
 
 class AsyncLarder:
@@ -38,7 +35,8 @@ class AsyncLarder:
     Parameters
     ----------
     address : str or None
-        host:port of a worker; None takes LARDER_ADDRESS, else the default port of this machine.
+        host:port of a worker, or of several that share a catalog with commas between them; None takes LARDER_ADDRESS, else the default
+        port of this machine. A call that one does not answer goes to the next, as long as nothing of its answer has come.
     token : str or None
         Who is calling; None takes LARDER_TOKEN, else the token of a server of this machine.
     timeout_s : float
@@ -58,9 +56,16 @@ class AsyncLarder:
         tls: ClientTLS | None = None,
         retry: Retry | None = None,
     ) -> None:
-        self.address = discover_address(address)
-        self._services = AsyncServices(self.address, tls)
-        self._calls = AsyncCalls(bearer(discover_token(self.address, token or "")), timeout_s, retry or Retry())
+        self._turns = Turns.among(discover_address(address))
+        self._services = AsyncServices(tls)
+        metadata = bearer(discover_token(self.address, token or ""))
+        self._calls = AsyncCalls(metadata, timeout_s, retry or Retry(), self._turns)
+        self._stores = AsyncStores(self._services, metadata, timeout_s, retry or Retry())
+
+    @property
+    def address(self) -> str:
+        """Where the worker is that is asked next."""
+        return self._turns.current
 
     async def ingest(self, source: str, passages: Sequence[str], read_as: str = "document", *, timeout_s: float | None = None) -> Ingested:
         """Read a document's passages, in its order, and store their KV; return when all of them are stored.
@@ -84,7 +89,7 @@ class AsyncLarder:
 
     async def _ingest(self, request: context_pb2.IngestRequest, timeout_s: float | None) -> AsyncGenerator[IngestedPassage, None]:
         """Send an ingest and read its answers."""
-        async for message in self._calls.stream(self._services.context().Ingest, request, timeout_s):
+        async for message in self._calls.stream(lambda at: self._services.context(at).Ingest, request, timeout_s):
             yield ingested_from(message)
 
     def ask(
@@ -119,12 +124,12 @@ class AsyncLarder:
             read_as=read_as,
             ttft_target_s=ttft_target_s,
         )
-        return AsyncAnswer(self._calls.stream(self._services.context().Ask, request, timeout_s))
+        return AsyncAnswer(self._calls.stream(lambda at: self._services.context(at).Ask, request, timeout_s))
 
     async def passages(self, source: str = "", *, limit: int = 10_000, timeout_s: float | None = None) -> list[Passage]:
         """Return at most `limit` passages that are known, of one document or of all."""
         request = requests.passages_request(source, limit)
-        stream = self._calls.stream(self._services.context().Passages, request, timeout_s)
+        stream = self._calls.stream(lambda at: self._services.context(at).Passages, request, timeout_s)
         return [passage_from(message.passage) async for message in stream]
 
     async def resolve(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[ResolvedPassage]:
@@ -133,7 +138,7 @@ class AsyncLarder:
         "auto" gives the better of the readings that were ingested.
         """
         request = requests.resolve_request(passage_ids, read_as)
-        response = await self._calls.one(self._services.context().Resolve, request, timeout_s)
+        response = await self._calls.one(lambda at: self._services.context(at).Resolve, request, timeout_s)
         return [resolved_from(row) for row in response.passages]
 
     async def chunks(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[StoredPassage]:
@@ -144,16 +149,12 @@ class AsyncLarder:
         deadline = self._calls.deadline(timeout_s)
         resolved = await self.resolve(passage_ids, read_as=read_as, timeout_s=deadline.left_s())
         info = await self.info(timeout_s=deadline.left_s())
+        homes = await self._stores.homes(info.store_address or self.address, [row.key for row in resolved], deadline)
         found = []
-        for row in resolved:
-            got = await self._fetch(info.store_address, row.key, deadline.left_s())
+        for row, home in zip(resolved, homes, strict=True):
+            got = await self._stores.fetch(home, row.key, deadline)
             found.append(stored_passage(row, got.hit.tier, got.data, got.hit.reason))
         return found
-
-    async def _fetch(self, store: str, key: ChunkKey, timeout_s: float) -> Fetched:
-        """Fetch one chunk's bytes, unverified."""
-        get: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._services.channel(store).unary_stream(GET)
-        return await collect_chunk(key, self._calls.stream(get, pack_keys([key]), timeout_s))
 
     async def forget(self, source: str, *, timeout_s: float | None = None) -> int:
         """Take a document back, with all its chunks, its tokens and its earlier texts; return how many chunks it consisted of.
@@ -161,7 +162,7 @@ class AsyncLarder:
         What another document says too stays that document's.
         """
         request = requests.forget_request(source)
-        response = await self._calls.one(self._services.context().Forget, request, timeout_s)
+        response = await self._calls.one(lambda at: self._services.context(at).Forget, request, timeout_s)
         return int(response.n_chunks)
 
     async def invalidate(self, *, source: str = "", model: str = "", timeout_s: float | None = None) -> int:
@@ -176,26 +177,27 @@ class AsyncLarder:
         return await self._invalidate(Scope("tenant"), timeout_s)
 
     async def _invalidate(self, scope: Scope, timeout_s: float | None) -> int:
-        """Send an invalidation to the store."""
+        """Send an invalidation to the stores that the worker names."""
         deadline = self._calls.deadline(timeout_s)
         info = await self.info(timeout_s=deadline.left_s())
-        store = self._services.store(info.store_address)
-        response = await self._calls.one(store.Invalidate, scope_to_wire(scope), deadline.left_s())
-        return int(response.epoch)
+        return await self._stores.invalidate(info.store_address or self.address, scope, deadline)
 
     async def explain(self, request_id: str = "", *, timeout_s: float | None = None) -> AnswerExplanation:
         """Return what was decided for an earlier question and why; without a request id, for the latest one."""
         request = context_pb2.ExplainAnswerRequest(request_id=request_id)
-        message = await self._calls.one(self._services.context().ExplainAnswer, request, timeout_s)
+        message = await self._calls.one(lambda at: self._services.context(at).ExplainAnswer, request, timeout_s)
         return explanation_from(message)
 
     async def info(self, *, timeout_s: float | None = None) -> Info:
         """Return what the worker serves."""
-        return info_from(await self._calls.one(self._services.context().Info, context_pb2.InfoRequest(), timeout_s))
+        return info_from(await self._calls.one(lambda at: self._services.context(at).Info, context_pb2.InfoRequest(), timeout_s))
 
     async def ping(self, *, timeout_s: float | None = None) -> float:
         """Return the seconds that a health check takes; raises TierUnavailableError where the server does not serve."""
-        check = self._services.channel().unary_unary(METHOD, request_serializer=as_bytes, response_deserializer=as_bytes)
+
+        def check(at: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
+            return self._services.channel(at).unary_unary(METHOD, request_serializer=as_bytes, response_deserializer=as_bytes)
+
         began = time.perf_counter()
         check_serving(await self._calls.one(check, REQUEST, timeout_s), self.address)
         return time.perf_counter() - began

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import grpc
@@ -15,6 +15,7 @@ from kvclient.channel import Metadata
 from kvclient.outgoing import Outgoing
 from kvclient.retry import Deadline, Retry
 from kvclient.status import to_error
+from kvclient.turns import Turns
 from kvstore.core.errors import InvalidInputError
 
 Request = TypeVar("Request")
@@ -32,10 +33,12 @@ class Calls:
         The deadline of a call, all its attempts included, unless the call has its own.
     retry : Retry
         How often a call is tried that failed with a retryable error before its first message.
+    turns : Turns
+        Whom to ask; after such an error, the next one.
     """
 
-    def __init__(self, metadata: Metadata, timeout_s: float, retry: Retry) -> None:
-        self._metadata, self._timeout_s, self._retry = metadata, timeout_s, retry
+    def __init__(self, metadata: Metadata, timeout_s: float, retry: Retry, turns: Turns) -> None:
+        self._metadata, self._timeout_s, self._retry, self._turns = metadata, timeout_s, retry, turns
         self.deadline(timeout_s)  # a timeout that can't be is refused here rather than at the first call
 
     def deadline(self, timeout_s: float | None) -> Deadline:
@@ -45,25 +48,30 @@ class Calls:
             raise InvalidInputError(f"timeout_s must be a number of seconds above 0, got {seconds!r}")
         return Deadline.after(seconds)
 
-    def one(self, method: grpc.UnaryUnaryMultiCallable[Request, Response], request: Request, timeout_s: float | None) -> Response:
-        """Return the response of a call that answers once."""
+    def one(
+        self, method_of: Callable[[str], grpc.UnaryUnaryMultiCallable[Request, Response]], request: Request, timeout_s: float | None
+    ) -> Response:
+        """Return the response of a call that answers once; `method_of` gives the method at an address."""
         attempts = Attempts(self._retry, self.deadline(timeout_s))
         with Outgoing(self._metadata, request) as sent:
             while True:
+                address = self._turns.current
                 try:
-                    return method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                    return method_of(address)(request, timeout=attempts.left_s(), metadata=sent.metadata)
                 except grpc.RpcError as failure:
                     pause_s = attempts.pause_s(to_error(failure))
+                self._turns.failed(address)
                 time.sleep(pause_s)
 
     def stream(
-        self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request, timeout_s: float | None
+        self, method_of: Callable[[str], grpc.UnaryStreamMultiCallable[Request, Response]], request: Request, timeout_s: float | None
     ) -> Generator[Response, None, None]:
         """Iterate over the responses of a call that answers with a stream; closing the iterator cancels the call."""
         attempts, has_begun = Attempts(self._retry, self.deadline(timeout_s)), False
         with Outgoing(self._metadata, request) as sent:
             while True:
-                call: Any = method(request, timeout=attempts.left_s(), metadata=sent.metadata)
+                address = self._turns.current
+                call: Any = method_of(address)(request, timeout=attempts.left_s(), metadata=sent.metadata)
                 try:
                     for response in call:
                         has_begun = True
@@ -76,4 +84,5 @@ class Calls:
                     pause_s = attempts.pause_s(error)
                 finally:
                     call.cancel()
+                self._turns.failed(address)
                 time.sleep(pause_s)

@@ -12,21 +12,18 @@ import grpc
 from kvclient import requests
 from kvclient._sync.answer import Answer
 from kvclient._sync.calls import Calls
-from kvclient._sync.fetch import Fetched, collect_chunk
 from kvclient._sync.services import Services
+from kvclient._sync.stores import Stores
 from kvclient.address import discover_address
 from kvclient.channel import ClientTLS, bearer, discover_token
 from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
-from kvclient.lanes.frames import pack_keys
-from kvclient.lanes.grpc_lane import GET
 from kvclient.messages import explanation_from, info_from, ingested_from, passage_from, resolved_from
 from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, ResolvedPassage
 from kvclient.retry import Retry
 from kvclient.stored import StoredPassage, stored_passage
-from kvclient.wire import scope_to_wire
+from kvclient.turns import Turns
 from kvproto.v1 import context_pb2
 from kvstore.core.api import Scope
-from kvstore.core.key import ChunkKey
 
 
 class Larder:
@@ -39,7 +36,8 @@ class Larder:
     Parameters
     ----------
     address : str or None
-        host:port of a worker; None takes LARDER_ADDRESS, else the default port of this machine.
+        host:port of a worker, or of several that share a catalog with commas between them; None takes LARDER_ADDRESS, else the default
+        port of this machine. A call that one does not answer goes to the next, as long as nothing of its answer has come.
     token : str or None
         Who is calling; None takes LARDER_TOKEN, else the token of a server of this machine.
     timeout_s : float
@@ -59,9 +57,16 @@ class Larder:
         tls: ClientTLS | None = None,
         retry: Retry | None = None,
     ) -> None:
-        self.address = discover_address(address)
-        self._services = Services(self.address, tls)
-        self._calls = Calls(bearer(discover_token(self.address, token or "")), timeout_s, retry or Retry())
+        self._turns = Turns.among(discover_address(address))
+        self._services = Services(tls)
+        metadata = bearer(discover_token(self.address, token or ""))
+        self._calls = Calls(metadata, timeout_s, retry or Retry(), self._turns)
+        self._stores = Stores(self._services, metadata, timeout_s, retry or Retry())
+
+    @property
+    def address(self) -> str:
+        """Where the worker is that is asked next."""
+        return self._turns.current
 
     def ingest(self, source: str, passages: Sequence[str], read_as: str = "document", *, timeout_s: float | None = None) -> Ingested:
         """Read a document's passages, in its order, and store their KV; return when all of them are stored.
@@ -85,7 +90,7 @@ class Larder:
 
     def _ingest(self, request: context_pb2.IngestRequest, timeout_s: float | None) -> Generator[IngestedPassage, None, None]:
         """Send an ingest and read its answers."""
-        for message in self._calls.stream(self._services.context().Ingest, request, timeout_s):
+        for message in self._calls.stream(lambda at: self._services.context(at).Ingest, request, timeout_s):
             yield ingested_from(message)
 
     def ask(
@@ -120,12 +125,12 @@ class Larder:
             read_as=read_as,
             ttft_target_s=ttft_target_s,
         )
-        return Answer(self._calls.stream(self._services.context().Ask, request, timeout_s))
+        return Answer(self._calls.stream(lambda at: self._services.context(at).Ask, request, timeout_s))
 
     def passages(self, source: str = "", *, limit: int = 10_000, timeout_s: float | None = None) -> list[Passage]:
         """Return at most `limit` passages that are known, of one document or of all."""
         request = requests.passages_request(source, limit)
-        stream = self._calls.stream(self._services.context().Passages, request, timeout_s)
+        stream = self._calls.stream(lambda at: self._services.context(at).Passages, request, timeout_s)
         return [passage_from(message.passage) for message in stream]
 
     def resolve(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[ResolvedPassage]:
@@ -134,7 +139,7 @@ class Larder:
         "auto" gives the better of the readings that were ingested.
         """
         request = requests.resolve_request(passage_ids, read_as)
-        response = self._calls.one(self._services.context().Resolve, request, timeout_s)
+        response = self._calls.one(lambda at: self._services.context(at).Resolve, request, timeout_s)
         return [resolved_from(row) for row in response.passages]
 
     def chunks(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[StoredPassage]:
@@ -145,16 +150,12 @@ class Larder:
         deadline = self._calls.deadline(timeout_s)
         resolved = self.resolve(passage_ids, read_as=read_as, timeout_s=deadline.left_s())
         info = self.info(timeout_s=deadline.left_s())
+        homes = self._stores.homes(info.store_address or self.address, [row.key for row in resolved], deadline)
         found = []
-        for row in resolved:
-            got = self._fetch(info.store_address, row.key, deadline.left_s())
+        for row, home in zip(resolved, homes, strict=True):
+            got = self._stores.fetch(home, row.key, deadline)
             found.append(stored_passage(row, got.hit.tier, got.data, got.hit.reason))
         return found
-
-    def _fetch(self, store: str, key: ChunkKey, timeout_s: float) -> Fetched:
-        """Fetch one chunk's bytes, unverified."""
-        get: grpc.UnaryStreamMultiCallable[bytes, bytes] = self._services.channel(store).unary_stream(GET)
-        return collect_chunk(key, self._calls.stream(get, pack_keys([key]), timeout_s))
 
     def forget(self, source: str, *, timeout_s: float | None = None) -> int:
         """Take a document back, with all its chunks, its tokens and its earlier texts; return how many chunks it consisted of.
@@ -162,7 +163,7 @@ class Larder:
         What another document says too stays that document's.
         """
         request = requests.forget_request(source)
-        response = self._calls.one(self._services.context().Forget, request, timeout_s)
+        response = self._calls.one(lambda at: self._services.context(at).Forget, request, timeout_s)
         return int(response.n_chunks)
 
     def invalidate(self, *, source: str = "", model: str = "", timeout_s: float | None = None) -> int:
@@ -177,26 +178,27 @@ class Larder:
         return self._invalidate(Scope("tenant"), timeout_s)
 
     def _invalidate(self, scope: Scope, timeout_s: float | None) -> int:
-        """Send an invalidation to the store."""
+        """Send an invalidation to the stores that the worker names."""
         deadline = self._calls.deadline(timeout_s)
         info = self.info(timeout_s=deadline.left_s())
-        store = self._services.store(info.store_address)
-        response = self._calls.one(store.Invalidate, scope_to_wire(scope), deadline.left_s())
-        return int(response.epoch)
+        return self._stores.invalidate(info.store_address or self.address, scope, deadline)
 
     def explain(self, request_id: str = "", *, timeout_s: float | None = None) -> AnswerExplanation:
         """Return what was decided for an earlier question and why; without a request id, for the latest one."""
         request = context_pb2.ExplainAnswerRequest(request_id=request_id)
-        message = self._calls.one(self._services.context().ExplainAnswer, request, timeout_s)
+        message = self._calls.one(lambda at: self._services.context(at).ExplainAnswer, request, timeout_s)
         return explanation_from(message)
 
     def info(self, *, timeout_s: float | None = None) -> Info:
         """Return what the worker serves."""
-        return info_from(self._calls.one(self._services.context().Info, context_pb2.InfoRequest(), timeout_s))
+        return info_from(self._calls.one(lambda at: self._services.context(at).Info, context_pb2.InfoRequest(), timeout_s))
 
     def ping(self, *, timeout_s: float | None = None) -> float:
         """Return the seconds that a health check takes; raises TierUnavailableError where the server does not serve."""
-        check = self._services.channel().unary_unary(METHOD, request_serializer=as_bytes, response_deserializer=as_bytes)
+
+        def check(at: str) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+            return self._services.channel(at).unary_unary(METHOD, request_serializer=as_bytes, response_deserializer=as_bytes)
+
         began = time.perf_counter()
         check_serving(self._calls.one(check, REQUEST, timeout_s), self.address)
         return time.perf_counter() - began

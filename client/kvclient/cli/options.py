@@ -10,7 +10,10 @@ from types import TracebackType
 
 from kvclient import Larder
 from kvclient.channel import ClientTLS, discover_token
+from kvclient.cluster import ClusterStore
+from kvclient.members import Members
 from kvclient.remote import RemoteStore
+from kvclient.stores import connect_stores
 from kvstore.core.errors import UnsupportedError
 
 CA_VARIABLE = "LARDER_CA"
@@ -49,13 +52,13 @@ class Session:
         self.larder = Larder(args.address, args.token, timeout_s=args.timeout, tls=self._tls)
 
     @cached_property
-    def store(self) -> RemoteStore:
-        """The store that the worker names, or the server itself where it is a store and no worker."""
+    def store(self) -> RemoteStore | ClusterStore:
+        """The store, or stores, that the worker names, or the server itself where it is a store and no worker."""
         try:
             address = self.larder.info().store_address or self.larder.address
         except UnsupportedError:
             address = self.larder.address
-        return RemoteStore(address, discover_token(address, self._token), self._tls, self._timeout_s)
+        return connect_stores(address, discover_token(Members.parse(address).first, self._token), self._tls, self._timeout_s)
 
     def __enter__(self) -> Session:
         return self

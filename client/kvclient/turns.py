@@ -1,0 +1,44 @@
+"""Which of several workers is asked: the one that answered last, until it does not."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+
+from kvstore.core.errors import ConfigError
+
+
+class Turns:
+    """Addresses in a circle. Thread-safe.
+
+    Parameters
+    ----------
+    addresses : sequence of str
+        One or more.
+    start : int
+        Index of the first to be asked.
+    """
+
+    def __init__(self, addresses: Sequence[str], start: int = 0) -> None:
+        self._addresses, self._at = tuple(addresses), start
+        self._lock = threading.Lock()
+
+    @classmethod
+    def among(cls, text: str) -> Turns:
+        """Read "host:port" or several with commas between them; clients begin at different ones, so that all are used."""
+        addresses = [part.strip() for part in text.split(",")]
+        if not all(addresses):
+            raise ConfigError(f"{text!r} should be an address, or several with commas between them")
+        return cls(addresses, random.randrange(len(addresses)))
+
+    @property
+    def current(self) -> str:
+        """The address to ask."""
+        return self._addresses[self._at]
+
+    def failed(self, address: str) -> None:
+        """Note that an address did not answer: if it is still the current one, it is the next one's turn."""
+        with self._lock:
+            if address == self.current:
+                self._at = (self._at + 1) % len(self._addresses)
