@@ -1,20 +1,36 @@
-"""The catalog: names, tenants, and what a source consists of."""
+"""The catalog: names, tenants, and what a source consists of; a file of one worker and a Redis of many do the same."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
-from kvstore.core.errors import CapacityError, InvalidInputError, KVError, NotFoundError
+from kvstore.core.errors import (
+    CapacityError,
+    ClosedError,
+    ConfigError,
+    CorruptError,
+    DeadlineError,
+    InvalidInputError,
+    KVError,
+    NotFoundError,
+    TierUnavailableError,
+)
 from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.passages import Passage, read_window
+from kvworker.ingest.redis_catalog import RedisCatalog
+from kvworker.ingest.redis_records import Names
+from kvworker.ingest.sqlite_catalog import SqliteCatalog
 from kvworker.ingest.windows import Window
+from tests.redis_server import RedisServer
 
 NAMESPACE = bytes(range(32))
 
@@ -42,12 +58,40 @@ def read_as(catalog: Catalog, name: str, asked: str = "auto") -> list[str]:
     return [r.read_as for r in readings]
 
 
+MakeCatalog = Callable[..., Catalog]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """Run one Redis for all tests here."""
+    with RedisServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeCatalog]:
+    """Return what opens a catalog over what an earlier one left; all are closed in the end."""
+    made: list[Catalog] = []
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("server")
+        server.command("FLUSHALL")
+
+    def open_one(namespace: bytes = NAMESPACE, capacity_bytes: int = 1 << 30) -> Catalog:
+        if request.param == "sqlite":
+            made.append(SqliteCatalog(namespace, tmp_path / "catalog.sqlite", capacity_bytes))
+        else:
+            made.append(RedisCatalog(namespace, server.unix_url, capacity_bytes))
+        return made[-1]
+
+    yield open_one
+    for catalog in made:
+        catalog.close()
+
+
 @pytest.fixture
-def catalog() -> Iterator[Catalog]:
-    """Open a catalog in memory."""
-    catalog = Catalog(NAMESPACE)
-    yield catalog
-    catalog.close()
+def catalog(make: MakeCatalog) -> Catalog:
+    """Open an empty catalog."""
+    return make()
 
 
 @pytest.mark.parametrize("n_digits", [8, 13, 63, 64])
@@ -110,15 +154,11 @@ def test_tenants_see_nothing_of_each_other(catalog: Catalog) -> None:
     assert catalog.listing("alice") == passages
 
 
-def test_models_see_nothing_of_each_other(tmp_path: Path) -> None:
-    """The same file may serve several models, one after the other."""
-    first = Catalog(NAMESPACE, tmp_path / "catalog.sqlite")
-    passages = store(first, document("a.txt"))
-    first.close()
-    second = Catalog(bytes(32), tmp_path / "catalog.sqlite")
+def test_models_see_nothing_of_each_other(make: MakeCatalog) -> None:
+    """The same place may serve several models."""
+    passages = store(make(), document("a.txt"))
     with pytest.raises(NotFoundError):
-        second.find("alice", passages[0].content.hex())
-    second.close()
+        make(bytes(32)).find("alice", passages[0].content.hex())
 
 
 def test_ingesting_a_source_again_replaces_its_places_and_keeps_old_identities_answerable(catalog: Catalog) -> None:
@@ -244,14 +284,16 @@ def test_forgetting_one_of_two_documents_with_the_same_beginning_leaves_the_othe
         catalog.find("alice", context[0].content.hex())
 
 
-def test_a_document_that_gave_context_to_no_other_leaves_no_tokens_behind(catalog: Catalog) -> None:
+def test_a_document_that_gave_context_to_no_other_leaves_no_tokens_behind(tmp_path: Path) -> None:
     """Forgetting is for secrets too; other tenants and documents keep theirs."""
+    catalog = SqliteCatalog(NAMESPACE, tmp_path / "catalog.sqlite")
     store(catalog, document("a.txt"))
     store(catalog, document("b.txt", first_token=50))
     store(catalog, document("a.txt"), tenant="bob")
     catalog.forget("alice", "a.txt")
     rows = catalog._db.execute("SELECT tenant, source, COUNT(*) FROM passages GROUP BY tenant, source").fetchall()
     assert rows == [("alice", "b.txt", 3), ("bob", "a.txt", 3)]
+    catalog.close()
 
 
 def test_forgetting_what_is_not_known_does_nothing(catalog: Catalog) -> None:
@@ -261,22 +303,21 @@ def test_forgetting_what_is_not_known_does_nothing(catalog: Catalog) -> None:
     assert len(catalog.listing("alice")) == 3
 
 
-def test_a_full_catalog_first_lets_go_of_texts_that_no_document_says_any_more(tmp_path: Path) -> None:
+def test_a_full_catalog_first_lets_go_of_texts_that_no_document_says_any_more(make: MakeCatalog) -> None:
     """Three passages of 12 B are a document; old texts of it are kept while there is room."""
-    catalog = Catalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=72)
+    catalog = make(capacity_bytes=72)
     old, new = store(catalog, document("a.txt")), store(catalog, document("a.txt", first_token=50))
     assert catalog.find("alice", old[0].content.hex()) == old[0]
     b = store(catalog, document("b.txt", first_token=100))
     with pytest.raises(NotFoundError):
         catalog.find("alice", old[0].content.hex())
     assert catalog.listing("alice") == [*new, *b]
-    catalog.close()
 
 
-def test_a_document_too_many_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_document_too_many_is_refused_and_changes_nothing(make: MakeCatalog) -> None:
     """Documents are never dropped behind their owner's back; each tenant has room of its own, also after a restart."""
     for _ in range(2):
-        catalog = Catalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=36)
+        catalog = make(capacity_bytes=36)
         a = store(catalog, document("a.txt"))
         with pytest.raises(CapacityError, match=r"take 48 B, more than the 36 B of worker.catalog_bytes"):
             catalog.add("alice", "b.txt", {"document": document("b.txt", 1, first_token=100)})
@@ -286,25 +327,30 @@ def test_a_document_too_many_is_refused_and_changes_nothing(tmp_path: Path) -> N
         catalog.close()
 
 
-def test_room_of_a_forgotten_document_is_free_again(tmp_path: Path) -> None:
+def test_room_of_a_forgotten_document_is_free_again(make: MakeCatalog) -> None:
     """Bytes are counted as they are."""
-    catalog = Catalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=36)
+    catalog = make(capacity_bytes=36)
     for i in range(5):
         store(catalog, document(f"{i}.txt", first_token=10 * i))
         catalog.forget("alice", f"{i}.txt")
-    catalog.close()
+    assert catalog.listing("alice") == []
 
 
-def test_everything_is_there_again_after_reopening_the_file(tmp_path: Path) -> None:
+def test_everything_is_there_again_after_opening_it_again(make: MakeCatalog) -> None:
     """Tokens outlive every cached chunk."""
-    path = tmp_path / "catalog.sqlite"
-    first = Catalog(NAMESPACE, path)
+    first = make()
     passages = store(first, document("a.txt"))
     first.close()
-    second = Catalog(NAMESPACE, path)
+    second = make()
     assert second.listing("alice") == passages
     assert second.chain("alice", passages[2]) == passages
-    second.close()
+
+
+def test_a_closed_catalog_says_so(catalog: Catalog) -> None:
+    """A request that comes while the worker stops gets an error that can be tried elsewhere."""
+    catalog.close()
+    with pytest.raises(ClosedError):
+        catalog.find("alice", "a.txt#0")
 
 
 def test_a_file_that_is_no_catalog_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -312,7 +358,7 @@ def test_a_file_that_is_no_catalog_is_an_error_that_names_it(tmp_path: Path) -> 
     path = tmp_path / "catalog.sqlite"
     path.write_bytes(b"no database " * 1000)
     with pytest.raises(KVError, match=re.escape(str(path))):
-        Catalog(NAMESPACE, path)
+        SqliteCatalog(NAMESPACE, path)
 
 
 def test_threads_may_read_and_write_at_once(catalog: Catalog) -> None:
@@ -329,3 +375,150 @@ def test_threads_may_read_and_write_at_once(catalog: Catalog) -> None:
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(work, range(4))) == [2] * 4
     assert len(catalog.listing("alice")) == 160
+
+
+@pytest.fixture
+def two(server: RedisServer) -> Iterator[tuple[RedisCatalog, RedisCatalog]]:
+    """Open the shared catalog of two workers."""
+    server.command("FLUSHALL")
+    both = RedisCatalog(NAMESPACE, server.unix_url), RedisCatalog(NAMESPACE, server.url)
+    yield both
+    for catalog in both:
+        catalog.close()
+
+
+def test_a_worker_answers_for_what_another_ingested(two: tuple[RedisCatalog, RedisCatalog]) -> None:
+    """By id, by name and in listings, at once."""
+    first, second = two
+    passages = store(first, document("a.txt"))
+    assert [second.find("alice", f"a.txt#{i}") for i in range(3)] == passages
+    assert second.chain("alice", passages[2]) == passages
+    assert second.listing("alice") == passages
+
+
+def test_what_one_worker_forgot_no_other_knows(two: tuple[RedisCatalog, RedisCatalog]) -> None:
+    """Not by name, not by id, and not as the beginning of something else."""
+    first, second = two
+    passages = store(first, document("a.txt"))
+    second.find("alice", "a.txt#0")
+    first.forget("alice", "a.txt")
+    for name in ("a.txt#0", passages[0].content.hex(), passages[0].content.hex()[:8]):
+        with pytest.raises(NotFoundError):
+            second.find("alice", name)
+
+
+def test_an_edit_by_another_worker_replaces_what_the_first_wrote(two: tuple[RedisCatalog, RedisCatalog]) -> None:
+    """And tells what is gone, so that its chunks are deleted once."""
+    first, second = two
+    old, new = document("a.txt", 3), document("a.txt", 3, first_token=50)
+    store(first, old)
+    assert set(second.add("alice", "a.txt", {"document": new})) == {p.content for p in old}
+    assert first.listing("alice") == new
+
+
+def test_edits_by_many_workers_at_once_are_all_whole(server: RedisServer) -> None:
+    """Each document is one of the texts that were written, never a mixture; counts of holders and bytes are right in the end."""
+    server.command("FLUSHALL")
+    ready = threading.Barrier(4)
+
+    def work(n: int) -> None:
+        catalog = RedisCatalog(NAMESPACE, server.unix_url)
+        ready.wait(10)
+        for i in range(8):
+            store(catalog, document("shared.txt", 1 + (n + i) % 4, first_token=100 * ((n + i) % 3)))
+            store(catalog, document(f"{n}.txt", 2))
+            if i % 3 == 2:
+                catalog.forget("alice", "shared.txt")
+        catalog.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+    catalog = RedisCatalog(NAMESPACE, server.unix_url)
+    last = catalog.listing("alice", "shared.txt")
+    assert last == document("shared.txt", len(last), first_token=last[0].token_ids[1])[: len(last)] if last else True
+    for source in ("shared.txt", *(f"{n}.txt" for n in range(4))):
+        catalog.forget("alice", source)
+    catalog.close()
+    assert left_in(server) == {b"version": b"1", b"used": b"0"}
+
+
+def left_in(server: RedisServer) -> dict[bytes, bytes]:
+    """Return the last parts of all keys of the server, with the values of counters; a version counts as 1."""
+    with redis.Redis.from_url(server.unix_url) as client:
+        values: dict[bytes, Any] = {key: client.get(key) for key in client.keys("*")}
+    return {key.rpartition(b":")[2]: b"1" if key.endswith(b":version") else value for key, value in values.items()}
+
+
+def test_nothing_of_a_forgotten_document_is_left_in_redis(server: RedisServer, two: tuple[RedisCatalog, RedisCatalog]) -> None:
+    """Neither tokens nor names."""
+    old, context = document("a.txt", 3), document("a.txt", 2, first_token=90)
+    two[0].add("alice", "a.txt", {"document": old, "alone": alone(old)}, behind=context)
+    store(two[0], document("a.txt", 3, first_token=50))
+    two[1].forget("alice", "a.txt")
+    assert left_in(server) == {b"version": b"1", b"used": b"0"}
+
+
+def test_tenants_have_no_key_in_common_and_are_not_named(server: RedisServer, two: tuple[RedisCatalog, RedisCatalog]) -> None:
+    """Whoever reads keys learns no tenant's name."""
+    store(two[0], document("a.txt"))
+    store(two[0], document("a.txt"), tenant="bob")
+    prefixes = {Names.of(tenant, NAMESPACE).prefix for tenant in ("alice", "bob")}
+    with redis.Redis.from_url(server.unix_url) as client:
+        found = {bytes(key).partition(b"}")[0] for key in client.keys("*")}
+    assert found == {prefix.partition(b"}")[0] for prefix in prefixes}
+
+
+def test_a_catalog_without_its_redis_says_so_and_works_again_when_it_is_back() -> None:
+    """A worker's request fails with an error that may be tried again."""
+    with RedisServer() as own:
+        catalog = RedisCatalog(NAMESPACE, own.unix_url, timeout_s=0.2)
+        store(catalog, document("a.txt"))
+        own.pause()
+        with pytest.raises(DeadlineError, match="the shared catalog"):
+            catalog.find("alice", "a.txt#0")
+        own.resume()
+        assert catalog.find("alice", "a.txt#0").index == 0
+        own.stop()
+        with pytest.raises(TierUnavailableError, match="the shared catalog"):
+            catalog.add("alice", "b.txt", {"document": document("b.txt")})
+        own.start()
+        store(catalog, document("b.txt"))
+        assert len(catalog.listing("alice")) == 3
+        catalog.close()
+
+
+def test_a_redis_that_evicts_is_refused() -> None:
+    """A catalog is no cache: a document would be half forgotten."""
+    with RedisServer("--maxmemory", "8mb", "--maxmemory-policy", "allkeys-lru") as own, pytest.raises(ConfigError, match="noeviction"):
+        RedisCatalog(NAMESPACE, own.unix_url)
+
+
+def test_a_full_redis_is_a_lack_of_room() -> None:
+    """Nothing of the document is kept."""
+    with RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as own:
+        catalog = RedisCatalog(NAMESPACE, own.unix_url)
+        with pytest.raises(CapacityError, match="maxmemory"):
+            store(catalog, [replace(p, token_ids=p.token_ids * 100_000) for p in document("a.txt")])
+        assert catalog.listing("alice") == []
+        catalog.close()
+
+
+@pytest.mark.parametrize("part", ["heads", "tokens", "source"])
+def test_what_was_damaged_in_redis_is_refused(server: RedisServer, two: tuple[RedisCatalog, RedisCatalog], part: str) -> None:
+    """Other programs may write to it; tokens that are not those of the passage would be computed."""
+    (passage,) = store(two[0], document("a.txt", 1))
+    names = Names.of("alice", NAMESPACE)
+    with redis.Redis.from_url(server.unix_url) as client:
+        if part == "source":
+            client.set(names.source("a.txt"), b'["a.txt",{},7]')
+        else:
+            client.hset(getattr(names, part), passage.content, b"12345")
+    with pytest.raises(CorruptError, match="again"):
+        two[1].find("alice", "a.txt#0")
+
+
+def test_a_url_that_is_none_is_refused_without_its_password() -> None:
+    """Messages end in logs."""
+    with pytest.raises(ConfigError) as caught:
+        RedisCatalog(NAMESPACE, "redis://:s3cret@host/0?colour=red")
+    assert "s3cret" not in str(caught.value)

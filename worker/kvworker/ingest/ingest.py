@@ -100,13 +100,14 @@ class Ingestor:
         yield from (finish() for finish in waiting)
 
     def forget(self, tenant: str, store: StoreAPI, source: str) -> list[ChunkKey]:
-        """Take a document back: its chunks from the store, its passages from the catalog; return the keys that its chunks had.
+        """Take a document back: its passages from the catalog, its chunks from the store; return the keys that its chunks had.
 
-        What it shares with another document is computed again when that one is asked about.
+        What it shares with another document is computed again when that one is asked about. Raises what the store raises: then nobody
+        finds the document by name any more, and a second call makes sure of its chunks.
         """
         keys = self._keys(self._catalog.forget(tenant, source))
-        store.delete(keys)
         store.invalidate(Scope("source", source))
+        store.delete(keys)
         return keys
 
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:

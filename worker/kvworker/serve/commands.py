@@ -33,7 +33,7 @@ def register(subparsers: Subparsers) -> None:
     worker = subparsers.add_parser("worker", help="run a worker that uses a store elsewhere", description="Serve until SIGTERM or Ctrl-C.")
     _add_model_flags(worker)
     _add_server_flags(worker)
-    worker.add_argument("--store", metavar="HOST:PORT", help="the store server")
+    worker.add_argument("--store", metavar="ADDRESS", help="the stores: host:port, several with commas, or dns:name:port")
     worker.set_defaults(run=_worker)
     demo = subparsers.add_parser("demo", help="ingest the example documents and ask questions about them")
     _add_model_flags(demo)

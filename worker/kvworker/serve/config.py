@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvclient.cluster import MAX_REPLICAS
+from kvclient.members import Members
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
 from kvworker.reference import MODEL_FOLDER
@@ -39,16 +41,24 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class StoreAddress:
-    """The store that a worker of its own process uses; its callers' tokens are passed on to it."""
+    """The store that a worker of its own process uses; its callers' tokens are passed on to it.
+
+    `address` is host:port, several of them with commas between them, or dns:name:port for all that a name stands for; `replicas` is how
+    many of several stores get each chunk, 1 or 2.
+    """
 
     address: str = "127.0.0.1:7420"
     timeout_s: float = 2.0
+    replicas: int = 1
     ca: str = ""
     server_name: str = ""
 
     def __post_init__(self) -> None:
         if self.timeout_s <= 0:
             raise ConfigError(f"store.timeout_s must be above 0, got {self.timeout_s}")
+        most = 1 if Members.parse(self.address).is_one else MAX_REPLICAS
+        if not 1 <= self.replicas <= most:
+            raise ConfigError(f"store.replicas must be within 1 and {most} for store.address {self.address!r}, got {self.replicas}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,10 @@ from pathlib import Path
 import grpc
 
 from kvclient.channel import ClientTLS, discover_token
+from kvclient.cluster import ClusterStore
+from kvclient.members import Members
 from kvclient.remote import RemoteStore
+from kvclient.stores import connect_stores
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.allocator import keep_large_blocks
@@ -82,7 +85,7 @@ class RemoteStores:
     def __init__(self, store: StoreAddress) -> None:
         self._store = store
         self._transport = lru_cache(_MOST_CALLERS)(self._connect)
-        self._open: list[RemoteStore] = []
+        self._open: list[RemoteStore | ClusterStore] = []
 
     def __call__(self, tenant: str, token: str) -> StoreAPI:
         """Return the store for a caller; connects with the first call."""
@@ -91,7 +94,7 @@ class RemoteStores:
     def own(self, data_path: Path) -> StoreAPI | None:
         """Return the store for the worker's own measurements, or None where no token for it is to be found."""
         try:
-            return self._transport(discover_token(self._store.address, data_dir=data_path))
+            return self._transport(discover_token(Members.parse(self._store.address).first, data_dir=data_path))
         except AuthError as error:
             logger.warning("the store's speed is assumed until the first reads: %s", error)
             return None
@@ -101,9 +104,9 @@ class RemoteStores:
         for transport in self._open:
             transport.close()
 
-    def _connect(self, token: str) -> RemoteStore:
+    def _connect(self, token: str) -> RemoteStore | ClusterStore:
         tls = ClientTLS(ca=self._store.ca, server_name=self._store.server_name) if self._store.ca else None
-        self._open.append(RemoteStore(self._store.address, token, tls, self._store.timeout_s))
+        self._open.append(connect_stores(self._store.address, token, tls, self._store.timeout_s, self._store.replicas))
         return self._open[-1]
 
 

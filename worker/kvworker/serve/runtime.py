@@ -25,8 +25,8 @@ from kvworker.answer.measure import calibrate
 from kvworker.codec.artifacts import ARTIFACTS, Artifacts
 from kvworker.codec.registry import bound_pipeline_of
 from kvworker.engine.engine import Engine
-from kvworker.ingest.catalog import Catalog
 from kvworker.ingest.ingest import Ingested, Ingestor
+from kvworker.ingest.open_catalog import open_catalog
 from kvworker.ingest.passages import Passage
 from kvworker.ingest.push import PushQueue
 from kvworker.ingest.restore import Restorer
@@ -78,7 +78,7 @@ class Worker:
         self.ladder = ladder_of(settings.codec, engine.identity, self.artifacts, engine.needs_fine_keys)
         self.pipeline = self.ladder.first
         gate = self._gate(folder, model_dir)
-        self.catalog = Catalog(namespace, folder / "passages.sqlite" if folder else None, settings.catalog_bytes)
+        self.catalog = open_catalog(settings.catalog_url, namespace, folder, settings.catalog_bytes)
         self.device_tier = DeviceTier(settings.device_bytes)
         self.costs = self._measured_costs(folder, probe_store)
         lock = threading.Lock()
