@@ -20,7 +20,7 @@ class Attempts:
     def pause_s(self, failure: KVError) -> float:
         """Return how long to wait before the next attempt; raises `failure` where another one can't help or would come too late."""
         self._failed += 1
-        pause_s = self._retry.pause_s(self._failed)
+        pause_s = max(self._retry.pause_s(self._failed), failure.retry_after_s)
         if not failure.retryable or self._failed >= self._retry.attempts or pause_s >= self._deadline.at_s - self._deadline.clock():
             raise failure
         return pause_s

@@ -35,7 +35,7 @@ class Deadline:
 
 @dataclass
 class Retry:
-    """How often and how fast to try again.
+    """How often and how fast to try again; an error that says when to come again is waited for at least as long.
 
     The pause before try n + 1 is drawn between half of and all of `first_pause_s` * 2 ** (n - 1), at most `longest_pause_s`.
 
@@ -66,7 +66,7 @@ class Retry:
             try:
                 return operation(left_s)
             except KVError as error:
-                pause_s = self.pause_s(attempt)
+                pause_s = max(self.pause_s(attempt), error.retry_after_s)
                 if not error.retryable or pause_s >= deadline.at_s - deadline.clock():
                     raise
             self.sleep(pause_s)

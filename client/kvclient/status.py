@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -10,10 +10,11 @@ import grpc
 import grpc.aio
 
 from kvstore.core import errors
-from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, UnsupportedError, error_for_code
+from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, UnsupportedError, error_for_code, with_hint
 
 T = TypeVar("T")
 
+RETRY_KEY = "larder-retry-after-ms"  # trailing metadata of an error that says when to come again
 ERROR_KEY = "larder-error"  # trailing metadata: the class name of the error, so that the client raises the same one
 _NO_METHOD = "Method not found!"  # what gRPC says by itself
 
@@ -28,12 +29,12 @@ def to_error(error: grpc.RpcError) -> KVError:
         return DeadlineError(f"no answer within the deadline: {details}")
     if code == "UNIMPLEMENTED" and details == _NO_METHOD:
         return UnsupportedError("this server does not offer that call: it may be a store without a worker, or of another version")
-    return _class_of(error, code)(details)
-
-
-def _class_of(error: grpc.RpcError, code: str) -> type[KVError]:
-    """Return the class that the trailing metadata names if its status fits, else the one that stands for the status."""
     trailing = (error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None) or ()
+    return with_hint(_class_of(trailing, code)(details), next((value for key, value in trailing if key == RETRY_KEY), ""))
+
+
+def _class_of(trailing: Iterable[tuple[str, str | bytes]], code: str) -> type[KVError]:
+    """Return the class that the trailing metadata names if its status fits, else the one that stands for the status."""
     for key, value in trailing:
         named = getattr(errors, value, None) if key == ERROR_KEY and isinstance(value, str) else None
         if isinstance(named, type) and issubclass(named, KVError) and named.code == code:

@@ -13,6 +13,7 @@ KVError
 ├── AuthError                no identity, or one that is not accepted
 ├── ForbiddenError           an identity that may not do this
 ├── CapacityError            it does not fit; smaller input, larger capacity or a later call may succeed
+│   └── QuotaError           a tenant has used up what it may use; says when to come again
 ├── TierUnavailableError     a tier did not answer; the same call may succeed later
 ├── DeadlineError            the deadline passed first
 └── ClosedError              the part is draining or closed
@@ -24,10 +25,11 @@ from typing import ClassVar
 
 
 class KVError(Exception):
-    """Any error of Larder; `code` is the gRPC status name on the wire."""
+    """Any error of Larder; `code` is the gRPC status name on the wire, `retry_after_s` how long another try should wait at least."""
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
+    retry_after_s: float = 0.0
 
 
 class InvalidInputError(KVError):
@@ -98,6 +100,14 @@ class CapacityError(KVError):
     retryable: ClassVar[bool] = True
 
 
+class QuotaError(CapacityError):
+    """A tenant has used up what it may use; `retry_after_s` says when the same call may succeed, 0 that waiting alone won't help."""
+
+    def __init__(self, message: str = "", retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class TierUnavailableError(KVError):
     """A tier or server did not answer; the same call may succeed later."""
 
@@ -126,3 +136,11 @@ def error_for_code(code: str) -> type[KVError]:
     if code in _SHARED_CODES:
         return _SHARED_CODES[code]
     return next((cls for cls in KVError.__subclasses__() if cls.code == code), KVError)
+
+
+def with_hint(error: KVError, milliseconds: str | bytes) -> KVError:
+    """Return the error with what a server says of when to come again; anything but up to six digits says nothing."""
+    digits = milliseconds.encode() if isinstance(milliseconds, str) else milliseconds
+    if digits.isdigit() and len(digits) <= 6:
+        error.retry_after_s = int(digits) / 1000
+    return error

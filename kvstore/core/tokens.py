@@ -1,7 +1,7 @@
 """The tokens file: which bearer token stands for which tenant. The server checks calls against it, local clients read their own from it.
 
-One line per token, "tenant token"; empty lines and lines that begin with "#" are skipped. A tenant may have several tokens, so that one
-can be replaced without a gap. Only the owner may read the file.
+One line per token, "tenant token" or "tenant token admin"; empty lines and lines that begin with "#" are skipped. A tenant may have several
+tokens, so that one can be replaced without a gap. Only the owner may read the file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from kvstore.core.errors import ConfigError
 
 DEFAULT_TENANT = "default"
+ADMIN = "admin"
 MIN_TOKEN_LENGTH = 16
 MAX_TOKEN_LENGTH = 512
 _MAX_FILE_NBYTES = 1 << 20
@@ -26,13 +27,15 @@ _TOKEN = re.compile(rf"[!-~]{{{MIN_TOKEN_LENGTH},{MAX_TOKEN_LENGTH}}}")
 
 @dataclass(frozen=True)
 class Credential:
-    """A tenant and a token that stands for it."""
+    """A tenant and a token that stands for it; `line` of its file names the token where the token itself must not be told."""
 
     tenant: str
     token: str
+    is_admin: bool = False
+    line: int = 0
 
     def __repr__(self) -> str:
-        return f"Credential(tenant={self.tenant!r}, token=...)"
+        return f"Credential(tenant={self.tenant!r}, token=..., is_admin={self.is_admin}, line={self.line})"
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -47,7 +50,7 @@ def default_tokens_file(data_dir: Path) -> Path:
 
 
 def create_tokens(path: Path) -> None:
-    """Write a tokens file with one random token for the tenant "default"; a file that is there already stays as it is.
+    """Write a tokens file with one random token for the tenant "default", an admin; a file that is there already stays as it is.
 
     The file appears complete or not at all, readable by its owner only.
     """
@@ -56,7 +59,7 @@ def create_tokens(path: Path) -> None:
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(f"# tenant token\n{DEFAULT_TENANT} {secrets.token_urlsafe(32)}\n")
+            file.write(f"# tenant token [{ADMIN}]\n{DEFAULT_TENANT} {secrets.token_urlsafe(32)} {ADMIN}\n")
         os.link(draft, path)
     except FileExistsError:
         pass  # another process was first; its tokens count
@@ -87,15 +90,21 @@ def parse_tokens(text: str, name: str) -> tuple[Credential, ...]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) != 2 or not _TENANT.fullmatch(words[0]) or not _TOKEN.fullmatch(words[1]):
+        tenant, token, *role = (*words, "")[: max(len(words), 2)]
+        if not is_tenant(tenant) or not _TOKEN.fullmatch(token) or role not in ([], [ADMIN]):
             raise ConfigError(
-                f"tokens file {name}, line {number}: write 'tenant token', a tenant of 1 to 64 letters, digits, '.', '_' or '-' "
-                f"and a token of {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH} printable characters"
+                f"tokens file {name}, line {number}: write 'tenant token' or 'tenant token {ADMIN}', a tenant of 1 to 64 letters, digits, "
+                f"'.', '_' or '-' and a token of {MIN_TOKEN_LENGTH} to {MAX_TOKEN_LENGTH} printable characters"
             )
-        credentials.append(Credential(*words))
+        credentials.append(Credential(tenant, token, bool(role), number))
     if len({c.token for c in credentials}) != len(credentials):
         raise ConfigError(f"tokens file {name}: two lines have the same token")
     return tuple(credentials)
+
+
+def is_tenant(name: str) -> bool:
+    """Tell whether a name can be a tenant's."""
+    return _TENANT.fullmatch(name) is not None
 
 
 def _check_private(path: Path, mode: int) -> None:

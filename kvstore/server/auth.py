@@ -5,57 +5,110 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from kvstore.core.errors import AuthError
 from kvstore.core.tokens import MAX_TOKEN_LENGTH, Credential, create_tokens, read_tokens
+from kvstore.server.config import AuthConfig
+from kvstore.server.jwt_tokens import MAX_JWT_LENGTH, Claims, JwtVerifier
+from kvstore.store.changing import Changing
 
 Metadata = Sequence[tuple[str, str | bytes]]
-Authenticate = Callable[[Metadata], str]
 
 _SCHEME = "bearer "
 
 
-class TokenAuthenticator:
-    """Maps the "authorization" metadata of a call to a tenant, in a time that does not depend on which token comes close.
+@dataclass(frozen=True)
+class Identity:
+    """Who calls: a tenant, and within it a subject that an audit line may name.
 
-    Holds digests only, so a dump of the server's memory shows no token.
+    Parameters
+    ----------
+    subject : str
+        The line of the tokens file, or the subject of a JWT; no secret.
+    is_admin : bool
+        May do what touches others: see the use of the whole store, and drop all of the tenant's chunks at once.
+    expires_s : float
+        Seconds since the epoch from which on the caller has to show another token; infinite for a token of the tokens file.
     """
 
-    def __init__(self, credentials: Iterable[Credential]) -> None:
-        self._tenants = [(_digest(c.token), c.tenant) for c in credentials]
+    tenant: str
+    subject: str = ""
+    is_admin: bool = False
+    expires_s: float = inf
+
+
+Authenticate = Callable[[Metadata], Identity]
+Known = Sequence[tuple[bytes, Identity]]
+"""The digest of each token, and whom it stands for."""
+
+
+class TokenAuthenticator:
+    """Maps the "authorization" metadata of a call to an identity, in a time that does not depend on which token comes close.
+
+    Holds digests only, so a dump of the server's memory shows no token of the tokens file.
+
+    Parameters
+    ----------
+    known : callable
+        Returns the tokens of the tokens file as they are now.
+    jwt : JwtVerifier or None
+        Takes the tokens that are not among them.
+    """
+
+    def __init__(self, known: Callable[[], Known], jwt: JwtVerifier | None = None) -> None:
+        self._known = known
+        self._jwt = jwt
 
     @property
-    def n_tenants(self) -> int:
-        """How many tenants there are."""
-        return len({tenant for _, tenant in self._tenants})
+    def has_one_tenant(self) -> bool:
+        """Whether all tokens that could be shown now are of the same tenant."""
+        return self._jwt is None and len({identity.tenant for _, identity in self._known()}) == 1
 
-    def __call__(self, metadata: Metadata) -> str:
-        """Return the tenant; raises AuthError for a missing, repeated, malformed or unknown token."""
-        digest = _digest(_bearer(metadata))
-        tenant = ""
-        for known, name in self._tenants:  # all of them, whichever matches
+    def __call__(self, metadata: Metadata) -> Identity:
+        """Return the identity; raises AuthError for a missing, repeated, malformed, expired or unknown token."""
+        token = _bearer(metadata, MAX_JWT_LENGTH if self._jwt else MAX_TOKEN_LENGTH)
+        digest = _digest(token)
+        found: Identity | None = None
+        for known, identity in self._known():  # all of them, whichever matches
             if hmac.compare_digest(known, digest):
-                tenant = name
-        if not tenant:
+                found = identity
+        if found is None and self._jwt is not None and token.count(".") == 2:
+            return _of_claims(self._jwt.verify(token))
+        if found is None:
             raise AuthError("the bearer token is not accepted here; use one from the server's tokens file")
-        return tenant
+        return found
 
 
-def open_authenticator(tokens_file: Path) -> TokenAuthenticator:
-    """Read the tokens file, writing one with a random token for the tenant "default" at the first start."""
+def open_authenticator(tokens_file: Path, auth: AuthConfig) -> TokenAuthenticator:
+    """Read the tokens file, and again when it changes; at the first start write one with a random token for the tenant "default".
+
+    With `auth.jwks_file`, tokens signed by one of its keys are taken too. Raises ConfigError for a file that can't be used.
+    """
     if not tokens_file.exists():
         create_tokens(tokens_file)
-    return TokenAuthenticator(read_tokens(tokens_file))
+    tokens = Changing((tokens_file,), lambda: known_tokens(read_tokens(tokens_file)))
+    return TokenAuthenticator(tokens.current, JwtVerifier(auth) if auth.jwks_file else None)
 
 
-def _bearer(metadata: Metadata) -> str:
+def known_tokens(credentials: Iterable[Credential]) -> Known:
+    """Return digests and identities of the tokens of a tokens file."""
+    return [(_digest(c.token), Identity(c.tenant, f"token on line {c.line}", c.is_admin)) for c in credentials]
+
+
+def _of_claims(claims: Claims) -> Identity:
+    return Identity(claims.tenant, claims.subject, claims.is_admin, claims.expires_s)
+
+
+def _bearer(metadata: Metadata, most_chars: int) -> str:
     """Return the token of the one authorization entry."""
     values = [value for key, value in metadata if key == "authorization"]
     if len(values) != 1:
         raise AuthError("the call needs exactly one 'authorization: Bearer <token>'; set LARDER_TOKEN or use the server's tokens file")
     value = values[0] if isinstance(values[0], str) else ""
-    if not value.lower().startswith(_SCHEME) or len(value) > len(_SCHEME) + MAX_TOKEN_LENGTH:
+    if not value.lower().startswith(_SCHEME) or len(value) > len(_SCHEME) + most_chars:
         raise AuthError("the authorization is not of the form 'Bearer <token>'")
     return value[len(_SCHEME) :].strip()
 

@@ -75,7 +75,7 @@ def stop_signals() -> threading.Event:
 def serve(config: StoreConfig) -> int:
     """Serve until SIGTERM or SIGINT, then finish what runs, flush, and return 0. Call it from the main thread."""
     stop = stop_signals()
-    authenticate = open_authenticator(config.tokens_path)
+    authenticate = open_authenticator(config.tokens_path, config.auth)
     service = open_store(config, is_shared=config.server.lanes.shm != "off")
     try:
         server = serve_store(config, service, authenticate)

@@ -249,6 +249,52 @@ class AuthConfig:
 
 
 @dataclass(frozen=True)
+class QuotaConfig:
+    """What each tenant may use at most; 0 is no limit. What goes beyond is refused with a hint when to come again.
+
+    Parameters
+    ----------
+    stored : int
+        Bytes of chunks in memory and on disk; beyond it the tenant's own oldest chunks make room.
+    requests_per_s : float
+        Calls; each chunk that is read counts as one.
+    burst : int
+        Calls at once behind a pause; 0 takes one second's worth.
+    transfers : int
+        Chunks that are sent or received at once.
+    inflight : int
+        Their bytes; one chunk may have more.
+    exempt : str
+        Tenants without any of these limits, with commas between them.
+    """
+
+    stored: int = field(default=0, metadata=SIZE)
+    requests_per_s: float = 0.0
+    burst: int = 0
+    transfers: int = 0
+    inflight: int = field(default=0, metadata=SIZE)
+    exempt: str = ""
+
+    def __post_init__(self) -> None:
+        if wrong := [f"{name} = {value}" for name, value in vars(self).items() if name != "exempt" and value < 0]:
+            raise ConfigError(f"quotas are 0, for none, or more, got {', '.join(wrong)}")
+
+    def of(self, tenant: str) -> QuotaConfig:
+        """Return what counts for a tenant."""
+        return QuotaConfig() if tenant in self.exempt.replace(" ", "").split(",") else self
+
+
+@dataclass(frozen=True)
+class EncryptionConfig:
+    """Encryption of what disk and Redis keep: `keys_file` has lines "id key", the last of which encrypts; "" keeps chunks as they are.
+
+    It is readable by the owner only and read again when it changes. Servers that share a Redis tier need the same keys.
+    """
+
+    keys_file: str = ""
+
+
+@dataclass(frozen=True)
 class StoreConfig:
     """Everything about a store; `data_dir` "" is $XDG_STATE_HOME/larder, else ~/.local/state/larder."""
 
@@ -256,6 +302,8 @@ class StoreConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     tiers: TiersConfig = field(default_factory=TiersConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
+    quotas: QuotaConfig = field(default_factory=QuotaConfig)
+    encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
 
     @property
     def data_path(self) -> Path:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
@@ -15,8 +14,10 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from kvclient.channel import is_loopback
 from kvstore.core.errors import ConfigError, UnsupportedError
+from kvstore.server.audit import AuditLog
 from kvstore.server.budget import ByteBudget
-from kvstore.server.config import ServerConfig, TLSConfig
+from kvstore.server.certificates import Certificates
+from kvstore.server.config import ServerConfig
 from kvstore.server.guard import Guard, SilenceWatch
 from kvstore.server.observe.calls import CallLog
 
@@ -62,19 +63,25 @@ class RpcServer:
     Memory that clients can make it hold is bounded: `config.max_workers` threads, `budget` for chunk bytes, and messages of at most 8 MiB.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, audit: AuditLog | None = None) -> None:
         self.config = config
+        self.audit = audit or AuditLog()
+        self.certificates = Certificates(config.tls) if config.tls.cert else None
         self.watch = SilenceWatch(config.idle_timeout_s, busy_at=max(1, config.max_workers * 3 // 4))
         self.budget = ByteBudget(config.max_inflight_bytes, self.watch.relieve)
         self.calls = CallLog()
         self.gauges: dict[str, Callable[[], int]] = {}  # what services add to what can be seen of the server
         self._pool = ThreadPoolExecutor(config.max_workers, thread_name_prefix="rpc")
         self._server = grpc.server(
-            self._pool, interceptors=[Guard(self.watch, self.calls)], options=_OPTIONS, maximum_concurrent_rpcs=4 * config.max_workers
+            self._pool,
+            interceptors=[Guard(self.watch, self.calls, self.audit)],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=4 * config.max_workers,
         )
         self._health = _Health(experimental_non_blocking=False)
         self._watcher = threading.Thread(target=self.watch.run, name="silence-watch", daemon=True)
         self.port = 0
+        self.is_serving = False
         self.closers: list[Callable[[float], object]] = []  # called with the seconds that a drain may take
 
     @property
@@ -82,6 +89,11 @@ class RpcServer:
         """The address that clients can dial, with the port that was bound."""
         host, _, port = self.config.address.rpartition(":")
         return f"{host}:{self.port}" if port.isdigit() and host else self.config.address
+
+    @property
+    def n_waiting(self) -> int:
+        """Calls that wait for a thread."""
+        return self._pool._work_queue.qsize()
 
     def start(self, registrations: Sequence[Registration]) -> None:
         """Add the services, bind and serve; an address that is taken raises ConfigError."""
@@ -93,12 +105,14 @@ class RpcServer:
         self.port = self._bind()
         self._watcher.start()
         self._server.start()
+        self.is_serving = True
 
     def drain(self) -> bool:
         """Take no new calls, let running ones finish for `drain_s` and end the rest; return whether all finished by themselves.
 
         Health answers NOT_SERVING to the calls that still get through.
         """
+        self.is_serving = False
         self._health.enter_graceful_shutdown()
         stopped = self._server.stop(self.config.drain_s)
         for close in self.closers:
@@ -111,27 +125,12 @@ class RpcServer:
 
     def _bind(self) -> int:
         """Bind the address with TLS where it is configured; return the port."""
-        address, tls = self.config.address, self.config.tls
-        if not tls.cert and not is_loopback(address):
+        address = self.config.address
+        if self.certificates is None and not is_loopback(address):
             logger.warning("%s serves plain text to other machines: allow_plaintext is set", address)
         try:
-            if tls.cert:
-                return self._server.add_secure_port(address, server_credentials(tls))
+            if self.certificates is not None:
+                return self._server.add_secure_port(address, self.certificates.credentials())
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(f"server.address {address} can't be bound: it is taken or not of this machine") from error
-
-
-def server_credentials(tls: TLSConfig) -> grpc.ServerCredentials:
-    """Read the PEM files; with a client authority, clients must show a certificate of it."""
-    pairs = [(_read_pem(tls.key, "key"), _read_pem(tls.cert, "cert"))]
-    client_ca = _read_pem(tls.client_ca, "client_ca") if tls.client_ca else None
-    return grpc.ssl_server_credentials(pairs, client_ca, require_client_auth=client_ca is not None)
-
-
-def _read_pem(path: str, name: str) -> bytes:
-    """Read one PEM file; ConfigError says which setting is wrong."""
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise ConfigError(f"server.tls.{name} {path}: {error.strerror}") from error

@@ -7,6 +7,7 @@ every method into one that reads its own messages, so that it knows who is waiti
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +16,9 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
-from kvclient.status import ERROR_KEY
-from kvstore.core.errors import FormatError, KVError
+from kvclient.status import ERROR_KEY, RETRY_KEY
+from kvstore.core.errors import AuthError, FormatError, KVError
+from kvstore.server.audit import AuditLog
 from kvstore.server.observe.calls import OK, CallLog
 from kvstore.server.visit import Visit
 
@@ -101,10 +103,10 @@ class SilenceWatch:
 
 
 class Guard(grpc.ServerInterceptor):
-    """Wraps every method of a server; see the module's docstring."""
+    """Wraps every method of a server; see the module's docstring. A caller without an accepted identity leaves an audit line."""
 
-    def __init__(self, watch: SilenceWatch, calls: CallLog | None = None) -> None:
-        self._watch, self._calls = watch, calls or CallLog()
+    def __init__(self, watch: SilenceWatch, calls: CallLog | None = None, audit: AuditLog | None = None) -> None:
+        self._watch, self._calls, self._audit = watch, calls or CallLog(), audit or AuditLog()
         self._guarded: dict[str, tuple[Any, Any]] = {}  # by method: its handler, which a server keeps, and the guarded one
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -158,7 +160,7 @@ class Guard(grpc.ServerInterceptor):
             reason, code = error, _code_of(error)
         finally:
             visit.end(code)
-        return _abort(context, reason)
+        return self._abort(name, context, reason)
 
     def _answer_many(
         self, name: str, act: Any, stream: Iterator[Any] | None, requests: Iterator[Any], context: grpc.ServicerContext
@@ -183,7 +185,13 @@ class Guard(grpc.ServerInterceptor):
         finally:
             self._watch.end(context)
             visit.end(code)
-        _abort(context, reason)
+        self._abort(name, context, reason)
+
+    def _abort(self, name: str, context: grpc.ServicerContext, error: Exception) -> Any:
+        """End a call with its error, and note who was not let in."""
+        if isinstance(error, AuthError):
+            self._audit.refused(name, context.peer(), error)
+        return _abort(context, error)
 
 
 def _first(requests: Iterator[Any]) -> Any:
@@ -207,5 +215,6 @@ def _abort(context: grpc.ServicerContext, error: Exception) -> Any:
     else:
         logger.error("a call failed", exc_info=error)
     error.__traceback__ = None  # its frames refer to the error: together they would keep the memory of the call
-    context.set_trailing_metadata(((ERROR_KEY, name),))
+    hint = ((RETRY_KEY, str(math.ceil(1000 * error.retry_after_s))),) if isinstance(error, KVError) and error.retry_after_s else ()
+    context.set_trailing_metadata(((ERROR_KEY, name), *hint))
     context.abort(grpc.StatusCode[code], message)

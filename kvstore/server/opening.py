@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from kvstore.core.pool import BufferPool
 from kvstore.core.units import format_nbytes
+from kvstore.server.audit import open_audit
 from kvstore.server.auth import TokenAuthenticator
-from kvstore.server.config import StoreConfig
+from kvstore.server.config import EncryptionConfig, StoreConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService
 from kvstore.server.store_servicer import register_store
 from kvstore.store.breaker import BreakerTier
+from kvstore.store.changing import Changing
 from kvstore.store.disk import DiskTier
+from kvstore.store.encrypted import EncryptedTier
 from kvstore.store.epochs import Epochs
+from kvstore.store.key_ring import read_key_ring
 from kvstore.store.memory import MemoryTier
 from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.redis.tier import RedisTier
@@ -22,6 +27,7 @@ from kvstore.store.secret import load_secret
 from kvstore.store.store_name import load_store_name
 from kvstore.store.tier import Tier
 from kvstore.store.tiered import TieredStore
+from kvstore.store.traced import TracedTier
 
 
 def open_store(config: StoreConfig, is_shared: bool = False) -> StoreService:
@@ -41,14 +47,15 @@ def open_store(config: StoreConfig, is_shared: bool = False) -> StoreService:
     epochs = Epochs(config.epochs_path)
     memory = MemoryTier(config.tiers.memory.capacity, is_shared=is_shared)
     store = TieredStore([memory, *_open_slower_tiers(config)], settings)
-    return StoreService(store, epochs, secret, config.server.max_blob_bytes, memory.shared, load_store_name(config.name_path))
+    name = load_store_name(config.name_path)
+    return StoreService(store, epochs, secret, config.server.max_blob_bytes, memory.shared, name, config.quotas)
 
 
 def serve_store(config: StoreConfig, service: StoreService, authenticate: TokenAuthenticator) -> RpcServer:
     """Serve the store on `config.server.address` and return the running server; drain it before closing the service."""
     if service.shared:
         service.shared.touch()
-    server = RpcServer(config.server)
+    server = RpcServer(config.server, open_audit(config.auth))
     server.start([register_store(service, authenticate, server)])
     return server
 
@@ -65,9 +72,19 @@ def _open_slower_tiers(config: StoreConfig) -> Iterator[Tier]:
     """Open the tiers behind memory, fast to slow; they read into memory that they share."""
     disk, redis = config.tiers.disk, config.tiers.redis
     pool = BufferPool(config.tiers.write_queue)
+    encrypted = _encryption(config.encryption, pool)
     if disk.capacity:
-        yield DiskTier(config.chunks_path, disk.capacity, disk.fsync, direct=disk.direct, pool=pool)
+        yield encrypted(DiskTier(config.chunks_path, disk.capacity, disk.fsync, direct=disk.direct, pool=pool))
     if redis.url:
-        # A record is its blob and a head of at most 64 KiB.
+        # A record is its blob and a head of at most 64 KiB; encrypted, 16 B more for each 256 KiB.
         tier = RedisTier(RedisSettings(**vars(redis)), config.server.max_blob_bytes + (1 << 17), pool)
-        yield tier if redis.cluster == "on" else BreakerTier(tier)
+        yield encrypted(TracedTier(tier if redis.cluster == "on" else BreakerTier(tier)))
+
+
+def _encryption(config: EncryptionConfig, pool: BufferPool) -> Callable[[Tier], Tier]:
+    """Return what encrypts a tier, or leaves it as it is."""
+    if not config.keys_file:
+        return lambda tier: tier
+    file = Path(config.keys_file).expanduser()
+    ring = Changing((file,), lambda: read_key_ring(file))
+    return lambda tier: EncryptedTier(tier, ring.current, pool)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
 
 from kvclient.wire import check_seconds
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
@@ -14,14 +13,18 @@ from kvstore.core.epochs import EpochAnswer, EpochBook, is_proven, prove
 from kvstore.core.errors import ClosedError, ForbiddenError, FormatError, InvalidInputError, KVError
 from kvstore.core.key import ChunkKey, storage_key, tenant_secret
 from kvstore.core.manifest import Manifest
+from kvstore.core.reasons import meaning_of
 from kvstore.core.units import format_nbytes
+from kvstore.server.config import QuotaConfig
 from kvstore.server.observe.calls import CallLog
 from kvstore.server.observe.tally import Tally
+from kvstore.server.quotas import Allowance, Holdings
 from kvstore.server.reader import StoredReader
 from kvstore.server.recent import RecentKeys
+from kvstore.server.typed_errors import TypedErrors, ours
 from kvstore.store.epochs import Epochs
 from kvstore.store.record import MAX_SOURCE_CHARS, RecordMeta
-from kvstore.store.results import Draft, Found, Miss, Opened, Stored
+from kvstore.store.results import Draft, Found, Miss, Opened, Stored, StoredEntry
 from kvstore.store.shared_blocks import SharedBlocks
 from kvstore.store.tiered import TieredStore
 
@@ -29,18 +32,6 @@ logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 1 << 24
 _REMEMBERED = 65536  # removed chunks that are known to have been invalidated
-
-_MEANING = {
-    "never_stored": "you did not store it since this store began to remember; chunks of other tenants are never served",
-    "evicted": "it was stored and made room for chunks of more value",
-    "epoch": "it was stored, and its tenant, model or source was invalidated since",
-    "corrupt": "a stored copy failed its digest and was taken out of sight",
-    "timeout": "a tier did not answer in time",
-    "breaker": "a tier that may hold it did not answer before, and is not asked again for some seconds",
-    "unavailable": "a tier that may hold it did not answer",
-    "variant": "it is stored in another codec than the one asked for: the worker's codec was changed, or calibrated anew",
-    "deleted": "it was deleted",
-}
 
 
 class StoreService:
@@ -60,6 +51,8 @@ class StoreService:
         The memory tier's, where other processes may read it in place.
     name : str
         What clients that use several stores know this one by; "" leaves it to its address.
+    quotas : QuotaConfig or None
+        What each tenant may use; None for no limit.
     """
 
     def __init__(
@@ -70,8 +63,9 @@ class StoreService:
         max_blob_bytes: int,
         shared: SharedBlocks | None = None,
         name: str = "",
+        quotas: QuotaConfig | None = None,
     ) -> None:
-        self.store, self.name = store, name
+        self.store, self.name, self.quotas = store, name, quotas or QuotaConfig()
         self.shared = shared
         self.epochs = epochs
         self.max_blob_bytes = max_blob_bytes
@@ -116,17 +110,20 @@ class BoundStore:
         self._secret = secret
         self._places: dict[ChunkKey, tuple[tuple[int, int], bytes]] = {}
         self._variants: dict[bytes, bytes] = {}  # of a content, the codec that it was stored in last
+        quotas = service.quotas.of(tenant)
+        self.allowance = Allowance(tenant, quotas)
+        self._holdings = Holdings(tenant, service.store, quotas.stored, self._owns)
         self.tenant, self.tally, self.counters, self.lane_calls = tenant, Tally(), self._store.counters, service.lane_calls
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
-        """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds. What does not answer in time has nothing."""
-        hits = self._look(keys, lease_s)
+        """Return one hit per key, in order; READY chunks are not evicted for `lease_s` seconds, and what is silent has nothing."""
+        hits = self._look(keys, lease_s, timeout_s)
         self.tally.looked_up(hits)
         return hits
 
-    def _look(self, keys: Sequence[ChunkKey], lease_s: float = 0.0) -> list[Hit]:
+    def _look(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Look up and count nothing."""
-        with _TypedErrors("lookup"):
+        with TypedErrors("lookup"):
             check_seconds(lease_s, "lease_s")
             places = [self._place(key) for key in keys]
             found = self._store.lookup(places, lease_s, timeout_s)
@@ -138,7 +135,7 @@ class BoundStore:
 
     def get(self, key: ChunkKey, timeout_s: float | None = None) -> StoredReader | None:
         """Open a chunk; every byte of it is verified before it is handed out. None is a miss."""
-        with _TypedErrors("get"):
+        with TypedErrors("get"):
             return StoredReader.open(self, key, timeout_s)
 
     def get_batch(self, keys: Sequence[ChunkKey], timeout_s: float | None = None) -> list[BlobReader | None]:
@@ -154,7 +151,7 @@ class BoundStore:
         except KVError:
             raise
         except Exception as error:
-            raise _ours("get", error) from error
+            raise ours("get", error) from error
 
     def _read(self, key: ChunkKey, timeout_s: float | None) -> Opened | Hit:
         place = self._place(key)
@@ -175,7 +172,7 @@ class BoundStore:
 
     def note_reads(self, reads: Iterable[tuple[ChunkKey, int]]) -> None:
         """Count reads that were made without this store: keys, and how often each was read."""
-        with _TypedErrors("note_reads"):
+        with TypedErrors("note_reads"):
             for key, n_reads in reads:
                 nbytes = self._store.note_reads(self._place(key), n_reads)
                 self.tally.read_in_place(n_reads, nbytes)
@@ -183,7 +180,7 @@ class BoundStore:
 
     def scrub(self, keys: Sequence[ChunkKey]) -> int:
         """Verify every stored copy of chunks that a reader found to be damaged, quarantine the damaged ones, and return how many were."""
-        with _TypedErrors("scrub"):
+        with TypedErrors("scrub"):
             return sum(self._store.scrub(self._place(key)) for key in keys)
 
     def quarantine(self, opened: Opened, why: KVError) -> None:
@@ -193,31 +190,31 @@ class BoundStore:
 
     def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
         """Verify and publish a whole blob; the first writer wins. Copies it once."""
-        with _TypedErrors("put"):
+        with TypedErrors("put"):
             self._service.check_size(len(blob))
             meta = self._describe(parse_header(blob).manifest, note)
-            stored = self._store.put(self._fresh_place(meta), meta, blob, note.durable)
+            stored = self._store.put(self._fresh_place(meta, len(blob)), meta, blob, note.durable)
             return self._receipt(meta.chunk, stored)
 
     def begin_put(self, header: Buffer, note: PutNote) -> Draft:
         """Return memory for the blob that begins with `header`, which is in it already; fill it, verify it and `commit_put` it."""
-        with _TypedErrors("put"):
+        with TypedErrors("put"):
             parsed = parse_header(header)
             self._service.check_size(parsed.nbytes)
             meta = self._describe(parsed.manifest, note)
-            draft = self._store.begin(self._fresh_place(meta), meta, parsed.nbytes)
+            draft = self._store.begin(self._fresh_place(meta, parsed.nbytes), meta, parsed.nbytes)
             draft.blob[: len(header)] = header
             return draft
 
     def commit_put(self, draft: Draft, durable: bool) -> PutReceipt:
         """Publish a draft whose blob was verified; the first writer wins."""
-        with _TypedErrors("put"):
+        with TypedErrors("put"):
             stored = self._store.commit(draft, durable)
             return self._receipt(draft.meta.chunk, stored)
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks from every tier; return how many were there."""
-        with _TypedErrors("delete"):
+        with TypedErrors("delete"):
             places = [self._place(key) for key in keys]
             for place in places:
                 self._service.stale.discard(place)
@@ -225,7 +222,7 @@ class BoundStore:
 
     def invalidate(self, scope: Scope) -> int:
         """Make everything in the scope a miss; the new epoch is durable when this returns. Costs the same however much it hits."""
-        with _TypedErrors("invalidate"):
+        with TypedErrors("invalidate"):
             checked = _checked(scope)
             epoch = self._epochs.raise_epoch(checked.kind, self._tenant, checked.value)
             self._clear_directory()
@@ -236,7 +233,7 @@ class BoundStore:
 
         Raises ForbiddenError for an epoch that no store with this master secret has proven.
         """
-        with _TypedErrors("agree"):
+        with TypedErrors("agree"):
             if invented := [scope for scope, epoch in at_least.items() if not is_proven(self._secret, scope, epoch)]:
                 raise ForbiddenError(
                     f"no store with this master secret made the epoch of {invented[0]}; share auth.secret_file among stores"
@@ -254,31 +251,28 @@ class BoundStore:
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
         """Iterate over at most `limit` of the tenant's chunks."""
-        with _TypedErrors("entries"):
+        with TypedErrors("entries"):
             for stored in self._store.entries():
                 if limit <= 0:
                     return
-                meta = stored.meta
-                # Only the tenant itself can compute the storage key, so this tells its chunks from all others.
-                if stored.storage_key == self._place(meta.chunk) and self._is_current(meta):
+                if self._owns(stored) and self._is_current(meta := stored.meta):
                     limit -= 1
                     yield Entry(meta.chunk, meta.kind, meta.n_tokens, stored.nbytes, meta.codec, stored.tiers, meta.source)
 
     def stats(self) -> StoreStats:
         """Return counters and tier use of the whole store."""
-        with _TypedErrors("stats"):
+        with TypedErrors("stats"):
             return StoreStats(self._store.counters.snapshot(), self._store.tier_stats())
 
     def explain(self, key: ChunkKey) -> Explanation:
         """Say why a chunk is or is not served."""
-        with _TypedErrors("explain"):
+        with TypedErrors("explain"):
             hit = self._look([key])[0]
             tenant_epoch, model_epoch = self._scope_epochs(key)
-            lines = [_MEANING.get(hit.reason, f"ready in tier {hit.tier}, {format_nbytes(hit.nbytes)}")]
+            lines = [meaning_of(hit.reason) or f"ready in tier {hit.tier}, {format_nbytes(hit.nbytes)}"]
             lines.append(f"tenant {self._tenant} was invalidated {tenant_epoch} times, this model {model_epoch} times")
             for tier in self._store.tier_stats():
-                use = f"{format_nbytes(tier.used_bytes)} of {format_nbytes(tier.capacity_bytes)} used, {tier.entries} chunks"
-                lines.append(f"tier {tier.name}: {'answers' if tier.is_available else 'does not answer'}, {use}")
+                lines.append(f"tier {tier.name} {'answers' if tier.is_available else 'does not answer'}")
             return Explanation(hit, tenant_epoch, model_epoch, tuple(lines))
 
     def close(self) -> None:
@@ -298,13 +292,21 @@ class BoundStore:
         if len(self._variants) >= _REMEMBERED:
             self._variants.clear()
         self._variants[key.content] = key.variant
+        if stored.stored:
+            self._holdings.add(self._place(key), stored.nbytes)
         return PutReceipt(key, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
 
-    def _fresh_place(self, meta: RecordMeta) -> bytes:
-        """Return the storage key of a chunk that is put now, cleared of one that was invalidated."""
+    def _fresh_place(self, meta: RecordMeta, nbytes: int) -> bytes:
+        """Return the storage key of a chunk that is put now, cleared of one that was invalidated, with room within the quota."""
         place = self._place(meta.chunk)
-        self._drop_stale(place, self._store.meta(place))
+        held = self._store.meta(place)
+        if self._drop_stale(place, held) or held is None:
+            self._holdings.make_room(nbytes)
         return place
+
+    def _owns(self, stored: StoredEntry) -> bool:
+        """Tell the tenant's chunks from all others: only the tenant itself can compute their storage keys."""
+        return stored.storage_key == self._place(stored.meta.chunk)
 
     def _place(self, key: ChunkKey) -> bytes:
         """Return the storage key of a chunk of this tenant in its current epochs."""
@@ -376,23 +378,3 @@ def _checked(scope: Scope) -> Scope:
             raise InvalidInputError(f"a source has 1 to {MAX_SOURCE_CHARS} characters, got {len(scope.value)}")
         return scope
     raise InvalidInputError(f"scope {scope.kind!r} is not one of tenant, model, source")
-
-
-class _TypedErrors:
-    """Let KVError through and turn any other exception within the block into one, with a log line that keeps its traceback."""
-
-    def __init__(self, call: str) -> None:
-        self._call = call
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if isinstance(error, Exception) and not isinstance(error, KVError):
-            raise _ours(self._call, error) from error
-
-
-def _ours(call: str, error: Exception) -> KVError:
-    """Return what stands for a defect of ours, and log it with its traceback."""
-    logger.error("%s failed", call, exc_info=error)
-    return KVError(f"the store failed at {call}; its log says why")

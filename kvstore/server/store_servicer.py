@@ -9,7 +9,8 @@ import grpc
 from kvclient import wire
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
-from kvstore.server.auth import Authenticate, TokenAuthenticator
+from kvstore.server.auth import TokenAuthenticator
+from kvstore.server.entrance import Entrance
 from kvstore.server.grpc_server import Registration, RpcServer
 from kvstore.server.lanes.doors import Doors
 from kvstore.server.lanes.grpc_lane import GrpcLaneServicer
@@ -19,11 +20,13 @@ from kvstore.server.service import BoundStore, StoreService
 def register_store(service: StoreService, authenticate: TokenAuthenticator, server: RpcServer) -> Registration:
     """Open the lanes beside a server, which closes them with itself, and return the registration of the store service."""
     mode = server.config.lanes.shm
-    is_shared = mode == "on" or (mode == "auto" and authenticate.n_tenants == 1)
-    doors = Doors(server.config, service, server.budget, server.watch, service.shared if is_shared else None)
+    is_shared = mode == "on" or (mode == "auto" and authenticate.has_one_tenant)
+    entrance = Entrance(service, authenticate, server.audit)
+    doors = Doors(server.config, entrance, server.budget, server.watch, service.shared if is_shared else None, server.certificates)
     server.closers.append(doors.close)
-    servicer = StoreServicer(service, authenticate, doors)
-    lane = GrpcLaneServicer(service, authenticate, server.budget)
+    server.gauges["lane_connections"] = lambda: doors.n_connections
+    servicer = StoreServicer(entrance, doors)
+    lane = GrpcLaneServicer(entrance, server.budget)
 
     def add(server: grpc.Server) -> None:
         pb_grpc.add_StoreServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
@@ -35,14 +38,15 @@ def register_store(service: StoreService, authenticate: TokenAuthenticator, serv
 class StoreServicer(pb_grpc.StoreServiceServicer):
     """Serves every tenant's calls from one `StoreService`; the tenant is what the call's token stands for."""
 
-    def __init__(self, service: StoreService, authenticate: Authenticate, doors: Doors) -> None:
-        self._service = service
-        self._authenticate = authenticate
+    def __init__(self, entrance: Entrance, doors: Doors) -> None:
+        self._entrance = entrance
         self._doors = doors
 
     def _bind(self, context: grpc.ServicerContext) -> BoundStore:
-        """Return the store of the calling tenant; raises AuthError."""
-        return self._service.bind(self._authenticate(context.invocation_metadata()))
+        """Return the store of the calling tenant, which has made one request more; raises AuthError or QuotaError."""
+        store = self._entrance.bind(context)
+        store.allowance.request()
+        return store
 
     def Lookup(self, request: pb.LookupRequest, context: grpc.ServicerContext) -> pb.LookupResponse:  # noqa: N802
         """Return one hit per key."""
@@ -51,7 +55,7 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
 
     def OpenLane(self, request: pb.OpenLaneRequest, context: grpc.ServicerContext) -> pb.OpenLaneResponse:  # noqa: N802
         """Say which lanes there are, and let one connection in."""
-        return self._doors.open_lane(self._authenticate(context.invocation_metadata()))
+        return self._doors.open_lane(self._entrance.caller(context))
 
     def Scrub(self, request: pb.ScrubRequest, context: grpc.ServicerContext) -> pb.ScrubResponse:  # noqa: N802
         """Verify every stored copy of chunks."""
@@ -62,8 +66,13 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
         return pb.DeleteResponse(deleted=self._bind(context).delete(wire.keys_from_wire(request.keys)))
 
     def Invalidate(self, request: pb.InvalidateRequest, context: grpc.ServicerContext) -> pb.InvalidateResponse:  # noqa: N802
-        """Make a scope a miss."""
-        return pb.InvalidateResponse(epoch=self._bind(context).invalidate(wire.scope_from_wire(request)))
+        """Make a scope a miss; more than what one source says takes an admin."""
+        own = self._bind(context)
+        scope = wire.scope_from_wire(request)
+        if scope.kind == "source":
+            return pb.InvalidateResponse(epoch=own.invalidate(scope))
+        with self._entrance.as_admin(context, "Invalidate", f"{scope.kind} {scope.value}") as store:
+            return pb.InvalidateResponse(epoch=store.invalidate(scope))
 
     def Epochs(self, request: pb.EpochsRequest, context: grpc.ServicerContext) -> Iterator[pb.EpochsResponse]:  # noqa: N802
         """Agree on epochs, and stream the tenant's."""
@@ -75,8 +84,9 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
         yield from map(wire.entry_to_wire, self._bind(context).entries(min(request.limit, wire.MAX_ENTRIES)))
 
     def Stats(self, request: pb.StatsRequest, context: grpc.ServicerContext) -> pb.StatsResponse:  # noqa: N802
-        """Return counters and tier use."""
-        return wire.stats_to_wire(self._bind(context).stats())
+        """Return counters and tier use, which tell of every tenant: for admins."""
+        with self._entrance.as_admin(context, "Stats") as store:
+            return wire.stats_to_wire(store.stats())
 
     def Explain(self, request: pb.ExplainRequest, context: grpc.ServicerContext) -> pb.ExplainResponse:  # noqa: N802
         """Say why a chunk is or is not served."""

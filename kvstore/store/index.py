@@ -132,12 +132,12 @@ class Index:
             self._drop(key, position, EVICTED)
             return True
 
-    def delete(self, key: bytes) -> bool:
-        """Forget a record and remember that it was deleted; return whether it was known."""
+    def delete(self, key: bytes, reason: str) -> bool:
+        """Forget a record and remember why; return whether it was known."""
         with self._lock:
             known = self._slots.pop(key, None) is not None
             self._leases.pop(key, None)
-            self._remember(key, DELETED)
+            self._remember(key, reason)
             return known
 
     def leased(self) -> set[bytes]:

@@ -184,14 +184,14 @@ class TieredStore:
         draft.seal()
         return stored
 
-    def delete(self, storage_key: bytes) -> bool:
+    def delete(self, storage_key: bytes, reason: str = DELETED) -> bool:
         """Remove a record from every tier; return whether it was in one.
 
         It is a miss at once, also while a tier that does not answer still has it; after a restart of the store such a tier would serve it
         again, so what must never come back is invalidated by epoch.
         """
         self._check_open()
-        was_here = self._index.delete(storage_key)
+        was_here = self._index.delete(storage_key, reason)
         for queue in self._queues:
             queue.cancel(storage_key, self.settings.remote_timeout_s)
         for position in range(len(self._shelves)):
@@ -200,7 +200,7 @@ class TieredStore:
             except KVError as error:
                 self.counters.add("delete_failed")
                 _log.warning("a deleted record may still be in tier %s: %s", self._infos[position].name, error)
-        self.counters.add("deleted", int(was_here))
+        self.counters.add(reason, int(was_here))
         return was_here
 
     def entries(self) -> Iterator[StoredEntry]:

@@ -21,6 +21,7 @@ from kvclient.lanes.frames import Kind
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.retry import Retry
 from kvstore.core.api import PutNote
+from kvstore.server.auth import Identity
 from kvstore.server.grpc_server import RpcServer
 from tests.lanes.raw import connect, doors_of, soon
 from tests.server.chunks import key, make_blob, make_service
@@ -41,7 +42,7 @@ Silence = Callable[[RpcServer, ExitStack], object]
 
 def say_nothing(lane: str) -> Silence:
     """Connect to a lane."""
-    return lambda server, stack: stack.enter_context(connect(doors_of(server).open_lane("alpha"), lane))
+    return lambda server, stack: stack.enter_context(connect(doors_of(server).open_lane(Identity("alpha")), lane))
 
 
 def show_a_ticket(lane: str) -> Silence:
@@ -52,7 +53,7 @@ def show_a_ticket(lane: str) -> Silence:
 
 def welcomed(server: RpcServer, stack: ExitStack, lane: str) -> SocketFrames:
     """Connect and show a ticket."""
-    offered = doors_of(server).open_lane("alpha")
+    offered = doors_of(server).open_lane(Identity("alpha"))
     frames = SocketFrames(connect(offered, lane), lane)
     stack.callback(frames.close)
     frames.reads_ahead = False

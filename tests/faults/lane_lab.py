@@ -17,6 +17,7 @@ from kvproto.v1 import store_pb2 as pb
 from kvstore.core.api import BlobReader, PutNote
 from kvstore.core.errors import KVError
 from kvstore.core.pool import BufferPool
+from kvstore.server.auth import Identity
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import BoundStore, StoreService
 from tests.faults.proxy import Fault, FaultProxy, Way, draw_fault
@@ -107,7 +108,7 @@ class LaneLab:
         return self._folder / f"proxy-{self._n_proxies}"
 
     def _proxy(self, fault: Fault | None) -> FaultProxy:
-        answer = self.doors.open_lane("alpha")
+        answer = self.doors.open_lane(Identity("alpha"))
         self._n_proxies += 1
         if self.lane == "shm":
             listening = socket.socket(socket.AF_UNIX)

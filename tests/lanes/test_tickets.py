@@ -12,6 +12,7 @@ from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, Kind, pack_keys, parse
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import PutNote, Status
 from kvstore.core.errors import AuthError, CapacityError, TierUnavailableError
+from kvstore.server.auth import Identity
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.lanes import tickets as tickets_module
 from kvstore.server.lanes.tickets import LIFETIME_S, TICKET_NBYTES, Tickets
@@ -70,8 +71,8 @@ def is_refused(server: RpcServer, lane: str, ticket: bytes) -> bool:
 def test_a_ticket_is_worth_one_connection() -> None:
     """Whoever overhears it comes too late."""
     tickets = Tickets()
-    ticket = tickets.issue("alpha")
-    assert tickets.redeem(ticket) == "alpha"
+    ticket = tickets.issue(Identity("alpha"))
+    assert tickets.redeem(ticket).tenant == "alpha"
     with pytest.raises(AuthError):
         tickets.redeem(ticket)
 
@@ -79,12 +80,12 @@ def test_a_ticket_is_worth_one_connection() -> None:
 def test_a_ticket_that_many_show_at_once_lets_one_in() -> None:
     """There is no moment between the look and the taking."""
     tickets, outcomes = Tickets(), []
-    ticket, start = tickets.issue("alpha"), threading.Barrier(8)
+    ticket, start = tickets.issue(Identity("alpha")), threading.Barrier(8)
 
     def redeem() -> None:
         start.wait()
         try:
-            outcomes.append(tickets.redeem(ticket))
+            outcomes.append(tickets.redeem(ticket).tenant)
         except AuthError:
             outcomes.append("refused")
 
@@ -100,9 +101,9 @@ def test_a_ticket_is_worth_nothing_when_its_time_is_over() -> None:
     """And not a moment earlier."""
     clock = Clock()
     tickets = Tickets(clock=clock)
-    kept, late = tickets.issue("alpha"), tickets.issue("alpha")
+    kept, late = tickets.issue(Identity("alpha")), tickets.issue(Identity("alpha"))
     clock.now_s += LIFETIME_S - 0.01
-    assert tickets.redeem(kept) == "alpha"
+    assert tickets.redeem(kept).tenant == "alpha"
     clock.now_s += 0.01
     with pytest.raises(AuthError):
         tickets.redeem(late)
@@ -114,11 +115,11 @@ def test_tickets_that_nobody_uses_are_bounded_and_forgotten(monkeypatch: pytest.
     clock = Clock()
     tickets = Tickets(clock=clock)
     for _ in range(3):
-        tickets.issue("alpha")
+        tickets.issue(Identity("alpha"))
     with pytest.raises(CapacityError, match="3 tickets"):
-        tickets.issue("beta")
+        tickets.issue(Identity("beta"))
     clock.now_s += LIFETIME_S
-    assert tickets.redeem(tickets.issue("beta")) == "beta"
+    assert tickets.redeem(tickets.issue(Identity("beta"))).tenant == "beta"
 
 
 @pytest.mark.parametrize("ticket", [b"", bytes(TICKET_NBYTES), b"x" * (TICKET_NBYTES - 1)], ids=["none", "forged", "short"])

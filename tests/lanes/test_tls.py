@@ -19,6 +19,7 @@ from kvclient.retry import Retry
 from kvstore.core.api import PutNote
 from kvstore.core.errors import TierUnavailableError
 from kvstore.core.pool import BufferPool
+from kvstore.server.auth import Identity
 from kvstore.server.config import LanesConfig, ServerConfig, TLSConfig
 from kvstore.server.grpc_server import RpcServer
 from tests.certificates import make_certificates
@@ -56,7 +57,7 @@ def tls(folder: Path) -> ClientTLS:
 
 def lane_port(server: RpcServer) -> int:
     """Return the port of the tcp lane."""
-    return doors_of(server).open_lane("alpha").tcp_port
+    return doors_of(server).open_lane(Identity("alpha")).tcp_port
 
 
 @pytest.mark.parametrize("blob", [SMALL, BLOB], ids=["one record", "many records"])
@@ -71,7 +72,7 @@ def test_chunks_travel_by_tcp_under_tls(server: RpcServer, tls: ClientTLS, blob:
 
 def test_nothing_of_a_chunk_is_on_the_wire_in_the_clear(server: RpcServer, tls: ClientTLS) -> None:
     """Neither the ticket nor the bytes."""
-    ticket = doors_of(server).open_lane("alpha").ticket
+    ticket = doors_of(server).open_lane(Identity("alpha")).ticket
     seen = b""
     context = tls.context()
     inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -117,7 +118,7 @@ def read_some(wrapped: ssl.SSLObject, inside: ssl.MemoryBIO, wire: socket.socket
 
 def test_a_client_in_plain_text_is_refused(server: RpcServer) -> None:
     """Even with a ticket: it is never asked for."""
-    offered = doors_of(server).open_lane("alpha")
+    offered = doors_of(server).open_lane(Identity("alpha"))
     with socket.create_connection(("127.0.0.1", offered.tcp_port), PATIENCE_S) as plain:
         plain.sendall(pack_frame(Kind.HELLO, len(offered.ticket), 0) + offered.ticket)
         answered = b""
@@ -125,7 +126,7 @@ def test_a_client_in_plain_text_is_refused(server: RpcServer) -> None:
             while more := plain.recv(1 << 16):
                 answered += more
     assert b"KVL1" not in answered
-    assert doors_of(server)._tickets.redeem(offered.ticket) == "alpha"
+    assert doors_of(server)._tickets.redeem(offered.ticket).tenant == "alpha"
 
 
 def strangers(folder: Path, tmp_path: Path) -> dict[str, ClientTLS]:
@@ -143,7 +144,7 @@ def strangers(folder: Path, tmp_path: Path) -> dict[str, ClientTLS]:
 def test_a_stranger_gets_no_connection_of_the_lane(server: RpcServer, folder: Path, tmp_path: Path, who: str) -> None:
     """Both sides check whom they talk to, on the lane as on the channel."""
     stranger = strangers(folder, tmp_path)[who]
-    offered = doors_of(server).open_lane("alpha")
+    offered = doors_of(server).open_lane(Identity("alpha"))
     settings = TcpSettings("127.0.0.1", offered.tcp_port, tls=stranger.context(), server_name=stranger.server_name)
     lane = TcpLane(settings, lambda deadline: offered.ticket, BufferPool(0), 1 << 20)
     with pytest.raises(TierUnavailableError):

@@ -10,7 +10,7 @@ from kvclient.lanes.choice import LaneName
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import TokenAuthenticator
+from kvstore.server.auth import TokenAuthenticator, known_tokens
 from kvstore.server.config import LanesConfig, ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService
@@ -25,8 +25,8 @@ LOOPBACK = ServerConfig(address="127.0.0.1:0", drain_s=0.5, lanes=LANES)
 def serving(service: StoreService, config: ServerConfig = LOOPBACK) -> Iterator[RpcServer]:
     """Serve a store to the tenants of `TOKENS`; stop the server and close the store at the end."""
     server = RpcServer(replace(config, max_blob_bytes=min(config.max_blob_bytes, config.max_inflight_bytes)))
-    authenticate = TokenAuthenticator(Credential(tenant, token) for tenant, token in TOKENS.items())
-    server.start([register_store(service, authenticate, server)])
+    known = known_tokens(Credential(tenant, token, is_admin=True) for tenant, token in TOKENS.items())
+    server.start([register_store(service, TokenAuthenticator(lambda: known), server)])
     try:
         yield server
     finally:

@@ -10,9 +10,11 @@ import pytest
 from kvclient.channel import discover_token
 from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import Credential, create_tokens, read_tokens
-from kvstore.server.auth import TokenAuthenticator, open_authenticator
+from kvstore.server.auth import TokenAuthenticator, known_tokens, open_authenticator
+from kvstore.server.config import AuthConfig
 
 LOCAL = "127.0.0.1:7420"
+NO_JWT = AuthConfig()
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> Path:
@@ -26,9 +28,9 @@ def test_the_first_start_writes_a_private_file_with_a_random_token(tmp_path: Pat
     """So a local client works out of the box and nobody else does."""
     files = [tmp_path / name / "tokens" for name in "ab"]
     for file in files:
-        open_authenticator(file)
+        open_authenticator(file, NO_JWT)
     (first,), (second,) = (read_tokens(file) for file in files)
-    assert first.tenant == "default"
+    assert (first.tenant, first.is_admin) == ("default", True)
     assert first.token != second.token
     assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
 
@@ -36,7 +38,7 @@ def test_the_first_start_writes_a_private_file_with_a_random_token(tmp_path: Pat
 def test_a_later_start_keeps_the_tokens(tmp_path: Path) -> None:
     """Clients outlive restarts."""
     file = tmp_path / "tokens"
-    open_authenticator(file)
+    open_authenticator(file, NO_JWT)
     before = file.read_text()
     create_tokens(file)
     assert file.read_text() == before
@@ -50,11 +52,22 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
         read_tokens(write(tmp_path / "tokens", "default " + "t" * 32, mode))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "# nothing\n", "default\n", "default short\n", "ten/ant " + "t" * 32, "a b c\n", "t" * 65 + " " + "t" * 32, "a " + "t" * 600],
-    ids=["empty", "comment", "no token", "short token", "bad tenant", "three words", "long tenant", "long token"],
-)
+LONG = "t" * 32
+MALFORMED = {
+    "empty": "",
+    "comment": "# nothing\n",
+    "no token": "default\n",
+    "short token": "default short\n",
+    "bad tenant": f"ten/ant {LONG}",
+    "three words": "a b c\n",
+    "a role that is none": f"a {LONG} root\n",
+    "four words": f"a {LONG} admin x\n",
+    "long tenant": f"{'t' * 65} {LONG}",
+    "long token": "a " + "t" * 600,
+}
+
+
+@pytest.mark.parametrize("text", MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_file_is_refused(tmp_path: Path, text: str) -> None:
     """Rather than read in part."""
     with pytest.raises(ConfigError):
@@ -76,14 +89,38 @@ def test_one_token_for_two_tenants_is_refused(tmp_path: Path) -> None:
 
 def test_a_tenant_may_have_two_tokens(tmp_path: Path) -> None:
     """One replaces the other without a gap."""
-    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\na {'s' * 32}\n"))
-    assert [authenticate([("authorization", f"Bearer {c * 32}")]) for c in "ts"] == ["a", "a"]
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\na {'s' * 32}\n"), NO_JWT)
+    assert [authenticate([("authorization", f"Bearer {c * 32}")]).tenant for c in "ts"] == ["a", "a"]
+
+
+def test_a_token_has_the_role_of_its_line_and_is_told_by_the_line_only(tmp_path: Path) -> None:
+    """What an audit line says of a caller must not help to become one."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"# tokens\na {'t' * 32}\na {'s' * 32} admin\n"), NO_JWT)
+    callers = [authenticate([("authorization", f"Bearer {c * 32}")]) for c in "ts"]
+    assert [(caller.is_admin, caller.subject) for caller in callers] == [(False, "token on line 2"), (True, "token on line 3")]
+
+
+def test_a_token_that_was_taken_out_of_the_file_is_refused_at_once(tmp_path: Path) -> None:
+    """And a new one is accepted, without a restart."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\n"), NO_JWT)
+    write(tmp_path / "tokens", f"a {'s' * 32}\nb {'u' * 32}\n")
+    assert authenticate([("authorization", "Bearer " + "s" * 32)]).tenant == "a"
+    with pytest.raises(AuthError):
+        authenticate([("authorization", "Bearer " + "t" * 32)])
+
+
+def test_a_file_that_is_spoilt_leaves_the_tokens_in_force(tmp_path: Path) -> None:
+    """A slip in an editor must not shut everybody out."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\n"), NO_JWT)
+    write(tmp_path / "tokens", "a\n")
+    assert authenticate([("authorization", "Bearer " + "t" * 32)]).tenant == "a"
 
 
 def test_a_token_stands_for_its_tenant_and_no_other() -> None:
     """The scheme's case does not matter, the token's does."""
-    authenticate = TokenAuthenticator([Credential("a", "t" * 32), Credential("b", "s" * 32)])
-    assert authenticate([("authorization", "bearer " + "s" * 32)]) == "b"
+    known = known_tokens([Credential("a", "t" * 32), Credential("b", "s" * 32)])
+    authenticate = TokenAuthenticator(lambda: known)
+    assert authenticate([("authorization", "bearer " + "s" * 32)]).tenant == "b"
     with pytest.raises(AuthError):
         authenticate([("authorization", "Bearer " + "S" * 32)])
 

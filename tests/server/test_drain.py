@@ -30,7 +30,7 @@ from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote, Status
 from kvstore.core.errors import ConfigError, KVError
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import TokenAuthenticator
+from kvstore.server.auth import TokenAuthenticator, known_tokens
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.store_servicer import register_store
@@ -137,7 +137,8 @@ def test_a_running_put_is_finished_while_the_server_drains() -> None:
     blob, messages = make_blob(), queue.Queue[bytes | None]()
     service = make_service()
     server = RpcServer(ServerConfig(address="127.0.0.1:0", drain_s=10))
-    server.start([register_store(service, TokenAuthenticator([Credential("alpha", TOKENS["alpha"])]), server)])
+    known = known_tokens([Credential("alpha", TOKENS["alpha"])])
+    server.start([register_store(service, TokenAuthenticator(lambda: known), server)])
     with grpc.insecure_channel(server.address) as channel:
         stub = StoreServiceStub(channel)  # type: ignore[no-untyped-call]
         messages.put(head_of(blob))

@@ -62,5 +62,5 @@ def test_any_other_client_is_not_served(server: RpcServer, folder: Path, kind: s
 def test_a_missing_certificate_file_is_refused_by_its_setting(tmp_path: Path) -> None:
     """Before anything is served."""
     tls = TLSConfig(str(tmp_path / "absent.pem"), str(tmp_path / "absent.key"))
-    with pytest.raises(ConfigError, match=r"server\.tls\.key"):
+    with pytest.raises(ConfigError, match=r"server\.tls\.cert"):
         RpcServer(ServerConfig(address="127.0.0.1:0", tls=tls)).start([])

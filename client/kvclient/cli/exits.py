@@ -27,7 +27,8 @@ EPILOG = """\
 exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found or a miss, 4 server unreachable or too slow, 5 denied,
 130 interrupted, 141 the reader of the output went away.
 
-environment: LARDER_ADDRESS (host:port of the worker), LARDER_TOKEN (who is calling), LARDER_CA (TLS).
+environment: LARDER_ADDRESS (host:port of the worker), LARDER_TOKEN (who is calling), LARDER_CA (TLS),
+LARDER_CERT and LARDER_KEY (this client's certificate).
 """
 
 

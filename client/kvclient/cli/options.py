@@ -14,13 +14,13 @@ from kvclient.cluster import ClusterStore
 from kvclient.members import Members
 from kvclient.remote import RemoteStore
 from kvclient.stores import connect_stores
-from kvstore.core.errors import UnsupportedError
+from kvstore.core.errors import ConfigError, UnsupportedError
 
-CA_VARIABLE = "LARDER_CA"
+CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE = "LARDER_CA", "LARDER_CERT", "LARDER_KEY"
 
 
 def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
-    """Return a parser to be the parent of a verb's: --address, --token, --ca, --server-name, --timeout and --json."""
+    """Return a parser to be the parent of a verb's: where the server is, who is calling, --timeout and --json."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("connection and output")
     group.add_argument("--address", metavar="HOST:PORT", help="the server (default: $LARDER_ADDRESS, else 127.0.0.1:7420)")
@@ -28,6 +28,8 @@ def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
     group.add_argument(
         "--ca", metavar="FILE", help='use TLS, with this authority for the server\'s certificate, or "system" (default: $LARDER_CA)'
     )
+    group.add_argument("--cert", metavar="FILE", help="this client's certificate, where the server asks for one (default: $LARDER_CERT)")
+    group.add_argument("--key", metavar="FILE", help="the certificate's key (default: $LARDER_KEY)")
     group.add_argument("--server-name", default="", metavar="NAME", help="the certificate's name where the address has another")
     group.add_argument("--timeout", metavar="SECONDS", type=seconds, default=timeout_s, help="deadline of each call (default: %(default)g)")
     group.add_argument("--json", action="store_true", help="print one JSON object per line")
@@ -42,12 +44,22 @@ def seconds(text: str) -> float:
     return value
 
 
+def tls_of(args: argparse.Namespace) -> ClientTLS | None:
+    """Return what options and environment say about TLS; None for plain text."""
+    ca = args.ca or os.environ.get(CA_VARIABLE, "")
+    cert, key = args.cert or os.environ.get(CERT_VARIABLE, ""), args.key or os.environ.get(KEY_VARIABLE, "")
+    if not ca:
+        if cert or key:
+            raise ConfigError(f"a client's certificate needs TLS: give --ca or {CA_VARIABLE} too")
+        return None
+    return ClientTLS(ca="" if ca == "system" else ca, cert=cert, key=key, server_name=args.server_name)
+
+
 class Session:
     """The clients of one verb: the worker's, and the store's when it is asked for."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        ca = args.ca or os.environ.get(CA_VARIABLE, "")
-        self._tls = ClientTLS(ca="" if ca == "system" else ca, server_name=args.server_name) if ca else None
+        self._tls = tls_of(args)
         self._token, self._timeout_s = args.token or "", args.timeout
         self.larder = Larder(args.address, args.token, timeout_s=args.timeout, tls=self._tls)
 

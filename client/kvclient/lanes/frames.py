@@ -13,6 +13,7 @@ have digests of their own.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -25,7 +26,7 @@ from kvstore.core import errors
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import MAX_MANIFEST_NBYTES, Buffer
 from kvstore.core.directory import SALT_NBYTES
-from kvstore.core.errors import CorruptError, FormatError, KVError
+from kvstore.core.errors import CorruptError, FormatError, KVError, with_hint
 from kvstore.core.key import ChunkKey
 
 MAX_KEYS = 16384
@@ -233,15 +234,17 @@ def parse_directory(head: bytes) -> DirectoryPlace:
 def pack_error(error: Exception) -> bytes:
     """Return the head of ERROR; what is not an error of ours says nothing of the inside."""
     name, text = (type(error).__name__, str(error)) if isinstance(error, KVError) else ("KVError", "the server failed; its log says why")
-    return name.encode() + b"\0" + text.encode(errors="replace")[:1024]
+    hint = b"\0%d" % math.ceil(1000 * error.retry_after_s) if isinstance(error, KVError) and error.retry_after_s else b""
+    return name.encode() + b"\0" + text.replace("\0", "").encode(errors="replace")[:1024] + hint
 
 
 def parse_error(head: bytes) -> KVError:
     """Return the error that the other side raised."""
-    name, _, text = head.partition(b"\0")
+    name, _, rest = head.partition(b"\0")
+    text, _, hint = rest.partition(b"\0")
     kind = getattr(errors, name.decode("ascii", "replace"), None)
     message = text.decode(errors="replace")
-    return kind(message) if isinstance(kind, type) and issubclass(kind, KVError) else KVError(message)
+    return with_hint(kind(message) if isinstance(kind, type) and issubclass(kind, KVError) else KVError(message), hint)
 
 
 def sealed(head: bytes) -> bytes:

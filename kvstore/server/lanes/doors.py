@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import secrets
-import ssl
 import tempfile
 from pathlib import Path
 
 from kvclient.lanes.choice import machine_id
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core.errors import ConfigError
+from kvstore.server.auth import Identity
 from kvstore.server.budget import ByteBudget
-from kvstore.server.config import LanesConfig, ServerConfig, TLSConfig
+from kvstore.server.certificates import Certificates
+from kvstore.server.config import LanesConfig, ServerConfig
+from kvstore.server.entrance import Entrance
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.listener import Listener, listen_tcp, listen_unix
 from kvstore.server.lanes.tickets import Tickets
-from kvstore.server.service import StoreService
 from kvstore.store.shared_blocks import SharedBlocks
 
 logger = logging.getLogger(__name__)
@@ -30,13 +31,21 @@ class Doors:
     Parameters
     ----------
     config : ServerConfig
-        Its `lanes`, `tls`, host and limits.
+        Its `lanes`, host and limits.
     blocks : SharedBlocks or None
         The memory that the shm lane shares; without it there is no such lane.
+    certificates : Certificates or None
+        What the tcp lane is secured with; None for plain text.
     """
 
     def __init__(
-        self, config: ServerConfig, service: StoreService, budget: ByteBudget, watch: SilenceWatch, blocks: SharedBlocks | None
+        self,
+        config: ServerConfig,
+        entrance: Entrance,
+        budget: ByteBudget,
+        watch: SilenceWatch,
+        blocks: SharedBlocks | None,
+        certificates: Certificates | None,
     ) -> None:
         self._tickets = Tickets()
         self._answer = pb.OpenLaneResponse(machine=machine_id(), socket_buffer_bytes=config.lanes.socket_buffer)
@@ -46,7 +55,7 @@ class Doors:
 
         def listener(listening: object, **more: object) -> None:
             self._listeners.append(
-                Listener(listening, service, self._tickets, budget, watch, config.idle_timeout_s, lanes.max_connections, **more)  # type: ignore[arg-type]
+                Listener(listening, entrance, self._tickets, budget, watch, config.idle_timeout_s, lanes.max_connections, **more)  # type: ignore[arg-type]
             )
 
         if blocks is not None:
@@ -56,7 +65,7 @@ class Doors:
         if lanes.tcp:
             host = config.address.rpartition(":")[0].strip("[]")
             listening = listen_tcp(host, lanes.tcp_port)
-            listener(listening, socket_buffer_bytes=lanes.socket_buffer, tls=tls_context(config.tls))
+            listener(listening, socket_buffer_bytes=lanes.socket_buffer, tls=certificates.context if certificates else None)
             self._answer.tcp_port = listening.getsockname()[1]
         for each in self._listeners:
             each.start()
@@ -66,9 +75,9 @@ class Doors:
         """Connections of all lanes."""
         return sum(each.n_connections for each in self._listeners)
 
-    def open_lane(self, tenant: str) -> pb.OpenLaneResponse:
-        """Return what a client of this tenant needs to dial one connection."""
-        answer = pb.OpenLaneResponse(ticket=self._tickets.issue(tenant))
+    def open_lane(self, caller: Identity) -> pb.OpenLaneResponse:
+        """Return what a client of the caller's needs to dial one connection."""
+        answer = pb.OpenLaneResponse(ticket=self._tickets.issue(caller))
         answer.MergeFrom(self._answer)
         return answer
 
@@ -92,19 +101,3 @@ class Doors:
                 f"server.lanes.shm_directory {folder} is too long for a socket; use at most {_MAX_PATH_CHARS - 13} characters"
             )
         return path
-
-
-def tls_context(tls: TLSConfig) -> ssl.SSLContext | None:
-    """Return the context of the tcp lane; None without TLS."""
-    if not tls.cert:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(Path(tls.cert).expanduser(), Path(tls.key).expanduser())
-        if tls.client_ca:
-            context.load_verify_locations(Path(tls.client_ca).expanduser())
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise ConfigError(f"server.tls can't be used for the tcp lane: {error}") from error
-    return context

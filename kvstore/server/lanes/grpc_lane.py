@@ -12,21 +12,20 @@ from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError
 from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.reading import land_all
-from kvstore.server.auth import Authenticate
 from kvstore.server.budget import ByteBudget
+from kvstore.server.entrance import Entrance
 from kvstore.server.lanes.session import announced_nbytes, found
-from kvstore.server.service import BoundStore, StoreService
 from kvstore.store.results import Opened
 
 _WHOLE, _HEAD_ONLY = b"\1", b"\0"
+_SENT, _RECEIVED = "lane.grpc.sent_bytes", "lane.grpc.received_bytes"
 
 
 class GrpcLaneServicer:
     """Serves Fetch, Get, Store and Put. Copies of each byte: get one (gRPC sends bytes objects only), put one, into the memory tier."""
 
-    def __init__(self, service: StoreService, authenticate: Authenticate, budget: ByteBudget) -> None:
-        self._service = service
-        self._authenticate = authenticate
+    def __init__(self, entrance: Entrance, budget: ByteBudget) -> None:
+        self._entrance = entrance
         self._budget = budget
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -39,19 +38,19 @@ class GrpcLaneServicer:
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def _bind(self, context: grpc.ServicerContext) -> BoundStore:
-        return self._service.bind(self._authenticate(context.invocation_metadata()))
-
     def _fetch(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Say what there is under each key, with the chunks if they fit into one message."""
-        store = self._bind(context)
-        answers = [store.read(key) for key in parse_keys(request)[0]]
+        store = self._entrance.bind(context)
+        keys = parse_keys(request)[0]
+        store.allowance.request(len(keys))
+        answers = [store.read(key) for key in keys]
         opened = [each for each in answers if isinstance(each, Opened)]
         head = pack_found([found(each) for each in answers])
         start = len(head).to_bytes(4, "little")
         try:
             if sum(each.landing.nbytes for each in opened) > PIECE_NBYTES:
                 return b"".join((start, _HEAD_ONLY, head))
+            store.counters.add(_SENT, sum(each.landing.nbytes for each in opened))
             for each in opened:
                 each.landing.fill(each.landing.nbytes)
             return b"".join((start, _WHOLE, head, *(each.landing.view for each in opened)))
@@ -61,11 +60,15 @@ class GrpcLaneServicer:
 
     def _get(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Stream what there is under each key, then the chunks, each piece as soon as it is here."""
-        store = self._bind(context)
-        answers = [store.read(key) for key in parse_keys(request)[0]]
+        store = self._entrance.bind(context)
+        keys = parse_keys(request)[0]
+        store.allowance.request(len(keys))
+        answers = [store.read(key) for key in keys]
         opened = [each for each in answers if isinstance(each, Opened)]
         try:
-            with self._budget.lend(sum(each.landing.nbytes for each in opened)):
+            total = sum(each.landing.nbytes for each in opened)
+            with store.allowance.transfer(total), self._budget.lend(total):
+                store.counters.add(_SENT, sum(each.landing.nbytes for each in opened))
                 yield pack_found([found(each) for each in answers])
                 for landing in (each.landing for each in opened):
                     for at in range(0, landing.nbytes, PIECE_NBYTES):
@@ -88,15 +91,17 @@ class GrpcLaneServicer:
 
     def _receive(self, head: bytes, messages: Iterator[Buffer], context: grpc.ServicerContext) -> bytes:
         """Receive a chunk into the place where it is kept, verify it on the way, and publish it."""
-        store = self._bind(context)
+        store = self._entrance.bind(context)
+        store.allowance.request()
         note, header = parse_put(head)
         nbytes = announced_nbytes(header)
-        self._service.check_size(nbytes)
-        with self._budget.lend(nbytes):
+        self._entrance.service.check_size(nbytes)
+        with store.allowance.transfer(nbytes), self._budget.lend(nbytes):
             draft = store.begin_put(header, note)
             land_all(_Messages(messages, draft.blob, len(header)))
             if next(messages, None) is not None:
                 raise FormatError(f"more than the {nbytes} B that were announced")
+            store.counters.add(_RECEIVED, nbytes)
             return pack_receipt(store.commit_put(draft, note.durable))
 
 

@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import near_buffer_bytes, tune
 from kvstore.core.errors import AuthError, ConfigError, KVError
 from kvstore.server.budget import ByteBudget
+from kvstore.server.entrance import Entrance
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.session import Session
 from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
-from kvstore.server.service import StoreService
 from kvstore.store.shared_blocks import SharedBlocks
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ class Listener:
         Hangs up on who is silent in the middle of a put while the server is busy, or out of budget.
     blocks : SharedBlocks or None
         Memory to share with clients of this socket, which is then a Unix socket whose peers have this process's user.
-    tls : ssl.SSLContext or None
-        Wraps every connection.
+    tls : callable or None
+        Returns the context that wraps a connection that comes now.
     patience_s : float
         Longest wait for a client in the middle of a message.
     """
@@ -56,7 +57,7 @@ class Listener:
     def __init__(
         self,
         listening: socket.socket,
-        service: StoreService,
+        entrance: Entrance,
         tickets: Tickets,
         budget: ByteBudget,
         watch: SilenceWatch,
@@ -64,10 +65,10 @@ class Listener:
         max_connections: int,
         socket_buffer_bytes: int = 0,
         blocks: SharedBlocks | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._listening = listening
-        self._service, self._tickets, self._budget, self._watch = service, tickets, budget, watch
+        self._entrance, self._tickets, self._budget, self._watch = entrance, tickets, budget, watch
         self._patience_s, self._max_connections, self._socket_buffer_bytes = patience_s, max_connections, socket_buffer_bytes
         self._blocks, self._tls = blocks, tls
         self._secret = secrets.token_bytes(32)
@@ -124,7 +125,7 @@ class Listener:
                 continue
             try:
                 if self._tls is not None:
-                    connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                    connection = self._tls().wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
                 if not self._admit(connection):
                     connection.close()
                     continue
@@ -162,6 +163,7 @@ class Listener:
             session = self._greet(self._wrap(connection))
         except (KVError, OSError, ValueError) as error:  # ValueError: TLS on a connection that is closed
             logger.debug("a connection to a lane was refused: %s", error)
+            self._note_refusal(connection, error)
         try:
             if session is not None and self._enter(connection, session):
                 session.serve()
@@ -177,6 +179,13 @@ class Listener:
                 self._greeting.pop(connection, None)
                 if session is not None:
                     self._sessions.discard(session)
+
+    def _note_refusal(self, connection: socket.socket, error: Exception) -> None:
+        """Leave an audit line of one who showed no ticket of ours, or no certificate; that somebody went away is no refusal."""
+        if isinstance(error, ssl.SSLError):
+            error = AuthError(f"the TLS handshake failed: {error.reason}")
+        if isinstance(error, AuthError):
+            self._entrance.audit.refused(f"lane {'shm' if self._blocks else 'tcp'}", peer_of(connection), error)
 
     def _enter(self, connection: socket.socket, session: Session) -> bool:
         """Note that a client showed its ticket; False when it was sent away meanwhile."""
@@ -204,19 +213,19 @@ class Listener:
         frames.max_head_nbytes = TICKET_NBYTES  # of whom nobody has vouched for
         try:
             ticket, _ = frames.expect(Kind.HELLO, deadline)
-            tenant = self._tickets.redeem(ticket)
-            store = self._service.bind(tenant)
+            caller = self._tickets.redeem(ticket)
+            store = self._entrance.service.bind(caller.tenant)
         except KVError as error:
             if not frames.is_closed:
                 frames.send(Kind.ERROR, pack_error(error), deadline)
             raise
         frames.max_head_nbytes = MAX_HEAD_NBYTES
-        listing = Listing(self._blocks, self._secret, tenant) if self._blocks is not None else None
+        listing = Listing(self._blocks, self._secret, caller.tenant) if self._blocks is not None else None
         frames.send(Kind.WELCOME, pack_directory(listing.place) if listing else pack_count(0), deadline)
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
         sharing = (Leases(self._blocks), listing) if self._blocks is not None and listing else None
-        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s)
+        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller.expires_s)
 
     def _expire(self) -> None:
         """End leases that lasted too long."""
@@ -256,6 +265,16 @@ def listen_unix(path: Path) -> socket.socket:
         listening.close()
         raise ConfigError(f"lanes: the socket {path} can't be made: {error}") from error
     return listening
+
+
+def peer_of(connection: socket.socket) -> str:
+    """Return the other end's address as gRPC spells it."""
+    if connection.family == socket.AF_UNIX:
+        return "unix:"
+    with suppress(OSError):  # it is not connected any more
+        host, port = socket.socket.getpeername(connection)[:2]
+        return f"{'ipv6' if connection.family == socket.AF_INET6 else 'ipv4'}:{host}:{port}"
+    return "gone"
 
 
 def check_peer(connection: socket.socket) -> None:

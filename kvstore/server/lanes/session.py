@@ -23,7 +23,7 @@ from kvclient.lanes.frames import (
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import Hit, Status
 from kvstore.core.blob import HEADER_NBYTES, blob_nbytes, header_nbytes
-from kvstore.core.errors import CapacityError, FormatError, KVError, UnsupportedError
+from kvstore.core.errors import AuthError, CapacityError, FormatError, KVError, QuotaError, UnsupportedError
 from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
@@ -32,12 +32,15 @@ from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.ring import Ring
+from kvstore.server.observe.calls import OK
 from kvstore.server.service import BoundStore
 from kvstore.store.memory import BlockLanding
 from kvstore.store.pages import make_ring
 from kvstore.store.results import Opened
 
 logger = logging.getLogger(__name__)
+
+_CALLS = {kind: kind.name.lower() for kind in Kind}
 
 INLINE_NBYTES = 16 << 10  # a chunk up to this length is sent even where it could be read in place
 MAX_SKIPPED_NBYTES = 4 << 30
@@ -47,7 +50,8 @@ RING_NBYTES = 8 << 20
 class Session:
     """Answers GET, GET_SHARE, VIEW, PUT and PUT_STAGED, and takes READ, until the peer goes.
 
-    Every wait within a message ends after `patience_s`.
+    Every wait within a message ends after `patience_s`; behind `expires_s`, in seconds since the epoch, no request is answered: the peer
+    shows a fresh token and opens another connection.
 
     Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
     a staged put one, out of the ring.
@@ -61,6 +65,7 @@ class Session:
         budget: ByteBudget,
         watch: SilenceWatch,
         patience_s: float,
+        expires_s: float,
     ) -> None:
         self._frames = frames
         self._store = store
@@ -68,6 +73,9 @@ class Session:
         self._budget = budget
         self._watch = watch
         self._patience_s = patience_s
+        self._expires_s = expires_s
+        self._lane, self._calls, self._code = "shm" if sharing else "tcp", store.lane_calls, OK
+        self._sent, self._received = f"lane.{self._lane}.sent_bytes", f"lane.{self._lane}.received_bytes"
         self._scratch = BufferPool(0)
         self._ring: Ring | None = None
         self.is_idle = True
@@ -79,7 +87,20 @@ class Session:
             self.is_idle, self.idle_since = True, time.monotonic()
             kind, head, body_nbytes = self._frames.receive(float("inf"))
             self.is_idle = False
+            if time.time() >= self._expires_s:
+                raise AuthError("the token that this connection was opened with has expired")
+            self._count(kind, head, body_nbytes)
+
+    def _count(self, kind: Kind, head: bytes, body_nbytes: int) -> None:
+        """Answer one request, and count it with how it ended."""
+        began, self._code = self._calls.begin(), OK
+        try:
             self._answer(kind, head, body_nbytes)
+        except BaseException:
+            self._code = "CANCELLED"
+            raise
+        finally:
+            self._calls.end(self._lane, _CALLS[kind], began, self._code)
 
     def expire(self) -> None:
         """End leases that lasted too long; called from another thread."""
@@ -122,12 +143,14 @@ class Session:
     def _refuse(self, error: Exception) -> None:
         if not isinstance(error, KVError):
             logger.error("a request of a lane failed", exc_info=error)
+        self._code = error.code if isinstance(error, KVError) else KVError.code
         self._frames.send(Kind.ERROR, pack_error(error), self._deadline())
 
     def _get(self, head: bytes) -> None:
         """Send chunks behind each other."""
         try:
             keys, _ = parse_keys(head)
+            self._store.allowance.request(len(keys))
             opened = [self._store.read(key) for key in keys]
         except Exception as error:
             self._refuse(error)
@@ -138,11 +161,13 @@ class Session:
         """Send the pieces of one chunk that belong to this connection."""
         try:
             key, share = parse_share(head)
+            self._store.allowance.request()
             opened = self._store.read(key)
         except Exception as error:
             self._refuse(error)
             return
         answer = found(opened)
+        self._store.counters.add(self._sent, share.nbytes(answer.nbytes))
         self._frames.send(Kind.FOUND, pack_found([answer]), self._deadline(), body_nbytes=share.nbytes(answer.nbytes))
         if isinstance(opened, Opened):
             with closing(opened.landing) as landing:
@@ -157,6 +182,7 @@ class Session:
         try:
             keys, ended = parse_keys(head)
             leases.end(ended)
+            self._store.allowance.request(len(keys))
             stamp = listing.stamp()
             for key in keys:
                 opened = self._store.read(key)
@@ -170,19 +196,24 @@ class Session:
             leases.end(answer.place.lease for answer in answers if answer.place)
             self._refuse(error)
             return
+        self._store.counters.add(self._sent, sum(answer.nbytes for answer in answers if answer.place))
         self._send(Kind.PLACED, pack_placed(answers), inline)
 
     def _send(self, kind: Kind, head: bytes, opened: list[Opened]) -> None:
         """Send an answer with the bytes of chunks, each piece as soon as it is here. A tier that fails ends the connection."""
         total = sum(each.landing.nbytes for each in opened)
+        self._store.counters.add(self._sent, total)
         try:
             if total <= INLINE_NBYTES:
                 for each in opened:
                     each.landing.fill(each.landing.nbytes)
                 self._frames.send(kind, head, self._deadline(), b"".join(each.landing.view for each in opened))
                 return
-            for each in opened:
-                head = self._send_blob(each.landing, kind, head, total)
+            with self._store.allowance.transfer(total):
+                for each in opened:
+                    head = self._send_blob(each.landing, kind, head, total)
+        except QuotaError as error:  # before the first byte
+            self._refuse(error)
         finally:
             for each in opened:
                 each.landing.close()
@@ -209,11 +240,13 @@ class Session:
                 raise FormatError(f"{announced_nbytes(header)} B were announced, {len(header) + body_nbytes} B come")
             if self._ring:
                 self._ring.rewind()
-            with self._budget.lend(body_nbytes):
+            self._store.allowance.request()
+            with self._store.allowance.transfer(body_nbytes), self._budget.lend(body_nbytes):
                 draft = self._store.begin_put(header, note)
                 receiving = receive(self, draft.blob, len(header))
                 land_all(receiving)
                 receipt = self._store.commit_put(draft, note.durable)
+                self._store.counters.add(self._received, body_nbytes)
         except Exception as error:
             if self._frames.is_closed:
                 raise

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from kvstore.core.errors import AuthError, CapacityError
+from kvstore.server.auth import Identity
 
 TICKET_NBYTES = 32
 LIFETIME_S = 10.0
@@ -16,26 +17,26 @@ MAX_TICKETS = 65536
 
 
 class Tickets:
-    """Issues random tickets that stand for a tenant, once and for a short time. Thread-safe."""
+    """Issues random tickets that stand for a caller, once and for a short time. Thread-safe."""
 
     def __init__(self, lifetime_s: float = LIFETIME_S, clock: Callable[[], float] = time.monotonic) -> None:
         self._lifetime_s = lifetime_s
         self._clock = clock
         self._lock = threading.Lock()
-        self._issued: OrderedDict[bytes, tuple[str, float]] = OrderedDict()  # oldest first
+        self._issued: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()  # oldest first
 
-    def issue(self, tenant: str) -> bytes:
+    def issue(self, caller: Identity) -> bytes:
         """Return a new ticket; raises CapacityError when too many are waiting to be used."""
         ticket = secrets.token_bytes(TICKET_NBYTES)
         with self._lock:
             self._forget_old()
             if len(self._issued) >= MAX_TICKETS:
                 raise CapacityError(f"{MAX_TICKETS} tickets wait to be used; connect before asking for more")
-            self._issued[ticket] = (tenant, self._clock() + self._lifetime_s)
+            self._issued[ticket] = (caller, self._clock() + self._lifetime_s)
         return ticket
 
-    def redeem(self, ticket: bytes) -> str:
-        """Return the tenant of a ticket, which is worth nothing from now on; raises AuthError."""
+    def redeem(self, ticket: bytes) -> Identity:
+        """Return the caller of a ticket, which is worth nothing from now on; raises AuthError."""
         with self._lock:
             self._forget_old()
             found = self._issued.pop(bytes(ticket), None)

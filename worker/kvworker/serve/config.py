@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kvclient.cluster import MAX_REPLICAS
 from kvclient.members import Members
+from kvclient.channel import ClientTLS
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
 from kvworker.reference import MODEL_FOLDER
@@ -51,6 +52,8 @@ class StoreAddress:
     timeout_s: float = 2.0
     replicas: int = 1
     ca: str = ""
+    cert: str = ""
+    key: str = ""
     server_name: str = ""
 
     def __post_init__(self) -> None:
@@ -59,6 +62,13 @@ class StoreAddress:
         most = 1 if Members.parse(self.address).is_one else MAX_REPLICAS
         if not 1 <= self.replicas <= most:
             raise ConfigError(f"store.replicas must be within 1 and {most} for store.address {self.address!r}, got {self.replicas}")
+        if (self.cert or self.key) and not (self.ca and self.cert and self.key):
+            raise ConfigError("store.cert and store.key are set together, and store.ca with them: plain text has no certificates")
+
+    @property
+    def tls(self) -> ClientTLS | None:
+        """How to connect; None for plain text."""
+        return ClientTLS(self.ca, self.cert, self.key, self.server_name) if self.ca else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from kvclient.channel import ClientTLS, discover_token
+from kvclient.channel import discover_token
 from kvclient.cluster import ClusterStore
 from kvclient.members import Members
 from kvclient.remote import RemoteStore
@@ -18,6 +18,7 @@ from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.allocator import keep_large_blocks
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import AuthError
+from kvstore.server.audit import open_audit
 from kvstore.server.auth import Authenticate, open_authenticator
 from kvstore.server.cli import stop_signals
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
@@ -43,9 +44,9 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
         return 0
     stop = stop_signals()
     _prepare()
-    authenticate = open_authenticator(config.local.tokens_path)
+    authenticate = open_authenticator(config.local.tokens_path, config.auth)
     with Local(config, is_shared=config.server.lanes.shm != "off") as local:
-        server = RpcServer(config.server)
+        server = RpcServer(config.server, open_audit(config.auth))
         context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
         server.start([register_store(local.service, authenticate, server), context])
         print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)})", flush=True)
@@ -62,13 +63,13 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
         return 0
     stop = stop_signals()
     _prepare()
-    authenticate = open_authenticator(config.local.tokens_path)
+    authenticate = open_authenticator(config.local.tokens_path, config.auth)
     stores = RemoteStores(config.store)
     engine = open_engine(config.model, config.local.data_path)
     data_path = config.local.data_path
     context_worker = Worker(engine, config.worker, stores.own(data_path), data_path, config.model.path)
     try:
-        server = RpcServer(config.server)
+        server = RpcServer(config.server, open_audit(config.auth))
         server.start([_register_context(context_worker, authenticate, stores, config.store.address)])
         print(f"larder worker listens on {server.address} ({_model_line(context_worker)}; store {config.store.address})", flush=True)
         stop.wait()
@@ -105,8 +106,7 @@ class RemoteStores:
             transport.close()
 
     def _connect(self, token: str) -> RemoteStore | ClusterStore:
-        tls = ClientTLS(ca=self._store.ca, server_name=self._store.server_name) if self._store.ca else None
-        self._open.append(connect_stores(self._store.address, token, tls, self._store.timeout_s, self._store.replicas))
+        self._open.append(connect_stores(self._store.address, token, self._store.tls, self._store.timeout_s, self._store.replicas))
         return self._open[-1]
 
 

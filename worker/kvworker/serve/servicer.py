@@ -40,7 +40,7 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
     def _caller(self, context: grpc.ServicerContext) -> Caller:
         """Return who calls; raises AuthError."""
         metadata = context.invocation_metadata()
-        tenant = self._authenticate(metadata)
+        tenant = self._authenticate(metadata).tenant
         token = next(str(value) for key, value in metadata if key == "authorization").split(" ", 1)[1].strip()
         return Caller(tenant, self._store_of(tenant, token))
 

@@ -1,0 +1,49 @@
+"""Where every call of a store comes in: who calls, what it may do, and what is written down of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+
+from kvstore.core import calling
+from kvstore.core.errors import ForbiddenError, KVError
+from kvstore.server.audit import AuditLog
+from kvstore.server.auth import Authenticate, Identity
+from kvstore.server.service import BoundStore, StoreService
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """Lets callers in to their tenant's store. Refusals are raised; those of nobody we know are noted by the server's guard."""
+
+    service: StoreService
+    authenticate: Authenticate
+    audit: AuditLog
+
+    def caller(self, context: grpc.ServicerContext) -> Identity:
+        """Return who calls; raises AuthError."""
+        caller = self.authenticate(context.invocation_metadata())
+        calling.work_for(caller.tenant)
+        return caller
+
+    def bind(self, context: grpc.ServicerContext) -> BoundStore:
+        """Return the store of the calling tenant; raises AuthError."""
+        return self.service.bind(self.caller(context).tenant)
+
+    @contextmanager
+    def as_admin(self, context: grpc.ServicerContext, call: str, target: str = "") -> Iterator[BoundStore]:
+        """Make a call that only an admin may make, and leave an audit line with its outcome; raises ForbiddenError for anybody else."""
+        caller, outcome = self.caller(context), KVError.code
+        try:
+            if not caller.is_admin:
+                raise ForbiddenError(f"{call} {target}".strip() + " needs the role admin; see auth in docs/operations.md")
+            yield self.service.bind(caller.tenant)
+            outcome = "OK"
+        except KVError as error:
+            outcome = error.code
+            raise
+        finally:
+            self.audit.acted(caller, call, target, context.peer(), outcome)
