@@ -10,8 +10,8 @@ from dataclasses import replace
 from kvclient.channel import is_loopback
 from kvstore.core.errors import AuthError
 from kvstore.server.auth import Authenticate
+from kvstore.server.certificates import Certificates
 from kvstore.server.grpc_server import RpcServer
-from kvstore.server.lanes.doors import tls_context
 from kvstore.server.observe.observatory import MayWatch, Observatory
 from kvstore.server.observe.source import Source
 from kvstore.server.observe.web import WebServer
@@ -28,7 +28,7 @@ def observing(part: str, server: RpcServer, sources: Sequence[Source], authentic
         return
     observatory = Observatory(part, sources, lambda: server.is_serving, address, admins(authenticate))
     # Scrapers and browsers have no certificate of ours, so none is asked for.
-    secured = None if is_loopback(address) else tls_context(replace(tls, client_ca=""))
+    secured = Certificates(replace(tls, client_ca="")).context if tls.cert and not is_loopback(address) else None
     if not is_loopback(address) and secured is None:
         logger.warning("%s serves metrics as plain text to other machines: allow_plaintext is set", address)
     web = WebServer(address, observatory.routes(), secured, observatory.history.tick)

@@ -51,6 +51,9 @@ _LOST = Page(b"not found; there are /console, /metrics, /healthz and /readyz\n",
 _BROKEN = Page(b"the server failed; its log says why\n", status=500)
 
 
+Secure = Callable[[], ssl.SSLContext]
+
+
 class WebServer:
     """Serves routes by path until it is closed; what its visitors can make it hold is bounded.
 
@@ -60,13 +63,13 @@ class WebServer:
         host:port; port 0 takes a free one. One that is taken raises ConfigError.
     routes : mapping
         From a path to what answers it.
-    tls : ssl.SSLContext or None
-        Wraps every connection.
+    tls : callable or None
+        Returns the context that wraps a connection which is accepted now.
     tick : callable
         Called every half second.
     """
 
-    def __init__(self, address: str, routes: Mapping[str, Route], tls: ssl.SSLContext | None, tick: Callable[[], None]) -> None:
+    def __init__(self, address: str, routes: Mapping[str, Route], tls: Secure | None, tick: Callable[[], None]) -> None:
         host, _, port = address.rpartition(":")
         self._scheme, self._host = "https" if tls else "http", host
         try:
@@ -94,7 +97,7 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, place: tuple[str, int], routes: Mapping[str, Route], tls: ssl.SSLContext | None, tick: Callable[[], None]) -> None:
+    def __init__(self, place: tuple[str, int], routes: Mapping[str, Route], tls: Secure | None, tick: Callable[[], None]) -> None:
         self.address_family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
         self.routes = routes
         self._tls, self._tick = tls, tick
@@ -129,7 +132,7 @@ class _Http(ThreadingHTTPServer):
         if self._tls is None:
             super().finish_request(request, client_address)
             return
-        with self._tls.wrap_socket(request, server_side=True) as secured:
+        with self._tls().wrap_socket(request, server_side=True) as secured:
             super().finish_request(secured, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
