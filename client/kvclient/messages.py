@@ -55,6 +55,7 @@ def _passage_report(row: context_pb2.PassageReport) -> PassageReport:
         why=row.why,
         rows_recomputed=row.rows_recomputed,
         read_as=_READ_AS.get(row.read_as, ""),
+        reason=row.reason,
     )
 
 

@@ -17,9 +17,9 @@ class Outgoing:
     """
 
     def __init__(self, metadata: Metadata, request: object) -> None:
-        self._span = tracing.begin(f"larder.client.{_name(request)}", tracing.CLIENT)
-        parent = self._span.traceparent if self._span is not None else ""
-        self.metadata = of_request(metadata, calling.request_id() or calling.new_request_id(), parent)
+        request_id = calling.request_id() or calling.new_request_id()
+        self._span = tracing.begin(f"larder.client.{_name(request)}", tracing.CLIENT, attributes={"larder.request": request_id})
+        self.metadata = of_request(metadata, request_id, self._span.traceparent if self._span is not None else "")
 
     def __enter__(self) -> Outgoing:
         return self

@@ -76,7 +76,9 @@ class Token:
 class PassageReport:
     """What was done for one passage of a question and why: action "load" or "compute", tier, variant, bytes and seconds.
 
-    `read_as` says how a loaded passage had been read, "document" or "alone"; it is empty for one that was computed in the prompt.
+    `read_as` says how a loaded passage had been read, "document" or "alone"; it is empty for one that was computed in the prompt. `reason`
+    is why it was computed, in a word: that of the store's miss, or "chosen" by the planner, "sooner" than its load came, "failed" to load,
+    "policy" computes all its rows; it is empty for one that was loaded.
     """
 
     passage: Passage
@@ -88,6 +90,7 @@ class PassageReport:
     why: str
     rows_recomputed: int
     read_as: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 Attributes = Mapping[str, str | int | float | bool]
 
 TRACE_KEY = "traceparent"  # the metadata in which a span travels
-CLIENT, SERVER = "CLIENT", "SERVER"
+CLIENT, SERVER, INTERNAL = "CLIENT", "SERVER", "INTERNAL"
 _API = "opentelemetry.trace"
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -55,13 +55,24 @@ def span(name: str, attributes: Attributes | None = None) -> AbstractContextMana
     return started
 
 
-def begin(name: str, kind: str, parent: str = "") -> Ongoing | None:
-    """Begin a span of a call between processes: below `parent` as it travelled, else below the current one; None where nobody traces."""
+@contextmanager
+def apart(name: str) -> Iterator[None]:
+    """Span a block that is left and entered again, as a generator's: below the current span, and never the current one itself."""
+    begun = begin(name, INTERNAL)
+    try:
+        yield
+    finally:
+        if begun is not None:
+            begun.end()
+
+
+def begin(name: str, kind: str, parent: str = "", attributes: Attributes | None = None) -> Ongoing | None:
+    """Begin a span that ends elsewhere: below `parent` as it travelled, else below the current one; None where nobody traces."""
     api = sys.modules.get(_API)
     if api is None:
         return None
     context = _read(api, parent) if parent else None
-    return Ongoing(api, api.get_tracer("larder").start_span(name, context=context, kind=api.SpanKind[kind]))
+    return Ongoing(api, api.get_tracer("larder").start_span(name, context, api.SpanKind[kind], attributes))
 
 
 def traceparent() -> str:

@@ -37,7 +37,7 @@ def _join(name: str, metadata: Metadata) -> tracing.Ongoing | None:
     """Take over what the caller says of its request and trace."""
     told = {key: value for key, value in metadata if isinstance(value, str)}
     calling.join_request(told.get(calling.REQUEST_KEY, ""))
-    span = tracing.begin(f"larder.{name}", tracing.SERVER, told.get(tracing.TRACE_KEY, ""))
+    span = tracing.begin(f"larder.{name}", tracing.SERVER, told.get(tracing.TRACE_KEY, ""), {"larder.request": calling.request_id()})
     if span is not None:
         span.enter()
     return span

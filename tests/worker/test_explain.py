@@ -45,7 +45,7 @@ def test_an_explanation_says_why_a_passage_was_not_loaded(lab: Lab) -> None:
     lab.caller.store.delete(lab.keys(names[:1]))
     lab.ask(names, planner="always_compute")
     lost, computed = lab.worker.explain("alice").lines[5:7]
-    assert "not stored (deleted)" in lost
+    assert "not stored (deleted: it was deleted)" in lost
     assert "; plan: computes " in computed
     assert "this planner never loads" in computed
     lab.ask(names[1:2], store=FailingGet(lab.caller.store, TierUnavailableError("down")), policy="none")

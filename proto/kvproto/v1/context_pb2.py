@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from kvproto.v1 import store_pb2 as kvproto_dot_v1_dot_store__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvproto/v1/context.proto\x12\nkvproto.v1\x1a\x16kvproto/v1/store.proto\"V\n\rIngestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x10\n\x08passages\x18\x02 \x03(\t\x12#\n\x07read_as\x18\x03 \x01(\x0e\x32\x12.kvproto.v1.ReadAs\"Z\n\nPassageRef\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x10\n\x08n_tokens\x18\x04 \x01(\r\x12\x0f\n\x07preview\x18\x05 \x01(\t\"\x84\x01\n\x0eIngestResponse\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\x12\x10\n\x08\x63omputed\x18\x02 \x01(\x08\x12\x0e\n\x06nbytes\x18\x03 \x01(\x04\x12\x12\n\nn_passages\x18\x04 \x01(\r\x12\x13\n\x0btokens_read\x18\x05 \x01(\x04\"\xc7\x01\n\nAskRequest\x12\x13\n\x0bpassage_ids\x18\x01 \x03(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x0f\n\x07planner\x18\x07 \x01(\t\x12#\n\x07read_as\x18\x08 \x01(\x0e\x32\x12.kvproto.v1.ReadAs\x12\x15\n\rttft_target_s\x18\t \x01(\x01\"_\n\x0b\x41skResponse\x12\"\n\x05token\x18\x01 \x01(\x0b\x32\x11.kvproto.v1.TokenH\x00\x12$\n\x06report\x18\x02 \x01(\x0b\x32\x12.kvproto.v1.ReportH\x00\x42\x06\n\x04kind\"!\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xd3\x01\n\rPassageReport\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0e\n\x06nbytes\x18\x05 \x01(\x04\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\x0b\n\x03why\x18\x07 \x01(\t\x12\x17\n\x0frows_recomputed\x18\x08 \x01(\r\x12#\n\x07read_as\x18\t \x01(\x0e\x32\x12.kvproto.v1.ReadAs\"\xee\x02\n\x06Report\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x08passages\x18\x02 \x03(\x0b\x32\x19.kvproto.v1.PassageReport\x12\x0f\n\x07planner\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x38\n\x0cttft_split_s\x18\x05 \x03(\x0b\x32\".kvproto.v1.Report.TtftSplitSEntry\x12\x0e\n\x06ttft_s\x18\x06 \x01(\x01\x12\x18\n\x10predicted_ttft_s\x18\x07 \x01(\x01\x12\x15\n\rtokens_loaded\x18\x08 \x01(\r\x12\x19\n\x11tokens_recomputed\x18\t \x01(\r\x12\x18\n\x10tokens_generated\x18\n \x01(\r\x12\x0f\n\x07quality\x18\x0b \x01(\t\x12\x0e\n\x06target\x18\x0c \x01(\t\x1a\x31\n\x0fTtftSplitSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"J\n\x0eResolveRequest\x12\x13\n\x0bpassage_ids\x18\x01 \x03(\t\x12#\n\x07read_as\x18\x02 \x01(\x0e\x32\x12.kvproto.v1.ReadAs\"p\n\x0fResolvedPassage\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\x12!\n\x03key\x18\x02 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"@\n\x0fResolveResponse\x12-\n\x08passages\x18\x01 \x03(\x0b\x32\x1b.kvproto.v1.ResolvedPassage\"0\n\x0fPassagesRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\";\n\x10PassagesResponse\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\"\x1f\n\rForgetRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\"\"\n\x0e\x46orgetResponse\x12\x10\n\x08n_chunks\x18\x01 \x01(\r\"*\n\x14\x45xplainAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"J\n\x15\x45xplainAnswerResponse\x12\"\n\x06report\x18\x01 \x01(\x0b\x32\x12.kvproto.v1.Report\x12\r\n\x05lines\x18\x02 \x03(\t\"\r\n\x0bInfoRequest\"\xa3\x01\n\x0cInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x0f\n\x07planner\x18\x06 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x07 \x01(\r\x12\x15\n\rstore_address\x18\x08 \x01(\t*\\\n\x06ReadAs\x12\x17\n\x13READ_AS_UNSPECIFIED\x10\x00\x12\x14\n\x10READ_AS_DOCUMENT\x10\x01\x12\x11\n\rREAD_AS_ALONE\x10\x02\x12\x10\n\x0cREAD_AS_BOTH\x10\x03\x32\xec\x03\n\x0e\x43ontextService\x12\x41\n\x06Ingest\x12\x19.kvproto.v1.IngestRequest\x1a\x1a.kvproto.v1.IngestResponse0\x01\x12\x38\n\x03\x41sk\x12\x16.kvproto.v1.AskRequest\x1a\x17.kvproto.v1.AskResponse0\x01\x12\x42\n\x07Resolve\x12\x1a.kvproto.v1.ResolveRequest\x1a\x1b.kvproto.v1.ResolveResponse\x12G\n\x08Passages\x12\x1b.kvproto.v1.PassagesRequest\x1a\x1c.kvproto.v1.PassagesResponse0\x01\x12?\n\x06\x46orget\x12\x19.kvproto.v1.ForgetRequest\x1a\x1a.kvproto.v1.ForgetResponse\x12T\n\rExplainAnswer\x12 .kvproto.v1.ExplainAnswerRequest\x1a!.kvproto.v1.ExplainAnswerResponse\x12\x39\n\x04Info\x12\x17.kvproto.v1.InfoRequest\x1a\x18.kvproto.v1.InfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvproto/v1/context.proto\x12\nkvproto.v1\x1a\x16kvproto/v1/store.proto\"V\n\rIngestRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x10\n\x08passages\x18\x02 \x03(\t\x12#\n\x07read_as\x18\x03 \x01(\x0e\x32\x12.kvproto.v1.ReadAs\"Z\n\nPassageRef\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05index\x18\x03 \x01(\r\x12\x10\n\x08n_tokens\x18\x04 \x01(\r\x12\x0f\n\x07preview\x18\x05 \x01(\t\"\x84\x01\n\x0eIngestResponse\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\x12\x10\n\x08\x63omputed\x18\x02 \x01(\x08\x12\x0e\n\x06nbytes\x18\x03 \x01(\x04\x12\x12\n\nn_passages\x18\x04 \x01(\r\x12\x13\n\x0btokens_read\x18\x05 \x01(\x04\"\xc7\x01\n\nAskRequest\x12\x13\n\x0bpassage_ids\x18\x01 \x03(\t\x12\x10\n\x08question\x18\x02 \x01(\t\x12\x12\n\nmax_tokens\x18\x03 \x01(\r\x12\x13\n\x0btemperature\x18\x04 \x01(\x01\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x0e\n\x06policy\x18\x06 \x01(\t\x12\x0f\n\x07planner\x18\x07 \x01(\t\x12#\n\x07read_as\x18\x08 \x01(\x0e\x32\x12.kvproto.v1.ReadAs\x12\x15\n\rttft_target_s\x18\t \x01(\x01\"_\n\x0b\x41skResponse\x12\"\n\x05token\x18\x01 \x01(\x0b\x32\x11.kvproto.v1.TokenH\x00\x12$\n\x06report\x18\x02 \x01(\x0b\x32\x12.kvproto.v1.ReportH\x00\x42\x06\n\x04kind\"!\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xe3\x01\n\rPassageReport\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\x12\x0c\n\x04tier\x18\x03 \x01(\t\x12\x0f\n\x07variant\x18\x04 \x01(\t\x12\x0e\n\x06nbytes\x18\x05 \x01(\x04\x12\x0f\n\x07seconds\x18\x06 \x01(\x01\x12\x0b\n\x03why\x18\x07 \x01(\t\x12\x17\n\x0frows_recomputed\x18\x08 \x01(\r\x12#\n\x07read_as\x18\t \x01(\x0e\x32\x12.kvproto.v1.ReadAs\x12\x0e\n\x06reason\x18\n \x01(\t\"\xee\x02\n\x06Report\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x08passages\x18\x02 \x03(\x0b\x32\x19.kvproto.v1.PassageReport\x12\x0f\n\x07planner\x18\x03 \x01(\t\x12\x0e\n\x06policy\x18\x04 \x01(\t\x12\x38\n\x0cttft_split_s\x18\x05 \x03(\x0b\x32\".kvproto.v1.Report.TtftSplitSEntry\x12\x0e\n\x06ttft_s\x18\x06 \x01(\x01\x12\x18\n\x10predicted_ttft_s\x18\x07 \x01(\x01\x12\x15\n\rtokens_loaded\x18\x08 \x01(\r\x12\x19\n\x11tokens_recomputed\x18\t \x01(\r\x12\x18\n\x10tokens_generated\x18\n \x01(\r\x12\x0f\n\x07quality\x18\x0b \x01(\t\x12\x0e\n\x06target\x18\x0c \x01(\t\x1a\x31\n\x0fTtftSplitSEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"J\n\x0eResolveRequest\x12\x13\n\x0bpassage_ids\x18\x01 \x03(\t\x12#\n\x07read_as\x18\x02 \x01(\x0e\x32\x12.kvproto.v1.ReadAs\"p\n\x0fResolvedPassage\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\x12!\n\x03key\x18\x02 \x01(\x0b\x32\x14.kvproto.v1.ChunkKey\x12\x11\n\ttoken_ids\x18\x03 \x03(\r\"@\n\x0fResolveResponse\x12-\n\x08passages\x18\x01 \x03(\x0b\x32\x1b.kvproto.v1.ResolvedPassage\"0\n\x0fPassagesRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\";\n\x10PassagesResponse\x12\'\n\x07passage\x18\x01 \x01(\x0b\x32\x16.kvproto.v1.PassageRef\"\x1f\n\rForgetRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\"\"\n\x0e\x46orgetResponse\x12\x10\n\x08n_chunks\x18\x01 \x01(\r\"*\n\x14\x45xplainAnswerRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"J\n\x15\x45xplainAnswerResponse\x12\"\n\x06report\x18\x01 \x01(\x0b\x32\x12.kvproto.v1.Report\x12\r\n\x05lines\x18\x02 \x03(\t\"\r\n\x0bInfoRequest\"\xa3\x01\n\x0cInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x63odec\x18\x04 \x01(\t\x12\x0e\n\x06policy\x18\x05 \x01(\t\x12\x0f\n\x07planner\x18\x06 \x01(\t\x12\x1a\n\x12max_context_tokens\x18\x07 \x01(\r\x12\x15\n\rstore_address\x18\x08 \x01(\t*\\\n\x06ReadAs\x12\x17\n\x13READ_AS_UNSPECIFIED\x10\x00\x12\x14\n\x10READ_AS_DOCUMENT\x10\x01\x12\x11\n\rREAD_AS_ALONE\x10\x02\x12\x10\n\x0cREAD_AS_BOTH\x10\x03\x32\xec\x03\n\x0e\x43ontextService\x12\x41\n\x06Ingest\x12\x19.kvproto.v1.IngestRequest\x1a\x1a.kvproto.v1.IngestResponse0\x01\x12\x38\n\x03\x41sk\x12\x16.kvproto.v1.AskRequest\x1a\x17.kvproto.v1.AskResponse0\x01\x12\x42\n\x07Resolve\x12\x1a.kvproto.v1.ResolveRequest\x1a\x1b.kvproto.v1.ResolveResponse\x12G\n\x08Passages\x12\x1b.kvproto.v1.PassagesRequest\x1a\x1c.kvproto.v1.PassagesResponse0\x01\x12?\n\x06\x46orget\x12\x19.kvproto.v1.ForgetRequest\x1a\x1a.kvproto.v1.ForgetResponse\x12T\n\rExplainAnswer\x12 .kvproto.v1.ExplainAnswerRequest\x1a!.kvproto.v1.ExplainAnswerResponse\x12\x39\n\x04Info\x12\x17.kvproto.v1.InfoRequest\x1a\x18.kvproto.v1.InfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPORT_TTFTSPLITSENTRY']._loaded_options = None
   _globals['_REPORT_TTFTSPLITSENTRY']._serialized_options = b'8\001'
-  _globals['_READAS']._serialized_start=2033
-  _globals['_READAS']._serialized_end=2125
+  _globals['_READAS']._serialized_start=2049
+  _globals['_READAS']._serialized_end=2141
   _globals['_INGESTREQUEST']._serialized_start=64
   _globals['_INGESTREQUEST']._serialized_end=150
   _globals['_PASSAGEREF']._serialized_start=152
@@ -49,33 +49,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKEN']._serialized_start=678
   _globals['_TOKEN']._serialized_end=711
   _globals['_PASSAGEREPORT']._serialized_start=714
-  _globals['_PASSAGEREPORT']._serialized_end=925
-  _globals['_REPORT']._serialized_start=928
-  _globals['_REPORT']._serialized_end=1294
-  _globals['_REPORT_TTFTSPLITSENTRY']._serialized_start=1245
-  _globals['_REPORT_TTFTSPLITSENTRY']._serialized_end=1294
-  _globals['_RESOLVEREQUEST']._serialized_start=1296
-  _globals['_RESOLVEREQUEST']._serialized_end=1370
-  _globals['_RESOLVEDPASSAGE']._serialized_start=1372
-  _globals['_RESOLVEDPASSAGE']._serialized_end=1484
-  _globals['_RESOLVERESPONSE']._serialized_start=1486
-  _globals['_RESOLVERESPONSE']._serialized_end=1550
-  _globals['_PASSAGESREQUEST']._serialized_start=1552
-  _globals['_PASSAGESREQUEST']._serialized_end=1600
-  _globals['_PASSAGESRESPONSE']._serialized_start=1602
-  _globals['_PASSAGESRESPONSE']._serialized_end=1661
-  _globals['_FORGETREQUEST']._serialized_start=1663
-  _globals['_FORGETREQUEST']._serialized_end=1694
-  _globals['_FORGETRESPONSE']._serialized_start=1696
-  _globals['_FORGETRESPONSE']._serialized_end=1730
-  _globals['_EXPLAINANSWERREQUEST']._serialized_start=1732
-  _globals['_EXPLAINANSWERREQUEST']._serialized_end=1774
-  _globals['_EXPLAINANSWERRESPONSE']._serialized_start=1776
-  _globals['_EXPLAINANSWERRESPONSE']._serialized_end=1850
-  _globals['_INFOREQUEST']._serialized_start=1852
-  _globals['_INFOREQUEST']._serialized_end=1865
-  _globals['_INFORESPONSE']._serialized_start=1868
-  _globals['_INFORESPONSE']._serialized_end=2031
-  _globals['_CONTEXTSERVICE']._serialized_start=2128
-  _globals['_CONTEXTSERVICE']._serialized_end=2620
+  _globals['_PASSAGEREPORT']._serialized_end=941
+  _globals['_REPORT']._serialized_start=944
+  _globals['_REPORT']._serialized_end=1310
+  _globals['_REPORT_TTFTSPLITSENTRY']._serialized_start=1261
+  _globals['_REPORT_TTFTSPLITSENTRY']._serialized_end=1310
+  _globals['_RESOLVEREQUEST']._serialized_start=1312
+  _globals['_RESOLVEREQUEST']._serialized_end=1386
+  _globals['_RESOLVEDPASSAGE']._serialized_start=1388
+  _globals['_RESOLVEDPASSAGE']._serialized_end=1500
+  _globals['_RESOLVERESPONSE']._serialized_start=1502
+  _globals['_RESOLVERESPONSE']._serialized_end=1566
+  _globals['_PASSAGESREQUEST']._serialized_start=1568
+  _globals['_PASSAGESREQUEST']._serialized_end=1616
+  _globals['_PASSAGESRESPONSE']._serialized_start=1618
+  _globals['_PASSAGESRESPONSE']._serialized_end=1677
+  _globals['_FORGETREQUEST']._serialized_start=1679
+  _globals['_FORGETREQUEST']._serialized_end=1710
+  _globals['_FORGETRESPONSE']._serialized_start=1712
+  _globals['_FORGETRESPONSE']._serialized_end=1746
+  _globals['_EXPLAINANSWERREQUEST']._serialized_start=1748
+  _globals['_EXPLAINANSWERREQUEST']._serialized_end=1790
+  _globals['_EXPLAINANSWERRESPONSE']._serialized_start=1792
+  _globals['_EXPLAINANSWERRESPONSE']._serialized_end=1866
+  _globals['_INFOREQUEST']._serialized_start=1868
+  _globals['_INFOREQUEST']._serialized_end=1881
+  _globals['_INFORESPONSE']._serialized_start=1884
+  _globals['_INFORESPONSE']._serialized_end=2047
+  _globals['_CONTEXTSERVICE']._serialized_start=2144
+  _globals['_CONTEXTSERVICE']._serialized_end=2636
 # @@protoc_insertion_point(module_scope)

@@ -96,7 +96,7 @@ class Token(_message.Message):
     def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class PassageReport(_message.Message):
-    __slots__ = ("passage", "action", "tier", "variant", "nbytes", "seconds", "why", "rows_recomputed", "read_as")
+    __slots__ = ("passage", "action", "tier", "variant", "nbytes", "seconds", "why", "rows_recomputed", "read_as", "reason")
     PASSAGE_FIELD_NUMBER: _ClassVar[int]
     ACTION_FIELD_NUMBER: _ClassVar[int]
     TIER_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,7 @@ class PassageReport(_message.Message):
     WHY_FIELD_NUMBER: _ClassVar[int]
     ROWS_RECOMPUTED_FIELD_NUMBER: _ClassVar[int]
     READ_AS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     passage: PassageRef
     action: str
     tier: str
@@ -115,7 +116,8 @@ class PassageReport(_message.Message):
     why: str
     rows_recomputed: int
     read_as: ReadAs
-    def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., action: _Optional[str] = ..., tier: _Optional[str] = ..., variant: _Optional[str] = ..., nbytes: _Optional[int] = ..., seconds: _Optional[float] = ..., why: _Optional[str] = ..., rows_recomputed: _Optional[int] = ..., read_as: _Optional[_Union[ReadAs, str]] = ...) -> None: ...
+    reason: str
+    def __init__(self, passage: _Optional[_Union[PassageRef, _Mapping]] = ..., action: _Optional[str] = ..., tier: _Optional[str] = ..., variant: _Optional[str] = ..., nbytes: _Optional[int] = ..., seconds: _Optional[float] = ..., why: _Optional[str] = ..., rows_recomputed: _Optional[int] = ..., read_as: _Optional[_Union[ReadAs, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Report(_message.Message):
     __slots__ = ("request_id", "passages", "planner", "policy", "ttft_split_s", "ttft_s", "predicted_ttft_s", "tokens_loaded", "tokens_recomputed", "tokens_generated", "quality", "target")

@@ -6,14 +6,14 @@ import logging
 import math
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from kvclient.records import AnswerExplanation, Report, Token
+from kvstore.core import calling, tracing
 from kvstore.core.api import Hit, Status, StoreAPI
-from kvstore.core.errors import InvalidInputError, KVError
+from kvstore.core.errors import DeadlineError, InvalidInputError, KVError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
@@ -43,7 +43,7 @@ from kvworker.settings import WorkerSettings
 
 _LEASE_SLACK_S = 5.0
 _LOST = frozenset({"epoch", "deleted"})
-_UNAVAILABLE = "unavailable"
+_SILENT = frozenset({"unavailable", "breaker", "timeout"})  # why a store may have what it did not tell of
 _REST_FACTOR, _LONGEST_REST_S = 10, 10.0  # a store that hangs costs a tenth of the time at most, not every question its timeout
 _log = logging.getLogger(__name__)
 
@@ -100,22 +100,28 @@ class Answerer:
         Whatever the store does, the answer comes: what cannot be loaded in time is computed. Raises NotFoundError, InvalidInputError
         or UnsupportedError for passages, policies and planners that are not known and for a prompt that is too long.
         """
-        started, costs = time.perf_counter(), self._costs.model
+        started, costs, request_id = time.perf_counter(), self._costs.model, calling.request_id() or calling.new_request_id()
         course = self._plan(tenant, store, question)
-        token, tokens = self._prefill(tenant, store, course, question.sampling)
+        with tracing.span("larder.prefill", {"larder.passages": len(course.asked), "larder.planner": course.planner}):
+            token, tokens = self._prefill(tenant, store, course, question.sampling)
         course.timing.ttft_s = time.perf_counter() - started
+        with tracing.apart("larder.decode"):
+            yield from self._text(course, token, tokens)
+        self._learn(tenant, course)
+        self._probes.after(tenant, store, course)
+        self._restore(tenant, store, course)
+        report = make_report(request_id, course, self._codecs)
+        self._explanations.keep(tenant, AnswerExplanation(report, tuple(explain(report, course, costs))))
+        yield report
+
+    def _text(self, course: Course, token: int | None, tokens: Iterator[int]) -> Iterator[Token]:
+        """Yield the answer as it comes, and count it."""
         stream = TextStream(self._engine.decode)
         while token is not None:
             course.n_generated += 1
             yield from stream.push(token)
             token = self._next(tokens)
         yield from stream.flush()
-        self._learn(tenant, course)
-        self._probes.after(tenant, store, course)
-        self._restore(tenant, store, course)
-        report = make_report(uuid.uuid4().hex[:16], course, self._codecs)
-        self._explanations.keep(tenant, AnswerExplanation(report, tuple(explain(report, course, costs))))
-        yield report
 
     def _next(self, tokens: Iterator[int]) -> int | None:
         """Return the next token, or None at the end."""
@@ -130,11 +136,11 @@ class Answerer:
         prompt = Prompt(tuple(p for p, _ in named), self._question_ids(question))
         self._check_room(prompt, question.sampling)
         timing = Timing()
-        with timing.measure("lookup"):
+        with timing.measure("lookup"), tracing.span("larder.lookup"):
             asked = self._lookup(tenant, store, named)
             device_nbytes = self._on_device(tenant, [s.hit for a in asked for s in a.stored])
         best = [a.best(device_nbytes) for a in asked]
-        with timing.measure("plan"):
+        with timing.measure("plan"), tracing.span("larder.plan"):
             hits = offers(asked, self._codecs, device_nbytes)
             target_s, ways = question.ttft_target_s or self._settings.ttft_target_s, list[Way]()
             for choice in self._careful_first(spec, read_as(prompt, best), target_s):
@@ -174,16 +180,16 @@ class Answerer:
 
     def _hits(self, tenant: str, store: StoreAPI, keys: Sequence[ChunkKey]) -> list[Hit]:
         """Return one hit per key; a store that fails or is late has nothing, and rests for ten times as long as its failure took."""
-        started = time.monotonic()
+        started, reason = time.monotonic(), "breaker"
         try:
             if started >= self._resting_until.get(tenant, 0.0):
                 lease_s = self._settings.load_timeout_s + _LEASE_SLACK_S
                 return store.lookup(keys, lease_s, self._settings.load_slack_s) if keys else []
         except KVError as error:
-            now = time.monotonic()
+            now, reason = time.monotonic(), "timeout" if isinstance(error, DeadlineError) else "unavailable"
             self._resting_until[tenant] = now + min(_LONGEST_REST_S, _REST_FACTOR * (now - started))
             _log.warning("lookup failed, everything is computed: %s", error)
-        return [Hit(key, Status.ABSENT, reason=_UNAVAILABLE) for key in keys]
+        return [Hit(key, Status.ABSENT, reason=reason) for key in keys]
 
     def _on_device(self, tenant: str, hits: Sequence[Hit]) -> dict[ChunkKey, int]:
         """Return the sizes of decoded copies; copies of what was invalidated or deleted are dropped."""
@@ -223,7 +229,7 @@ class Answerer:
         """
         for asked in course.asked:
             for lost in asked.lacking():
-                if lost.hit.reason != _UNAVAILABLE:
+                if lost.hit.reason not in _SILENT:
                     self._restorer.ask(tenant, store, lost.reading.passage)
 
     def _learn(self, tenant: str, course: Course) -> None:

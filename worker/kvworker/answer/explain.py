@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from kvclient.records import AnswerExplanation, PassageReport, Report
 from kvstore.core.api import Hit, Status
 from kvstore.core.errors import NotFoundError
+from kvstore.core.reasons import meaning_of
 from kvstore.core.units import format_nbytes
 from kvstore.planners.cost import CostModel
 from kvstore.planners.linear import LinearCost
@@ -69,7 +70,8 @@ def _state(hit: Hit) -> str:
     """Say where a chunk is, or why it is not there."""
     if hit.status is Status.READY:
         return f"in {hit.tier}, {format_nbytes(hit.nbytes)}"
-    return f"not stored ({hit.reason or hit.status.value})"
+    meaning = meaning_of(hit.reason)
+    return f"not stored ({hit.reason or hit.status.value}{': ' if meaning else ''}{meaning})"
 
 
 def _happened(item: Load | Compute, row: PassageReport) -> str:

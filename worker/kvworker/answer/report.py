@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from kvclient.records import Passage as PassageRecord
 from kvclient.records import PassageReport, Report
+from kvstore.core.reasons import meaning_of
 from kvstore.core.stages import PipelineSpec
 from kvstore.planners.plan import Compute, Load
 from kvworker.answer.course import Course
@@ -57,8 +58,8 @@ def _passage_report(course: Course, index: int, codecs: Mapping[bytes, PipelineS
     item, read = course.plan.items[index], course.read[index]
     source, passage = course.sources.get(index), passage_record(course.asked[index].passage)
     if read is None or source is None or (isinstance(source, StoredSource) and not source.has_arrived):
-        why = _why_computed(course, item, read.hit.reason if read else "never_stored")
-        return PassageReport(passage, "compute", "", "", 0, 0.0, why, passage.n_tokens)
+        reason, why = _why_computed(course, item, read.hit.reason if read else "never_stored")
+        return PassageReport(passage, "compute", "", "", 0, 0.0, why, passage.n_tokens, reason=reason)
     if isinstance(source, StoredSource):
         tier, nbytes, seconds = source.tier, source.nbytes, source.seconds
     else:
@@ -74,15 +75,17 @@ def _rows_computed(course: Course, index: int) -> int:
     return bisect_left(course.rows, start + len(course.prompt.passages[index].token_ids)) - bisect_left(course.rows, start)
 
 
-def _why_computed(course: Course, item: Load | Compute, reason: str) -> str:
-    """Return why a passage was computed: its load failed, the store lacks it, or the plan says so."""
+def _why_computed(course: Course, item: Load | Compute, missed: str) -> tuple[str, str]:
+    """Return why a passage was computed, in a word and in a sentence: its load failed, the store lacks it, or the plan says so."""
     failure = course.failures.get(item.index)
     if failure == SOONER:
-        return f"{SOONER} than loading; the plan was: {item.why}"
+        return "sooner", f"{SOONER} than loading; the plan was: {item.why}"
     if failure:
-        return f"loading failed ({failure}), so it was computed"
+        return "failed", f"loading failed ({failure}), so it was computed"
     if isinstance(item, Load) and item.patch_rows == course.request.passages[item.index].n_tokens:
-        return "the policy computes all its rows again, so its chunk was not loaded"
+        return "policy", "the policy computes all its rows again, so its chunk was not loaded"
     if isinstance(item, Load):
-        return f"it was computed before its turn to be loaded came; the plan was: {item.why}"
-    return f"the store lacks it ({reason}); {item.why}" if reason else item.why
+        return "sooner", f"it was computed before its turn to be loaded came; the plan was: {item.why}"
+    if missed:
+        return missed, f"the store lacks it ({missed}: {meaning_of(missed)}); {item.why}"
+    return "chosen", item.why

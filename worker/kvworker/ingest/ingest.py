@@ -13,6 +13,7 @@ from itertools import chain
 
 import torch
 
+from kvstore.core import tracing
 from kvstore.core.api import Hit, PutNote, PutReceipt, Scope, Status, StoreAPI
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.key import ChunkKey
@@ -257,7 +258,10 @@ class Ingestor:
             for stage in codec.stages:
                 if isinstance(stage, Calibrated):
                     self._artifacts.publish(stage.artifact, stage.subject, store)
-            return store.put(codec.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent), note)
+            with tracing.span("larder.encode"):
+                blob = codec.encode(kv, self._engine.identity, passage.kind, passage.content, passage.parent)
+            with tracing.span("larder.put", {"larder.bytes": len(blob)}):
+                return store.put(blob, note)
 
         return self._push.submit(kv, put)
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
+from kvstore.core import tracing
 from kvstore.core.errors import ClosedError
 from kvworker.chunk import PassageKV
 
@@ -39,7 +41,7 @@ class PushQueue:
             if self._is_closed:
                 raise ClosedError("the push queue is closed")
             self._used_bytes += nbytes
-            future = self._pool.submit(job, kv)
+            future = self._pool.submit(tracing.carried(partial(job, kv)))
         future.add_done_callback(lambda _: self._free(nbytes))
         return future
 

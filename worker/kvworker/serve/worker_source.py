@@ -37,7 +37,7 @@ _OWN_MEANINGS = {
 }
 _STEPS = {
     "lookup": "the store was slow to say what it has",
-    "plan": "planning",
+    "plan": "choosing between loading and computing took long",
     "queue": "it waited for the model behind other requests",
     "load": "it waited for chunks to arrive",
     "prefill": "computing",
