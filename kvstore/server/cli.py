@@ -13,6 +13,10 @@ from kvstore.core.allocator import keep_large_blocks
 from kvstore.core.errors import KVError
 from kvstore.server.auth import open_authenticator
 from kvstore.server.config import StoreConfig, load_config
+from kvstore.server.logs import log_to_stderr
+from kvstore.server.observe.opening import observing
+from kvstore.server.observe.server_source import ServerSource
+from kvstore.server.observe.store_source import StoreSource
 from kvstore.server.opening import describe, open_store, serve_store
 from kvstore.server.settings import to_toml
 
@@ -26,6 +30,8 @@ _KEYS = {
     "disk": "tiers.disk.capacity",
     "redis": "tiers.redis.url",
     "allow_plaintext": "server.allow_plaintext",
+    "metrics": "server.metrics_address",
+    "log_format": "server.log_format",
 }
 
 
@@ -39,6 +45,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--disk", metavar="SIZE", help="capacity of the disk tier; 0 turns it off")
     parser.add_argument("--redis", metavar="URL", help="use a Redis tier")
     parser.add_argument("--allow-plaintext", action="store_true", default=None, help="serve other machines without TLS")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="metrics and console (default: a free port of loopback; empty for none)")
+    parser.add_argument("--log-format", choices=("text", "json"), help="lines on standard error for people, or JSON objects")
     parser.add_argument("--print-config", action="store_true", help="print the effective configuration as TOML and stop")
     parser.set_defaults(run=run)
 
@@ -51,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             print(to_toml(config))
             return 0
         keep_large_blocks()
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        log_to_stderr(config.server.log_format)
         return serve(config)
     except KVError as error:
         print(f"larder store: {error}", file=sys.stderr)
@@ -79,10 +87,12 @@ def serve(config: StoreConfig) -> int:
     service = open_store(config, is_shared=config.server.lanes.shm != "off")
     try:
         server = serve_store(config, service, authenticate)
-        print(f"larder store listens on {server.address} ({describe(config)})", flush=True)
-        stop.wait()
-        logger.info("draining: calls in progress have %.0f s", config.server.drain_s)
-        server.drain()
+        sources = [StoreSource(service, config.server.metrics_tenants), ServerSource(server, service.lane_calls)]
+        with observing("store", server, sources, authenticate) as where:
+            print(f"larder store listens on {server.address} ({describe(config)}){where}", flush=True)
+            stop.wait()
+            logger.info("draining: calls in progress have %.0f s", config.server.drain_s)
+            server.drain()
     finally:
         service.close()
     return 0

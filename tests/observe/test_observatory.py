@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from kvstore.core.api import PutNote
-from kvstore.core.errors import ConfigError
+from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import TokenAuthenticator, known_tokens
+from kvstore.server.auth import Identity, Metadata, TokenAuthenticator, known_tokens
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.observe import names
@@ -159,14 +159,18 @@ def test_pages_off_loopback_need_what_the_server_needs() -> None:
     ServerConfig(metrics_address="0.0.0.0:7430", allow_plaintext=True)
 
 
-def test_a_server_without_an_address_for_them_has_no_pages(service: StoreService, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_without_an_address_for_them_has_no_pages(service: StoreService) -> None:
     """And says nothing of them."""
-    with serving(service, replace(LOOPBACK, metrics_address="")) as server, observing("store", server, [], lambda _: None):  # type: ignore[arg-type, return-value]
-        assert capsys.readouterr().out == ""
+    with serving(service, replace(LOOPBACK, metrics_address="")) as server, observing("store", server, [], nobody) as where:
+        assert where == ""
 
 
-def test_a_server_says_where_its_pages_are(server: RpcServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_says_where_its_pages_are(server: RpcServer) -> None:
     """A free port is of no use to who does not know it."""
-    with observing("store", server, [], lambda _: None):  # type: ignore[arg-type, return-value]
-        url = capsys.readouterr().out.split()[-1]
-        assert get(url).status == 200
+    with observing("store", server, [], nobody) as where:
+        assert get(where.split()[-1]).status == 200
+
+
+def nobody(metadata: Metadata) -> Identity:
+    """Know nobody."""
+    raise AuthError("no")

@@ -65,7 +65,7 @@ def scene(make_lab: MakeLab, tmp_path: Path, request: pytest.FixtureRequest) -> 
     needs_remote = request.node.callspec.params["reason"] in ("timeout", "breaker", "unavailable")
     memory, remote = MemoryTier(CAPACITY), FaultyTier(MemoryTier(1 << 20), REMOTE)
     tiers = [memory, BreakerTier(remote, cool_down_s=60.0)] if needs_remote else [memory]
-    store = TieredStore(tiers, StoreSettings(remote_timeout_s=0.05))
+    store = TieredStore(tiers, StoreSettings(eviction="lru", remote_timeout_s=0.05))
     service = StoreService(store, Epochs(), bytes(32), 1 << 20)
     lab = make_lab(tmp_path / "data", restore_passages=0, load_slack_s=5.0)
     yield Scene(lab, memory, remote, service, make_lab, tmp_path / "data")

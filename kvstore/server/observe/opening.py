@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from kvclient.channel import is_loopback
+from kvclient.traces import export_traces
 from kvstore.core.errors import AuthError
 from kvstore.server.auth import Authenticate
 from kvstore.server.certificates import Certificates
@@ -20,11 +21,24 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def observing(part: str, server: RpcServer, sources: Sequence[Source], authenticate: Authenticate) -> Iterator[None]:
-    """Serve metrics, health and console of a running server within the block, and print where; does nothing where no address is set."""
+def observing(part: str, server: RpcServer, sources: Sequence[Source], authenticate: Authenticate) -> Iterator[str]:
+    """Serve metrics, health and console of a running server within the block; yield in words where they are, "" where no address is set.
+
+    Sends traces too, where OpenTelemetry's variables say where to.
+    """
+    send_rest = export_traces(f"larder-{part}")
+    try:
+        with _pages(part, server, sources, authenticate) as where:
+            yield where
+    finally:
+        send_rest()
+
+
+@contextmanager
+def _pages(part: str, server: RpcServer, sources: Sequence[Source], authenticate: Authenticate) -> Iterator[str]:
     address, tls = server.config.metrics_address, server.config.tls
     if not address:
-        yield
+        yield ""
         return
     observatory = Observatory(part, sources, lambda: server.is_serving, address, admins(authenticate))
     # Scrapers and browsers have no certificate of ours, so none is asked for.
@@ -32,9 +46,8 @@ def observing(part: str, server: RpcServer, sources: Sequence[Source], authentic
     if not is_loopback(address) and secured is None:
         logger.warning("%s serves metrics as plain text to other machines: allow_plaintext is set", address)
     web = WebServer(address, observatory.routes(), secured, observatory.history.tick)
-    print(f"console and metrics: {web.url}/console", flush=True)
     try:
-        yield
+        yield f", console at {web.url}/console"
     finally:
         web.close()
 
