@@ -34,6 +34,7 @@ _GUARD = """\
 encoded and decoded; where K, V or attention is off by more than the limit, the preset above takes it. Models whose query heads
 share a KV head by six or more, or whose keys have a bias, take no preset below `balanced`."""
 _WHEN = {
+    "cachegen": "slow links, where a chunk is read whole",
     "cq": "the fewest bits per token where codebooks may be held beside the model",
     "cross": "remote and cold tiers: nothing decodes before all layers are here",
     "csr": "cold tiers, encoded off the critical path",
@@ -56,6 +57,7 @@ _WHEN = {
     "lz4": "masks and other fields with long runs",
     "planes": "raw floats",
     "rans": "exponents and codes on slow links: the smallest, and the slowest to decode",
+    "trim": "behind `cachegen`",
     "top16": "exponents, where a fixed length matters more than size",
     "zstd": "exponents and codes on the CPU",
 }
