@@ -140,6 +140,17 @@ def test_the_command_keeps_what_it_prints(tmp_path: Path, monkeypatch: pytest.Mo
     assert sorted((row["reading"], row["policy"]) for row in printed) == sorted((row["reading"], row["policy"]) for row in kept)
 
 
+def test_codecs_to_measure_beside_may_hold_commas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As most with parameters do; each is given by itself."""
+    monkeypatch.setattr("kvworker.quality.command.QUICK", Extent((), 8, 4, 1))
+    command = ["calibrate", "--quick", "--json", "--data-dir", str(tmp_path), "--codec", "raw"]
+    assert main([*command, "--beside", "kivi:bits=2,group=32", "--beside", "int8"]) == 0
+    printed = {json.loads(line)["codec"] for line in capsys.readouterr().out.splitlines()}
+    assert printed == {"lossless", "kivi:bits=2,group=32", "int8"}
+
+
 def test_a_file_may_be_named_to_go_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the weights every worker finds it."""
     monkeypatch.setattr("kvworker.quality.command.QUICK", Extent((), 8, 4, 1))

@@ -35,10 +35,9 @@ def run(args: argparse.Namespace, flags: Flags) -> int:
         if not args.seconds > 0:
             raise InvalidInputError(f"--seconds must be above 0, got {args.seconds:g}")
         extent = replace(extent, seconds=args.seconds)
-    others = args.codecs.split(",") if args.codecs else [] if args.quick else [preset.name for preset in LADDER]
     engine = open_engine(config.model, config.local.data_path)
     folder = model_folder(config.local.data_path, engine.identity.namespace)
-    named = [find_codec(calibrated_text(name)) for name in (config.worker.codec, *others)]
+    named = [find_codec(calibrated_text(name)) for name in (config.worker.codec, *_beside(args))]
     artifacts = Artifacts(engine.identity.namespace, folder / ARTIFACTS)
     codecs = prepare(engine, named, artifacts, args.text or (), QUICK_TEXT if args.quick else Reach())
     with progress("calibrating", extent.n_questions) as advance:
@@ -47,6 +46,11 @@ def run(args: argparse.Namespace, flags: Flags) -> int:
     calibration.save(path)
     _show(calibration, path, Gate(calibration, config.worker.quality_budget, codec_id(codecs[0])), output_of(args))
     return 0
+
+
+def _beside(args: argparse.Namespace) -> list[str]:
+    """Return the codecs to measure beside the worker's: those named, else every preset, or none where it has to be quick."""
+    return args.beside or ([] if args.quick else [preset.name for preset in LADDER])
 
 
 def _show(calibration: Calibration, path: Path, gate: Gate, output: Output) -> None:

@@ -1,4 +1,4 @@
-"""`larder up`, `worker`, `demo`, `calibrate`, `size` and `bench`; what needs torch is imported when a command runs."""
+"""`larder up`, `worker`, `route`, `demo`, `calibrate`, `size` and `bench`; what needs torch is imported when a command runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ _MODEL_KEYS = {
     "planner": "worker.planner",
     "data_dir": "data_dir",
 }
-_SERVER_KEYS = {"address": "server.address", "allow_plaintext": "server.allow_plaintext"}
+_SERVER_KEYS = {
+    "address": "server.address",
+    "allow_plaintext": "server.allow_plaintext",
+    "metrics": "server.metrics_address",
+    "log_format": "server.log_format",
+}
 _STORE_KEYS = {"memory": "tiers.memory.capacity", "disk": "tiers.disk.capacity", "redis": "tiers.redis.url"}
 
 
@@ -34,7 +39,10 @@ def register(subparsers: Subparsers) -> None:
     _add_model_flags(worker)
     _add_server_flags(worker)
     worker.add_argument("--store", metavar="ADDRESS", help="the stores: host:port, several with commas, or dns:name:port")
+    worker.add_argument("--ray", nargs="?", const="local", metavar="ADDRESS", help="run a pool on a Ray cluster: auto, or one of its own")
+    worker.add_argument("--workers", type=int, metavar="N", help="with --ray, how many (default: 2)")
     worker.set_defaults(run=_worker)
+    _register_route(subparsers)
     demo = subparsers.add_parser("demo", help="ingest the example documents and ask questions about them")
     _add_model_flags(demo)
     _add_store_flags(demo)
@@ -44,7 +52,8 @@ def register(subparsers: Subparsers) -> None:
     _register_calibrate(subparsers)
     _register_size(subparsers)
     bench = subparsers.add_parser("bench", help="measure, and print one row per point")
-    bench.add_argument("name", help="a benchmark: codecs, context, edits, eviction, kernels, planner, race, reuse, scbench or transport")
+    known = "codecs, context, edits, eviction, kernels, planner, race, reuse, routing, scbench or transport"
+    bench.add_argument("name", help=f"a benchmark: {known}")
     bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
     bench.add_argument("--json", action="store_true", help="print one JSON object per line")
     bench.add_argument("--sizes", metavar="LIST", help="sizes to measure, such as 512,1024 tokens or 1MiB,8MiB")
@@ -52,6 +61,16 @@ def register(subparsers: Subparsers) -> None:
     bench.add_argument("--model", metavar="DIR", help='model directory; "random-100m" for random weights of that size')
     bench.add_argument("--examples", type=Path, metavar="DIR", help="folder with documents/*.txt and questions.json")
     bench.set_defaults(run=_bench)
+
+
+def _register_route(subparsers: Subparsers) -> None:
+    """Add `larder route`."""
+    text = "Serve several workers at one address: a question goes where most of its passages are at hand. Ends with SIGTERM or Ctrl-C."
+    parser = subparsers.add_parser("route", help="serve several workers at one address", description=text)
+    _add_server_flags(parser)
+    parser.add_argument("--worker", action="append", metavar="HOST:PORT", help="a worker; repeat it for each")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the tokens are")
+    parser.set_defaults(run=_route)
 
 
 def _register_calibrate(subparsers: Subparsers) -> None:
@@ -62,7 +81,9 @@ def _register_calibrate(subparsers: Subparsers) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of torch")
     parser.add_argument("--codec", help="the codec that the worker stores with")
-    parser.add_argument("--codecs", metavar="LIST", help="codecs to measure beside it (default: every preset)")
+    parser.add_argument(
+        "--beside", action="append", metavar="CODEC", help="one to measure beside it; repeat it for more (default: every preset)"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="the worker's data directory, where the result is kept")
     parser.add_argument("--text", type=Path, nargs="+", metavar="PATH", help="text files or folders to look at the model's KV over")
     parser.add_argument("--out", type=Path, metavar="FILE", help="keep it here; larder-quality.json beside the weights goes with them")
@@ -100,6 +121,8 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; LARDER_... variables and flags win over it")
     parser.add_argument("--address", metavar="HOST:PORT", help="where to listen; port 0 takes a free one")
     parser.add_argument("--allow-plaintext", action="store_true", default=None, help="serve other machines without TLS")
+    parser.add_argument("--metrics", metavar="HOST:PORT", help="metrics and console (default: a free port of loopback; empty for none)")
+    parser.add_argument("--log-format", choices=("text", "json"), help="lines on standard error for people, or JSON objects")
     parser.add_argument("--print-config", action="store_true", help="print the effective configuration as TOML and stop")
 
 
@@ -121,9 +144,21 @@ def _up(args: argparse.Namespace) -> int:
 
 
 def _worker(args: argparse.Namespace) -> int:
+    flags = flags_of(args, {**_MODEL_KEYS, **_SERVER_KEYS, "store": "store.address", "workers": "ray.workers"})
+    if args.ray:
+        from kvworker.ray.command import pool
+
+        return pool(args.config, flags, args.print_config, args.ray)
     from kvworker.serve.processes import worker
 
-    return worker(args.config, flags_of(args, {**_MODEL_KEYS, **_SERVER_KEYS, "store": "store.address"}), args.print_config)
+    return worker(args.config, flags, args.print_config)
+
+
+def _route(args: argparse.Namespace) -> int:
+    from kvworker.route.command import route
+
+    flags = flags_of(args, {**_SERVER_KEYS, "data_dir": "data_dir"})
+    return route(args.config, {**flags, **({"workers": ",".join(args.worker)} if args.worker else {})}, args.print_config)
 
 
 def _demo(args: argparse.Namespace) -> int:
