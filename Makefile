@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM := false
 # The images' Python and platform, whatever this machine is.
 LOCK := -c constraints.txt --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --no-annotate
 
-.PHONY: setup demo lock test lint type bench plot calibration bench-peers soak clean help
+.PHONY: setup demo lock test lint type bench plot calibration bench-peers soak console-check clean help
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
@@ -73,7 +73,10 @@ bench-peers: setup  ## measure other systems' clients beside ours, in environmen
 	$(BIN)/python -m bench.peers.compare
 
 soak: setup  ## run the long fault campaigns
-	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse --timeout 3600
+	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse tests/fuzz --timeout 3600
+
+console-check: setup  ## look at the console in a real browser; needs Chromium, which no package of ours brings
+	$(BIN)/python -m pytest tests/console/check_console.py
 
 clean:  ## remove what the other verbs made
 	rm -rf $(VENV) .larder .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

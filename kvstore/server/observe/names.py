@@ -27,7 +27,8 @@ DELETED = Metric("larder_deleted_total", COUNTER, "Chunks that were deleted, or 
 LEASES = Metric("larder_leases", GAUGE, "Chunks that are protected from eviction because a request looked them up.")
 LANE_BYTES = Metric("larder_lane_bytes_total", COUNTER, "Chunk bytes by lane; sent over shm means read in place.", ("lane", "direction"))
 
-TIER_READS = Metric("larder_tier_reads_total", COUNTER, "Reads of a tier: hit, miss or error.", ("tier", "outcome"))
+TIER_READS = Metric("larder_tier_reads_total", COUNTER, "Reads of a tier: hit or miss.", ("tier", "outcome"))
+TIER_ERRORS = Metric("larder_tier_errors_total", COUNTER, "Calls of a tier that failed, refusals of a full one included.", ("tier",))
 TIER_BYTES = Metric("larder_tier_bytes_total", COUNTER, "Bytes read from a tier and written to it.", ("tier", "direction"))
 TIER_SECONDS = Metric("larder_tier_seconds_total", COUNTER, "Seconds spent reading from a tier and writing to it.", ("tier", "direction"))
 TIER_USED = Metric("larder_tier_used_bytes", GAUGE, "Bytes that a tier uses.", ("tier",))
@@ -44,6 +45,6 @@ PROMOTED = Metric("larder_promoted_total", COUNTER, "Chunks that were copied up 
 SERVER_METRICS = (PROCESS, CALLS, CALL_SECONDS, CALLS_RUNNING, CALLS_WAITING, INFLIGHT, INFLIGHT_LIMIT, CONNECTIONS)
 STORE_METRICS = (
     *(ASKED, TENANT_BYTES, PUTS, QUARANTINED, DELETED, LEASES, LANE_BYTES),
-    *(TIER_READS, TIER_BYTES, TIER_SECONDS, TIER_USED, TIER_CAPACITY, TIER_CHUNKS, TIER_UP, TIER_RESTING, TIER_EVICTED),
+    *(TIER_READS, TIER_ERRORS, TIER_BYTES, TIER_SECONDS, TIER_USED, TIER_CAPACITY, TIER_CHUNKS, TIER_UP, TIER_RESTING, TIER_EVICTED),
     *(QUEUE, QUEUE_LIMIT, WRITTEN_BEHIND, PROMOTED),
 )

@@ -138,11 +138,12 @@ def _new_row(tenant: str) -> dict[str, Any]:
 
 def _add_tier(out: Families, tier: TierStats, counts: Mapping[str, float]) -> None:
     """Add one tier."""
-    for outcome, counter in (("hit", "hits"), ("miss", "misses"), ("error", "errors")):
+    for outcome, counter in (("hit", "hits"), ("miss", "misses")):
         out.add(names.TIER_READS, counts.get(f"tier.{tier.name}.{counter}", 0), tier.name, outcome)
     for direction, moved, took in _FLOWS:
         out.add(names.TIER_BYTES, counts.get(f"tier.{tier.name}.{moved}", 0), tier.name, direction)
         out.add(names.TIER_SECONDS, counts.get(f"tier.{tier.name}.{took}", 0), tier.name, direction)
+    out.add(names.TIER_ERRORS, counts.get(f"tier.{tier.name}.errors", 0), tier.name)
     out.add(names.TIER_EVICTED, counts.get(f"evicted.{tier.name}", 0), tier.name)
     for metric, value in _tier_gauges(tier):
         out.add(metric, value, tier.name)

@@ -2,6 +2,7 @@
 // One page, one JSON document every two seconds. Names come from tenants and are only ever set as text.
 
 const EVERY_MS = 2000;
+const SHOWN = 12;            // rows of a long table, unless something is searched for
 const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
 const open = new Set();      // what the reader has unfolded, kept over refreshes
@@ -56,6 +57,11 @@ function section(title, note, half, ...content) {
   return make("section", { className: half ? "half" : "" }, make("h2", { textContent: title }), note ? make("p", { textContent: note }) : null, ...content);
 }
 
+function searchable(title, note, field, content) {
+  const words = make("div", {}, make("h2", { textContent: title }), make("p", { className: "soft", textContent: note }));
+  return make("section", {}, make("div", { className: "head" }, words, field), content);
+}
+
 function table(columns, rows, empty) {
   if (!rows.length) return make("p", { className: "soft", textContent: empty });
   const head = make("tr", {}, ...columns.map(([name, , kind]) => make("th", { textContent: name, className: kind || "" })));
@@ -85,7 +91,7 @@ const code = (text) => make("code", { textContent: text });
 
 function found(name, rows, text) {
   const wanted = (filters[name] || "").trim().toLowerCase();
-  return wanted ? rows.filter((row) => text(row).toLowerCase().includes(wanted)) : rows;
+  return wanted ? rows.filter((row) => text(row).toLowerCase().includes(wanted)) : rows.slice(0, SHOWN);
 }
 
 function search(name, hint) {
@@ -104,7 +110,7 @@ function tiles(all) {
     const hits = store.outcomes.hit || 0;
     const asked = sum(Object.entries(store.outcomes).filter(([name]) => name !== "pending").map(([, n]) => n));
     cells.push(tile(percent(hits / asked), `of ${count(asked)} chunks asked for were stored`));
-    cells.push(tile(bytes(sum(store.tiers.map((tier) => tier.used_bytes))), `in ${store.tiers.length} tiers`));
+    cells.push(tile(bytes(sum(store.tiers.map((tier) => tier.used_bytes))), `stored in ${store.tiers.map((tier) => tier.name).join(", ")}`));
   }
   if (worker) {
     const { loaded, recomputed } = worker.tokens;
@@ -127,7 +133,7 @@ function tiers(store) {
       : tier.breakers_open ? make("span", { className: "bad-text", textContent: ` ${tier.breakers_open} of its servers rest` }) : "";
     const size = tier.capacity_bytes ? `${bytes(tier.used_bytes)} of ${bytes(tier.capacity_bytes)}` : bytes(tier.used_bytes);
     const notes = [`${count(tier.entries)} chunks`, `${count(tier.hits)} reads hit, ${count(tier.misses)} missed`];
-    if (tier.errors) notes.push(`${count(tier.errors)} errors`);
+    if (tier.errors) notes.push(`${count(tier.errors)} calls failed or refused`);
     if (tier.evicted) notes.push(`${count(tier.evicted)} evicted`);
     if (tier.queue_bytes) notes.push(`${bytes(tier.queue_bytes)} wait to be written`);
     const name = make("span", {}, make("b", { textContent: tier.name }), state);
@@ -200,16 +206,17 @@ function planner(worker) {
 function slowest(worker, now) {
   const rows = found("requests", worker.slowest, (row) => `${row.request} ${row.tenant} ${row.why}`);
   const columns = [
-    ["request", (row) => code(row.request)],
+    ["request", (row) => code(row.request), "tight"],
     ["tenant", (row) => row.tenant],
-    ["when", (row) => ago(row.at_s, now)],
+    ["when", (row) => ago(row.at_s, now), "tight"],
     ["first token", (row) => seconds(row.ttft_s), "num"],
     ["predicted", (row) => seconds(row.predicted_s), "num"],
     ["loaded", (row) => count(row.loaded), "num"],
     ["computed", (row) => count(row.recomputed), "num"],
     ["why", (row) => details(`request ${row.request}`, row.why, row.passages), "wide"],
   ];
-  return section("Slowest requests", "Of the last thousand. The rest of the story: larder explain REQUEST.", false, search("requests", "find a request or tenant"), table(columns, rows, "No request yet."));
+  const note = "Of the last thousand. The rest of the story: larder explain REQUEST.";
+  return searchable("Slowest requests", note, search("requests", "find a request or tenant"), table(columns, rows, "No request that fits."));
 }
 
 function details(name, headline, lines) {
@@ -221,14 +228,15 @@ function details(name, headline, lines) {
 function recent(store, now) {
   const rows = found("misses", store.misses, (row) => `${row.request} ${row.tenant} ${row.chunk} ${row.reason}`);
   const columns = [
-    ["when", (row) => ago(row.at_s, now)],
+    ["when", (row) => ago(row.at_s, now), "tight"],
     ["tenant", (row) => row.tenant],
     ["request", (row) => row.request ? code(row.request) : "–"],
     ["chunk", (row) => code(row.chunk.slice(0, 16))],
     ["reason", (row) => make("b", { textContent: reason(row.reason) })],
     ["what it means", (row) => row.meaning, "wide"],
   ];
-  return section("Latest misses", "Find a request by its id, or a passage by its chunk: the reason is beside it.", false, search("misses", "find a request, chunk or tenant"), table(columns, rows, "Nothing was missed."));
+  const note = "Find a request by its id, or a passage by its chunk: the reason is beside it.";
+  return searchable("Latest misses", note, search("misses", "find a request, chunk or tenant"), table(columns, rows, "No miss that fits."));
 }
 
 function tenants(store, worker) {
