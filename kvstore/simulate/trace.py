@@ -10,7 +10,6 @@ line, the bytes are 0 where they are not known. A line may also say what was mea
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ MAX_ASKED = 8_000_000  # passages of all requests
 MAX_TOKENS = 1 << 24
 MAX_NBYTES = 1 << 40
 MAX_KEY_CHARS = 64
+MAX_SECONDS = 1e12
 _MEASURED = ("ttft_s", "predicted_ttft_s")
 
 
@@ -131,6 +131,6 @@ def _count(value: Any, name: str, least: int, most: int) -> int:
 
 
 def _seconds(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise FormatError(f"{name} must be a number of seconds, 0 or more, got {str(value)[:40]}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise FormatError(f"{name} must be a number of seconds within 0 and {MAX_SECONDS:g}, got {str(value)[:40]}")
     return float(value)

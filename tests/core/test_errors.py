@@ -44,4 +44,4 @@ def test_an_unknown_code_is_an_error_all_the_same(code: str) -> None:
 def test_what_may_succeed_later_says_so() -> None:
     """Retries read it."""
     retryable = {cls.__name__ for cls in CLASSES if cls.retryable}
-    assert retryable == {"CorruptError", "EvictedError", "CapacityError", "TierUnavailableError", "ClosedError"}
+    assert retryable == {"CorruptError", "EvictedError", "CapacityError", "QuotaError", "TierUnavailableError", "ClosedError"}
