@@ -30,7 +30,9 @@ EXTERNAL_REDIS: Values = {
 EVERYTHING: Values = {
     **EXTERNAL_REDIS,
     "nameOverride": "kv",
-    "tls": {"enabled": True, "existingSecret": "kv-certificate"},
+    "tls": {"enabled": True, "existingSecret": "kv-certificate", "clientCertificates": True},
+    "auth": {"jwks": {"configMap": "issuer-keys", "issuer": "https://issuer.example.test", "audience": "larder"}},
+    "encryption": {"existingSecret": "kv-keys"},
     "image": {"store": {"repository": "example.test/store", "digest": "sha256:" + "0" * 64}, "pullSecrets": ["pull"]},
     "store": {
         "config": {"server": {"max_workers": 32, "drain_s": 12.5, "lanes": {"tcp": True, "max_connections": 64}}},
@@ -51,12 +53,18 @@ EVERYTHING: Values = {
     "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"team": "rag"}}}], "redisPort": 6380},
 }
 ONE_WORKER_WITH_DATA: Values = {"worker": {"dataClaim": "catalog", "podAnnotations": {"a": "b"}}, "networkPolicy": {"clients": []}}
+SEVERAL: Values = {
+    "catalog": {"existingSecret": "catalog-url"},
+    "store": {"replicas": 3},
+    "worker": {"replicas": 2, "config": {"store": {"replicas": 2}}},
+}
 STORE_ALONE: Values = {"worker": {"enabled": False}, "networkPolicy": {"enabled": False}}
 VARIANTS: Mapping[str, Values] = {
     "defaults": {},
     "external redis": EXTERNAL_REDIS,
     "everything": EVERYTHING,
     "one worker with data": ONE_WORKER_WITH_DATA,
+    "several": SEVERAL,
     "store alone": STORE_ALONE,
 }
 

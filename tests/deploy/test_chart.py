@@ -56,10 +56,18 @@ def test_helm_finds_nothing_to_complain_about() -> None:
         {"store": {"config": {"tiers": {"memory": {"capacity": "much"}}}}},
         {"store": {"config": {"server": {"max_workers": 0}}}},
         {"worker": {"dataClaim": "one", "replicas": 2}},
+        {"store": {"replicas": 0}},
+        {"worker": {"config": {"store": {"replicas": 2}}}},
+        {"store": {"replicas": 3}, "worker": {"config": {"store": {"replicas": 3}}}},
+        {"catalog": {"url": "redis://:password@host"}},
         {"worker": {"dataClaim": "one", "autoscaling": {"enabled": True}}},
         {"image": {"store": {"repository": "r", "digest": "latest"}}},
         {"networkPolicy": {"clients": [{}]}},
         {"auth": {"existingSecret": ""}},
+        {"auth": {"jwks": {"configMap": "keys"}}},
+        {"tls": {"clientCertificate": True}},
+        {"encryption": {"keys": "first 00"}},
+        {"store": {"config": {"quotas": {"stored": -1}}}},
         {"redis": {"url": "redis://:password@host"}},
     ],
     ids=json.dumps,
@@ -170,9 +178,9 @@ def test_no_clients_means_nobody_may_call_workers() -> None:
 def test_credentials_come_from_secrets_by_name_and_only_the_store_gets_the_master_secret(rendered: Rendered) -> None:
     """A worker holds tokens; with the master secret it could derive every tenant's storage keys."""
     for part in rendered.parts:
-        (auth,) = [volume["secret"] for volume in rendered.pod(part)["volumes"] if volume["name"] == "auth"]
+        (auth,) = [volume["projected"] for volume in rendered.pod(part)["volumes"] if volume["name"] == "auth"]
         names = ["tokens", "secret"] if part == "store" else ["tokens"]
-        assert [item["key"] for item in auth["items"]] == names
+        assert [item["key"] for item in auth["sources"][0]["secret"]["items"]] == names
     assert not rendered.of_kind("Secret")
 
 
@@ -200,6 +208,36 @@ def test_health_is_asked_under_the_name_that_clients_use_where_there_is_tls(part
     command = variant("everything").container(part)["readinessProbe"]["exec"]["command"]
     assert f"--server-name=kv-{part}.{NAMESPACE}.svc" in command
     assert variant("everything").config("worker")["store"]["address"] == f"kv-store.{NAMESPACE}.svc:7420"
+
+
+def test_workers_find_several_stores_by_the_name_that_stands_for_all_of_them() -> None:
+    """A headless service resolves to the pods that are ready, and so to those that may be asked."""
+    release = variant("several")
+    service = release.of_part("Service", "store")
+    assert service["spec"]["clusterIP"] == "None"
+    assert release.workload("store")["spec"]["replicas"] == 3
+    assert release.workload("store")["spec"]["serviceName"] == service["metadata"]["name"]
+    host = f"{service['metadata']['name']}.{NAMESPACE}.svc"
+    assert release.config("worker")["store"] == {"address": f"dns:{host}:7420", "ca": "/etc/larder/tls/ca.crt", "replicas": 2}
+
+
+def test_several_stores_are_spread_over_zones_and_nodes() -> None:
+    """Or one node takes all of them with it; one store has nothing to be spread over."""
+    (zone, _) = variant("several").pod("store")["topologySpreadConstraints"]
+    labels = variant("several").workload("store")["spec"]["template"]["metadata"]["labels"]
+    assert zone["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert "topologySpreadConstraints" not in variant("defaults").pod("store")
+
+
+def test_workers_with_one_catalog_need_no_client_to_come_back_to_the_same_one() -> None:
+    """Each answers for what any of them ingested; they may call the Redis that holds it."""
+    release = variant("several")
+    (variable,) = release.container("worker")["env"]
+    assert variable["name"] == "LARDER_WORKER__WORKER__CATALOG_URL"
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": "catalog-url", "key": "url"}
+    assert "sessionAffinity" not in release.of_part("Service", "worker")["spec"]
+    assert release.of_part("NetworkPolicy", "worker")["spec"]["egress"][2] == {"ports": [{"protocol": "TCP", "port": 6379}]}
+    assert variant("defaults").of_part("Service", "worker")["spec"]["sessionAffinity"] == "ClientIP"
 
 
 def test_an_autoscaler_and_a_deployment_do_not_both_say_how_many() -> None:

@@ -21,6 +21,7 @@ NOT_OFFERED = {
     "store": {
         "data_dir",
         "auth",
+        "encryption",
         "server.address",
         "server.allow_plaintext",
         "server.tls",
@@ -39,7 +40,10 @@ NOT_OFFERED = {
         "server.lanes",
         "store.address",
         "store.ca",
+        "store.cert",
+        "store.key",
         "store.server_name",
+        "worker.catalog_url",
     },
 }
 MIB = 1 << 20
@@ -91,6 +95,21 @@ def test_the_tls_files_are_where_the_secret_is_mounted(tmp_path: Path) -> None:
     assert worker.server.tls.cert == f"{mounts['tls']}/tls.crt"
     assert worker.server.tls.key == f"{mounts['tls']}/tls.key"
     assert worker.store.ca == f"{mounts['tls']}/ca.crt"
+
+
+def test_who_may_call_and_what_encrypts_reach_the_programs(tmp_path: Path) -> None:
+    """Each as a file that is mounted, or copied to where only the program reads it."""
+    release = variant("everything")
+    store, worker = (read(release, part, tmp_path) for part in ("store", "worker"))
+    for part, config in (("store", store), ("worker", worker)):
+        mounts = {mount["name"]: mount["mountPath"] for mount in release.container(part)["volumeMounts"]}
+        assert config.auth.jwks_file == f"{mounts['jwks']}/jwks.json"
+        assert (config.auth.issuer, config.auth.audience) == ("https://issuer.example.test", "larder")
+        assert config.server.tls.client_ca == f"{mounts['tls']}/ca.crt"
+    assert store.encryption.keys_file == "/run/larder/keys"
+    assert "/etc/larder/auth/keys" in release.pod("store")["initContainers"][0]["command"]
+    assert "/etc/larder/auth/keys" not in release.pod("worker")["initContainers"][0]["command"]
+    assert (worker.store.cert, worker.store.key) == (worker.server.tls.cert, worker.server.tls.key)
 
 
 def test_by_default_the_store_fits_its_memory_and_its_disk_the_volume(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def pod(tmp_path_factory: pytest.TempPathFactory, release: Rendered) -> Path:
     authority.cert_pem.write_to_path(folder / "etc/larder/tls/ca.crt")
     pair.cert_chain_pems[0].write_to_path(folder / "etc/larder/tls/tls.crt")
     pair.private_key_pem.write_to_path(folder / "etc/larder/tls/tls.key")
-    for name, text in (("tokens", f"default {'t' * 32}\n"), ("secret", "ab" * 32)):
+    for name, text in (("tokens", f"default {'t' * 32} admin\n"), ("secret", "ab" * 32)):
         (folder / "etc/larder/auth" / name).write_text(text)
         (folder / "etc/larder/auth" / name).chmod(0o440)
     (folder / "etc/larder/config/store.toml").write_text(moved(release.config_text("store"), folder))

@@ -55,11 +55,26 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 data_dir: /var/lib/larder
 server:
   {{- if .Values.tls.enabled }}
-  tls: {cert: /etc/larder/tls/tls.crt, key: /etc/larder/tls/tls.key}
+  tls:
+    cert: /etc/larder/tls/tls.crt
+    key: /etc/larder/tls/tls.key
+    {{- if .Values.tls.clientCertificates }}
+    client_ca: /etc/larder/tls/ca.crt
+    {{- end }}
   {{- else }}
   allow_plaintext: true
   {{- end }}
-auth: {tokens_file: /run/larder/tokens}
+auth:
+  tokens_file: /run/larder/tokens
+  {{- with .Values.auth.jwks }}
+  {{- if .configMap }}
+  jwks_file: /etc/larder/jwks/jwks.json
+  issuer: {{ .issuer | quote }}
+  audience: {{ .audience | quote }}
+  tenant_claim: {{ .tenantClaim | quote }}
+  role_claim: {{ .roleClaim | quote }}
+  {{- end }}
+  {{- end }}
 {{- end }}
 
 {{- define "larder.storeConfig" -}}
@@ -67,16 +82,33 @@ auth: {tokens_file: /run/larder/tokens}
 {{- $lanes := dict "shm" "off" "tcp_port" 7422 -}}
 {{- $auth := dict "secret_file" "/run/larder/secret" -}}
 {{- $more := dict "server" (dict "address" "0.0.0.0:7420" "lanes" $lanes) "auth" $auth -}}
+{{- if .Values.encryption.existingSecret }}{{ $_ := set $more "encryption" (dict "keys_file" "/run/larder/keys") }}{{ end -}}
 {{- include "larder.toml" (dict "path" "" "tree" (mergeOverwrite (deepCopy .Values.store.config) $own $more)) | trim }}
 {{- end }}
 
 {{- define "larder.workerConfig" -}}
 {{- $own := include "larder.ownConfig" . | fromYaml -}}
-{{- $store := dict "address" (printf "%s:7420" (include "larder.host" (dict "root" . "part" "store"))) -}}
+{{- $hosts := printf "%s:7420" (include "larder.host" (dict "root" . "part" "store")) -}}
+{{- $store := dict "address" (ternary (printf "dns:%s" $hosts) $hosts (gt (int .Values.store.replicas) 1)) -}}
 {{- if .Values.tls.enabled }}{{ $_ := set $store "ca" "/etc/larder/tls/ca.crt" }}{{ end -}}
+{{- if and .Values.tls.enabled .Values.tls.clientCertificates -}}
+{{- $_ := mergeOverwrite $store (dict "cert" "/etc/larder/tls/tls.crt" "key" "/etc/larder/tls/tls.key") }}
+{{- end -}}
 {{- $more := dict "server" (dict "address" "0.0.0.0:7421") "store" $store -}}
 {{- if .Values.worker.gpu.count }}{{ $_ := set $more "model" (dict "device" "cuda") }}{{ end -}}
 {{- include "larder.toml" (dict "path" "" "tree" (mergeOverwrite (deepCopy .Values.worker.config) $own $more)) | trim }}
+{{- end }}
+
+{{/* Pods of a part as evenly over zones and nodes as may be. */}}
+{{- define "larder.spread" -}}
+{{- range .root.Values.topologyKeys }}
+- maxSkew: 1
+  topologyKey: {{ . }}
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels:
+      {{- include "larder.selector" $ | nindent 6 }}
+{{- end }}
 {{- end }}
 
 {{/* Seconds from the stop signal to the kill: what leaves the service, what drains, and what is written after that. Takes root, config, after. */}}
@@ -105,6 +137,11 @@ capabilities: {drop: [ALL]}
 {{ ternary "tokens secret" "tokens" (eq .part "store") }}
 {{- end }}
 
+{{/* Whether a part reads the keys of encryption: "true" or nothing. */}}
+{{- define "larder.encrypts" -}}
+{{- if and (eq .part "store") .root.Values.encryption.existingSecret }}true{{ end -}}
+{{- end }}
+
 {{/* Credentials must be readable by their owner only, which a mounted Secret cannot be for a user other than root: copy them. */}}
 {{- define "larder.credentialsContainer" -}}
 name: credentials
@@ -116,6 +153,9 @@ command:
   - --target-directory=/run/larder
   {{- range include "larder.credentials" . | splitList " " }}
   - /etc/larder/auth/{{ . }}
+  {{- end }}
+  {{- if include "larder.encrypts" . }}
+  - /etc/larder/auth/keys
   {{- end }}
 securityContext:
   {{- include "larder.containerSecurity" . | nindent 2 }}
@@ -135,18 +175,29 @@ volumeMounts:
 {{- if .root.Values.tls.enabled }}
 - {name: tls, mountPath: /etc/larder/tls, readOnly: true}
 {{- end }}
+{{- if .root.Values.auth.jwks.configMap }}
+- {name: jwks, mountPath: /etc/larder/jwks, readOnly: true}
+{{- end }}
 {{- end }}
 
 {{- define "larder.volumes" -}}
 - name: config
   configMap: {name: {{ include "larder.name" .root }}-{{ .part }}}
 - name: auth
-  secret:
-    secretName: {{ .root.Values.auth.existingSecret }}
+  projected:
     defaultMode: 0440
-    items:
-      {{- range include "larder.credentials" . | splitList " " }}
-      - {key: {{ . }}, path: {{ . }}}
+    sources:
+      - secret:
+          name: {{ .root.Values.auth.existingSecret }}
+          items:
+            {{- range include "larder.credentials" . | splitList " " }}
+            - {key: {{ . }}, path: {{ . }}}
+            {{- end }}
+      {{- if include "larder.encrypts" . }}
+      - secret:
+          name: {{ .root.Values.encryption.existingSecret }}
+          items:
+            - {key: keys, path: keys}
       {{- end }}
 - name: credentials
   emptyDir: {medium: Memory, sizeLimit: 4Mi}
@@ -155,6 +206,10 @@ volumeMounts:
 {{- if .root.Values.tls.enabled }}
 - name: tls
   secret: {secretName: {{ .root.Values.tls.existingSecret }}, defaultMode: 0440}
+{{- end }}
+{{- if .root.Values.auth.jwks.configMap }}
+- name: jwks
+  configMap: {name: {{ .root.Values.auth.jwks.configMap }}}
 {{- end }}
 {{- end }}
 
@@ -167,6 +222,10 @@ exec:
     - ping
     - --address=127.0.0.1:{{ .port }}
     - --ca=/etc/larder/tls/ca.crt
+    {{- if .root.Values.tls.clientCertificates }}
+    - --cert=/etc/larder/tls/tls.crt
+    - --key=/etc/larder/tls/tls.key
+    {{- end }}
     - --server-name={{ include "larder.host" . }}
     - --token=probe
     - --timeout=4
