@@ -14,7 +14,7 @@ from kvclient.cli.output import printable
 from kvclient.cli.plugins import register_plugins
 from kvstore.core.errors import KVError
 
-VERBS = ("ask", "doctor", "explain", "forget", "get", "ingest", "invalidate", "ls", "ping", "rm", "stats")
+VERBS = ("ask", "doctor", "explain", "forget", "get", "ingest", "invalidate", "load", "ls", "ping", "rm", "stats")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

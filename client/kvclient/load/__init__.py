@@ -1,0 +1,1 @@
+"""Make load on a worker: when requests come, what they ask, what came of them."""
