@@ -27,6 +27,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_REPLICAS = 2
+_TRIES = 8  # of a put while no store is ready; their pauses take 3 s, in which one that was restarted is found again
 _PATIENCE_S = 1.0
 """A store that did not keep a shorter deadline than this has not failed yet."""
 
@@ -83,7 +84,7 @@ class ClusterStore:
     ) -> None:
         if not 1 <= replicas <= MAX_REPLICAS:
             raise ConfigError(f"a chunk is put to 1 or {MAX_REPLICAS} stores, got {replicas} replicas")
-        self._replicas, self._timeout_s, self._retry = replicas, timeout_s, retry or Retry()
+        self._replicas, self._timeout_s, self._retry = replicas, timeout_s, retry or Retry(_TRIES)
         self._together = together or Together()
         self._roster = Roster(members, connect, self._together, pace, clock, resolve)
 

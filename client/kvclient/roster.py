@@ -43,7 +43,7 @@ class Pace:
     fresh_s: float = 5.0
     patience_s: float = 0.5
     first_pause_s: float = 0.05
-    longest_pause_s: float = 2.0
+    longest_pause_s: float = 1.0
     resolve_s: float = 5.0
 
 

@@ -6,7 +6,10 @@ import random
 import threading
 from collections.abc import Sequence
 
+from kvclient.retry import Retry
 from kvstore.core.errors import ConfigError
+
+_TRIES = 10
 
 
 class Turns:
@@ -31,6 +34,10 @@ class Turns:
         if not all(addresses):
             raise ConfigError(f"{text!r} should be an address, or several with commas between them")
         return cls(addresses, random.randrange(len(addresses)))
+
+    def retry(self) -> Retry:
+        """Return how to try where the caller doesn't say: of several, until one that was restarted is connected to again, some 3 s."""
+        return Retry() if len(self._addresses) == 1 else Retry(_TRIES)
 
     @property
     def current(self) -> str:

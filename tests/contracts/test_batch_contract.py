@@ -163,7 +163,7 @@ def test_a_batch_is_one_round_trip(api: StoreAPI, way: str, questions: list[str]
     questions.clear()
     readers = api.get_batch([key(blob) for blob in blobs])
     assert [read_parts(reader) for reader in readers] == [parts_of(blob) for blob in blobs]
-    most = {"embedded": 0, "grpc": 1 if sum(map(len, blobs)) <= MIB else 2}.get(way, 1)
+    most = {"embedded": 0, "cluster": 0, "grpc": 1 if sum(map(len, blobs)) <= MIB else 2}.get(way, 1)
     assert len(questions) == most
 
 

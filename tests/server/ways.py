@@ -1,4 +1,4 @@
-"""Every way to reach a store: in its own process, and by each lane."""
+"""Every way to reach a store: in its own process, as one of a cluster, and by each lane."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import get_args
 
+from kvclient.cluster import ClusterStore
 from kvclient.lanes.choice import LaneName
+from kvclient.members import Members
 from kvstore.core.api import BlobReader, StoreAPI
 from kvstore.core.blob import parse_header
 from kvstore.server.service import StoreService
@@ -14,7 +16,7 @@ from tests.server.chunks import key
 from tests.server.serving import TOKENS, dialing, serving
 
 LANES: tuple[LaneName, ...] = tuple(name for name in get_args(LaneName) if name != "auto")
-WAYS = ("embedded", *LANES)
+WAYS = ("embedded", "cluster", *LANES)
 
 
 @contextmanager
@@ -22,6 +24,10 @@ def reaching(service: StoreService, way: str) -> Iterator[dict[str, StoreAPI]]:
     """Yield every tenant's view of a store, over one of `WAYS`."""
     if way == "embedded":
         yield {tenant: service.bind(tenant) for tenant in TOKENS}
+        return
+    if way == "cluster":
+        one = Members(("127.0.0.1:1",))
+        yield {tenant: ClusterStore(one, lambda _, tenant=tenant: service.bind(tenant)) for tenant in TOKENS}
         return
     lane = next(name for name in LANES if name == way)
     with ExitStack() as stack:

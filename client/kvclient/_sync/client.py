@@ -45,7 +45,7 @@ class Larder:
     tls : ClientTLS or None
         How to encrypt; None sends plain text, which is refused off this machine by servers unless they were told otherwise.
     retry : Retry or None
-        How often and how soon a call is tried again; None takes four attempts.
+        How often and how soon a call is tried again; None takes four attempts, and ten with several workers.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Larder:
         self._turns = Turns.among(discover_address(address))
         self._services = Services(tls)
         metadata = bearer(discover_token(self.address, token or ""))
-        self._calls = Calls(metadata, timeout_s, retry or Retry(), self._turns)
+        self._calls = Calls(metadata, timeout_s, retry or self._turns.retry(), self._turns)
         self._stores = Stores(self._services, metadata, timeout_s, retry or Retry())
 
     @property
