@@ -20,3 +20,8 @@ def has_triton() -> bool:
 def runs_triton(x: torch.Tensor) -> bool:
     """Tell whether operators on x run their Triton kernel: x is on CUDA and the extra `kernels` is installed."""
     return x.is_cuda and has_triton()
+
+
+def fuses(device: torch.device | str) -> bool:
+    """Tell whether decoding, rotating and writing are one pass on this device, so that a chunk is best left coded until then."""
+    return torch.device(device).type == "cuda" and has_triton()

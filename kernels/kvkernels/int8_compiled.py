@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kvkernels.compiled import Form, call_form, compile_form, has_form
+from kvkernels.checks import require_value_dtype
+from kvkernels.compiled import Form, call_form, compile_form, has_form, preparing
 from kvkernels.int8 import EPS, LEVELS
 
 
@@ -25,9 +26,11 @@ def _decode_form(dtype: torch.dtype) -> Form:
 
 
 def prepare(head_dim: int, dtype: torch.dtype) -> None:
-    """Compile for heads of this many channels."""
-    codes, scale = compile_form("int8_encode", encode_form, torch.ones(64, head_dim, dtype=dtype))
-    compile_form(_decoder(dtype), _decode_form(dtype), codes, scale)
+    """Compile for heads of this many channels, which takes seconds; needs a C++ compiler."""
+    require_value_dtype("dtype", dtype)
+    with preparing() as made:
+        codes, scale = compile_form(made, "int8_encode", encode_form, torch.ones(64, head_dim, dtype=dtype))
+        compile_form(made, _decoder(dtype), _decode_form(dtype), codes, scale)
 
 
 def encodes(x: torch.Tensor) -> bool:

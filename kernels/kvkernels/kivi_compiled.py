@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from kvkernels import kivi
-from kvkernels.compiled import call_form, compile_form, has_form
+from kvkernels.checks import require_value_dtype
+from kvkernels.compiled import call_form, compile_form, has_form, preparing
 
 BITS, GROUP, TOP = 4, 32, 15
 
@@ -56,18 +57,20 @@ def channel_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Te
 
 
 def prepare(head_dim: int, dtype: torch.dtype) -> None:
-    """Compile for heads of this many channels."""
-    x = torch.ones(64, GROUP, head_dim, dtype=dtype)
-    low, scale = compile_form("kivi_range_token", range_form, x)
-    (codes,) = compile_form("kivi_codes_token", codes_form, x, low, scale)
-    (packed,) = compile_form("kivi_pack_token", pack_tokens_form, codes)
-    compile_form("kivi_values_token", token_values_form, packed, scale.to(dtype), low.to(dtype))
-    x = torch.ones(64, GROUP, dtype=dtype)
-    low, scale = compile_form("kivi_range_channel", range_form, x)
-    (codes,) = compile_form("kivi_codes_channel", codes_form, x, low, scale)
-    (packed,) = compile_form("kivi_pack_channel", pack_channels_form, codes.view(torch.int16))
-    compile_form(_unpacker(dtype), unpack_form, packed)
-    compile_form("kivi_values_channel", channel_values_form, codes, scale.to(dtype), low.to(dtype))
+    """Compile for heads of this many channels, which takes seconds; needs a C++ compiler."""
+    require_value_dtype("dtype", dtype)
+    with preparing() as made:
+        x = torch.ones(64, GROUP, head_dim, dtype=dtype)
+        low, scale = compile_form(made, "kivi_range_token", range_form, x)
+        (codes,) = compile_form(made, "kivi_codes_token", codes_form, x, low, scale)
+        (packed,) = compile_form(made, "kivi_pack_token", pack_tokens_form, codes)
+        compile_form(made, "kivi_values_token", token_values_form, packed, scale.to(dtype), low.to(dtype))
+        x = torch.ones(64, GROUP, dtype=dtype)
+        low, scale = compile_form(made, "kivi_range_channel", range_form, x)
+        (codes,) = compile_form(made, "kivi_codes_channel", codes_form, x, low, scale)
+        (packed,) = compile_form(made, "kivi_pack_channel", pack_channels_form, codes.view(torch.int16))
+        compile_form(made, _unpacker(dtype), unpack_form, packed)
+        compile_form(made, "kivi_values_channel", channel_values_form, codes, scale.to(dtype), low.to(dtype))
 
 
 def encodes(x: torch.Tensor, bits: int, group: int, axis: kivi.Axis) -> bool:

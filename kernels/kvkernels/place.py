@@ -20,7 +20,8 @@ Turn = tuple[torch.Tensor, torch.Tensor]
 def write_int8(codes: torch.Tensor, scale: torch.Tensor, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
     """Write what `int8` stored, codes (M, T, D) and scale (M, T, 1), to cache[:, rows] of cache (M, N, D); rotated by `turn` if given.
 
-    `rows` is int64 (T,), each in 0..N-1 and no two alike; a row out of range fails as in `rotate_scatter.write`.
+    `rows` is int64 (T,), each in 0..N-1 and no two alike, or -1 for a token that is not written; any other row fails as in
+    `rotate_scatter.write`.
     """
     require("codes", codes, codes.shape, torch.int8)
     require("scale", scale, (*codes.shape[:-1], 1), torch.float32)
@@ -71,7 +72,8 @@ def _write(x: torch.Tensor, turn: Turn | None, rows: torch.Tensor, cache: torch.
         turned = torch.empty_like(x)
         rotate_scatter.reference_write(x, *turn, torch.arange(x.shape[1], device=x.device), turned)
         x = turned
-    cache.index_copy_(1, rows, saturated(x, cache.dtype))
+    is_written = rows != -1
+    cache.index_copy_(1, rows[is_written], saturated(x[:, is_written], cache.dtype))
 
 
 def _check(

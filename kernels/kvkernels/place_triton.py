@@ -108,8 +108,8 @@ def _write(
     rotary_dim = cos.shape[-1] if turn is not None else 0
     blocks = (triton.next_power_of_2(max(1, rotary_dim // 2)), triton.next_power_of_2(max(1, n_channels - rotary_dim)))
     with torch.cuda.device_of(cache):
-        # The gather is the bounds check, as in `rotate_scatter_triton`.
-        rows = torch.arange(n_rows, device=rows.device).index_select(0, rows)
+        # The gather is the bounds check, as in `rotate_scatter_triton`; -1 stays -1.
+        rows = torch.arange(-1, n_rows, device=rows.device).index_select(0, rows + 1)
         write_kernel[(n_heads * triton.cdiv(n_tokens, TOKENS),)](
             *(part.contiguous() for part in parts), cos, sin, rows, cache,
             n_tokens, n_rows, *cache.stride(), n_channels, rotary_dim, *blocks, TOKENS, codec, bits, group,

@@ -113,7 +113,22 @@ def test_values_beyond_float16_become_its_largest(kernel: Callable[..., Any]) ->
     assert cache.tolist() == other.tolist() == [[[65504.0] * 8]]
 
 
-@pytest.mark.parametrize("row", [-1, 300])
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_token_without_a_row_is_left_out(kernel: Callable[..., Any], codec: str) -> None:
+    """Rows of a prompt that are computed keep what was computed, amid a passage; kernel and reference alike."""
+    function, args, values = stored(codec, 33, 32)
+    rows = rows_of(33)
+    rows[::5] = -1
+    cache = poisoned(32, torch.float32)
+    getattr(place, function)(*args, None, rows, cache)
+    _, (*_, other) = kernel("place", function, *args, None, rows, poisoned(32, torch.float32))
+    for written in (cache, other):
+        kept = rows != -1
+        assert torch.equal(written.isnan().all(-1), torch.ones(2, 300).index_fill(1, rows[kept], 0).bool())
+        assert ((written[:, rows[kept]] - values[:, kept]).abs() <= 2**-23 * values.abs().max()).all()
+
+
+@pytest.mark.parametrize("row", [-2, 300])
 def test_the_kernel_refuses_a_row_outside_the_cache(interpret: Callable[..., Any], row: int) -> None:
     """In the interpreter only: the assertion would end this process's use of a CUDA device."""
     function, args, _ = stored("int8", 3, 32)

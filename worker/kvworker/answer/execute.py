@@ -41,7 +41,7 @@ from kvworker.answer.course import Timing
 from kvworker.answer.load import DeviceSource, StoredSource
 from kvworker.answer.straight import Controller
 from kvworker.chunk import KVChunk
-from kvworker.engine.engine import Generation, LoadFailed, Prefill, Segment, spans_of, unsourced
+from kvworker.engine.engine import CodedKV, Generation, LoadFailed, Prefill, Segment, spans_of, unsourced
 
 LATE = "timeout"
 SOONER = "computing was done sooner"
@@ -117,7 +117,7 @@ class _Awaited:
     execution: Execution
     chunk: int
 
-    def group(self, index: int) -> KVChunk:
+    def group(self, index: int) -> KVChunk | CodedKV:
         """Wait for a layer group; raises LoadFailed when the controller gives up the step."""
         return self.execution.group(self.chunk, index)
 
@@ -161,7 +161,7 @@ class Execution:
         for source in held:
             self._fetches.release(source)
 
-    def group(self, chunk: int, index: int) -> KVChunk:
+    def group(self, chunk: int, index: int) -> KVChunk | CodedKV:
         """Return a layer group of a chunk once it is there; raises LoadFailed when the controller gives up the step."""
         source = self._sources.get(chunk)
         if source is None:

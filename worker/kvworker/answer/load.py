@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from kvstore.core import tracing
 from kvstore.core.api import BlobReader, StoreAPI
 from kvstore.core.blob import key_of
 from kvstore.core.errors import ClosedError, DeadlineError, IdentityError, KVError
@@ -15,6 +16,7 @@ from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
 from kvworker.answer.device_tier import DeviceTier, TenantKey
 from kvworker.chunk import KVChunk, PassageKV
+from kvworker.codec.coded import CodedChunk
 from kvworker.codec.decode import ChunkDecoder, check_geometry
 from kvworker.codec.registry import CodecOf, pipeline_of
 from kvworker.engine.engine import LoadFailed
@@ -33,13 +35,13 @@ class StoredSource:
         self.n_holders = 1
         self._identity, self._n_tokens, self._device, self._codec_of = identity, n_tokens, device, codec_of
         self._decoder: ChunkDecoder | None = None
-        self._chunks: list[KVChunk] = []
+        self._chunks: list[KVChunk | CodedChunk] = []
         self._n_groups = len(identity.layout.groups)
         self._listeners: list[Callable[[StoredSource], None]] = []
         self._lock = threading.Lock()
         self._asked, self._is_begun = time.perf_counter(), False
 
-    def group(self, index: int) -> KVChunk:
+    def group(self, index: int) -> KVChunk | CodedChunk:
         """Return the chunk of layer group `index`; raises LoadFailed unless it has arrived."""
         if index >= len(self._chunks):
             raise LoadFailed(f"chunk {self.key}: {self.failure or f'layer group {index} has not arrived'}")
@@ -57,7 +59,9 @@ class StoredSource:
 
     def decoded(self) -> PassageKV | None:
         """Return the whole passage if it has arrived, else None."""
-        return tuple(self._chunks) if self.has_arrived else None
+        if not self.has_arrived:
+            return None
+        return tuple(chunk.decoded if isinstance(chunk, CodedChunk) else chunk for chunk in self._chunks)
 
     def listen(self, listener: Callable[[StoredSource], None]) -> None:
         """Have `listener` called, from the thread that fetches, after every part and after a failure; at once if either has been."""
@@ -83,10 +87,13 @@ class StoredSource:
         self.tier, self.nbytes = reader.tier, reader.nbytes
 
     def take(self, reader: BlobReader, seconds: Callable[[], float]) -> None:
-        """Receive and decode the next part and tell who listens; `seconds` is what the fetch took so far."""
+        """Receive and decode the next part and tell who listens; `seconds` is what the fetch took so far.
+
+        Where a GPU decodes a chunk as it writes it into a cache, the part stays coded until then.
+        """
         assert self._decoder is not None
         index = len(self._chunks)
-        chunk = self._decoder.part(index, reader.part(index))
+        chunk = self._decoder.part_to_place(index, reader.part(index))
         if index + 1 == self._n_groups:
             self.seconds = max(seconds(), 1e-9)
         self._chunks.append(chunk)
@@ -202,14 +209,17 @@ class Lane:
                 return
             self._is_running = True
         try:
-            self._pool.submit(self._run)
+            self._pool.submit(tracing.carried(self._run))
         except RuntimeError:  # the pool was shut down
             for source in sources:
                 source.fail(ClosedError("the worker is closing"))
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
-            fetch(self._store, batch, self._timeout_s)
+            with tracing.span("larder.fetch", {"larder.chunks": len(batch)}) as span:
+                fetch(self._store, batch, self._timeout_s)
+                if span is not None:
+                    span.set_attribute("larder.bytes", sum(source.nbytes for source in batch))
 
     def _next(self) -> Sequence[StoredSource] | None:
         """Return the next batch; without one, the lane rests."""

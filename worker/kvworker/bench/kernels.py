@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 
 from kvclient.cli.output import Output
-from kvkernels import compiled, int8, kivi
+from kvkernels import compiled, int8, int8_compiled, kivi, kivi_compiled
 from kvworker.bench import kernel_gpu
 from kvworker.bench.benchmark import Asked, show_rows
 from kvworker.bench.kernel_plain import decode_int8, decode_kivi4, encode_int8, encode_kivi4
@@ -51,7 +51,10 @@ class KernelsBench:
 
     def run(self, asked: Asked) -> Iterator[Row]:
         """Yield CPU rows at the first size, then GPU rows at all, where there is a GPU."""
-        if not compiled.prepare(_DIM, _DTYPE):
+        if compiled.has_compiler():
+            int8_compiled.prepare(_DIM, _DTYPE)
+            kivi_compiled.prepare(_DIM, _DTYPE)
+        else:
             print("no C++ compiler: compiled rows are open", file=sys.stderr)
         try:
             yield from self._cpu_rows(self.sizes[0])

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from kvkernels.backend import fuses
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError, IdentityError, InvalidInputError, UnsupportedError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import Kind
 from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
+from kvworker.codec.coded import CodedChunk
 from kvworker.codec.pipeline import NEED, Pipeline, descend, restore
 from kvworker.codec.registry import pipeline_of
-from kvworker.codec.stages import Fields
+from kvworker.codec.stages import Fields, Placing
 from kvworker.codec.tensor_bytes import tensor_of, unguarded
 
 
@@ -48,6 +50,23 @@ class ChunkDecoder:
         A raw chunk on the CPU aliases `data` and keeps it alive: memory that is reused for other bytes must not be before the chunk is
         gone. Raises FormatError for fields that do not fit codec and geometry.
         """
+        fields, need = self._fields(index, data)
+        try:
+            chunk = self._decode(index, fields)
+        except ValueError as error:  # what a kernel says of tensors that do not fit each other, as tables and geometry of other models
+            raise FormatError(f"part {index} does not decode as {self._pipeline.spec.label}: {error}") from error
+        return chunk if need is None else KVChunk(chunk.k, chunk.v, need)
+
+    def part_to_place(self, index: int, data: Buffer) -> KVChunk | CodedChunk:
+        """Return the chunk of layer group `index` as `part` does; still coded where a GPU decodes it as it is written into a cache."""
+        quantizer = self._pipeline.quantizer
+        if self._pipeline.transforms or not isinstance(quantizer, Placing) or not quantizer.is_placed or not fuses(self._device):
+            return self.part(index, data)
+        fields, need = self._fields(index, data)
+        return CodedChunk(fields, self._specs[index], quantizer, need)
+
+    def _fields(self, index: int, data: Buffer) -> tuple[Fields, torch.Tensor | None]:
+        """Return the codec's fields of a part on the device, unpacked, and the need of its rows if it says so."""
         part = _part_of(self._manifest, index)
         view = memoryview(data).cast("B")
         if view.nbytes != part.nbytes:
@@ -58,11 +77,7 @@ class ChunkDecoder:
         if self._device != "cpu":  # even a move to where it is lets go of the interpreter's lock, and loaders take it for milliseconds
             fields = {name: field.to(self._device) for name, field in fields.items()}
         need = fields.pop(NEED, None)
-        try:
-            chunk = self._decode(index, fields)
-        except ValueError as error:  # what a kernel says of tensors that do not fit each other, as tables and geometry of other models
-            raise FormatError(f"part {index} does not decode as {self._pipeline.spec.label}: {error}") from error
-        return chunk if need is None else KVChunk(chunk.k, chunk.v, need)
+        return fields, need
 
     def _decode(self, index: int, fields: Fields) -> KVChunk:
         """Return the chunk of one layer group."""

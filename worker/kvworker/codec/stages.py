@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 
+from kvkernels.place import Turn
 from kvstore.codecs import Stage
 from kvstore.core.errors import InvalidInputError, NotFoundError
 from kvstore.core.stages import StageSpec
@@ -49,6 +50,35 @@ class Quantizer(Stage):
     @abstractmethod
     def decode(self, fields: Fields, spec: ChunkSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Return k (L, H, T, D) and v (L, H, T, Dv) in the spec's dtype, on the fields' device; `fields` match `layout(spec)`."""
+
+
+class Compiled(Quantizer):
+    """A quantizer whose operators torch can compile for the CPU."""
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether it can with these parameters."""
+        return True
+
+    @abstractmethod
+    def compile(self, spec: ChunkSpec) -> None:
+        """Compile what encodes and decodes chunks of this shape, with any number of tokens; takes seconds."""
+
+
+class Placing(Quantizer):
+    """A quantizer whose fields a GPU decodes, rotates and writes into a cache in one pass over memory."""
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it does so with these parameters."""
+        return True
+
+    @abstractmethod
+    def place(self, fields: Fields, side: str, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+        """Write K or V to cache[:, :, rows] of cache (L, H, N, D), rotated by `turn` if given; see `kvkernels.place`.
+
+        Tokens whose row is -1 are left out. `fields` are those of the cache's layers, on its device.
+        """
 
 
 class Transform(Stage):

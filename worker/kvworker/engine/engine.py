@@ -14,7 +14,7 @@ import torch
 
 from kvstore.core.errors import InvalidInputError, TierUnavailableError
 from kvstore.core.identity import ModelIdentity
-from kvworker.chunk import KVChunk, PassageKV
+from kvworker.chunk import ChunkSpec, KVChunk, PassageKV
 from kvworker.engine.sampling import Sampler, Sampling
 
 
@@ -22,11 +22,31 @@ class LoadFailed(TierUnavailableError):  # noqa: N818 (an outcome that callers p
     """A source cannot deliver its chunk; the prompt has to be prefilled again without it."""
 
 
+class CodedKV(Protocol):
+    """A chunk of one layer group that is decoded where it is written: on a GPU, in one pass over memory."""
+
+    @property
+    def spec(self) -> ChunkSpec:
+        """Its shape once decoded, with its layers."""
+
+    @property
+    def need(self) -> torch.Tensor | None:
+        """See `KVChunk.need`."""
+
+    def write(
+        self, turn: tuple[torch.Tensor, torch.Tensor], rows: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:  # fmt: skip
+        """Write K, turned by float32 cos and sin (T, R), and V of the group's last layers to `rows` of keys and values (L, H, N, D).
+
+        `rows` (T,) int64 holds the place of each token, -1 for those that are not written.
+        """
+
+
 class ChunkSource(Protocol):
     """Where the stored KV of one segment comes from."""
 
-    def group(self, index: int) -> KVChunk:
-        """Return the chunk of layer group `index` on the engine's device once it is decoded; raise LoadFailed if it can't be had."""
+    def group(self, index: int) -> KVChunk | CodedKV:
+        """Return the chunk of layer group `index` on the engine's device once it has arrived; raise LoadFailed if it can't be had."""
 
 
 @dataclass(frozen=True)

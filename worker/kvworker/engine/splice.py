@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from kvkernels import rotate_scatter
+from kvkernels.backend import fuses
 from kvstore.core.errors import IdentityError
 from kvstore.core.identity import LayerGroup
-from kvworker.chunk import KVChunk
-from kvworker.engine.engine import ChunkSource, Segment, Span, spans_of
+from kvworker.chunk import ChunkSpec, KVChunk
+from kvworker.engine.engine import ChunkSource, CodedKV, Segment, Span, spans_of
 from kvworker.engine.overlay import Overlay
 from kvworker.engine.rope import Rows, rotate
 
@@ -80,28 +82,59 @@ def place_group(overlay: Overlay, index: int, group: LayerGroup, runs: Sequence[
     Layers before the group's layer `first` stay as they are.
     """
     keys, values = (x[first:] for x in overlay.group(index))
-    chunks: dict[int, KVChunk] = {}
+    place = _place_on_gpu if fuses(keys.device) else _place_run
+    chunks: dict[int, KVChunk | CodedKV] = {}
     for run in runs:
         for piece in run:
             if piece.segment not in chunks:
                 chunks[piece.segment] = piece.source.group(index)
-                _check(chunks[piece.segment], group, piece.span.stop - piece.span.start, keys.dtype)
-        start, stop = run[0].start, run[-1].stop
-        k, v = zip(*(_rows(chunks[piece.segment], piece, first) for piece in run), strict=True)
-        rotate(torch.cat(k, 2), *angles(slice(start, stop)), out=keys[:, :, start:stop])
-        torch.cat(v, 2, out=values[:, :, start:stop])
+                _check(chunks[piece.segment].spec, group, piece.span.stop - piece.span.start, keys.dtype)
+        place(run, chunks, keys, values, angles)
 
 
-def _rows(chunk: KVChunk, piece: Piece, first: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a piece's K and V from a group's layer `first` on."""
-    own = slice(piece.start - piece.span.start, piece.stop - piece.span.start)
-    return chunk.k[first:, :, own], chunk.v[first:, :, own]
+def _place_run(
+    run: Run, chunks: Mapping[int, KVChunk | CodedKV], keys: torch.Tensor, values: torch.Tensor, angles: Angles
+) -> None:  # fmt: skip
+    """Put the pieces of a run together, rotate them at once, and write them to keys and values (L, H, N, D), a group's last layers."""
+    start, stop = run[0].start, run[-1].stop
+    k, v = zip(*(_rows(chunks[piece.segment], piece, len(keys)) for piece in run), strict=True)
+    rotate(torch.cat(k, 2), *angles(slice(start, stop)), out=keys[:, :, start:stop])
+    torch.cat(v, 2, out=values[:, :, start:stop])
 
 
-def _check(chunk: KVChunk, group: LayerGroup, n_tokens: int, dtype: torch.dtype) -> None:
-    """Raise IdentityError unless the chunk has the group's geometry, the segment's length and the model's dtype."""
-    expected = (len(group.layers), group.kv_heads, n_tokens, group.k_dim)
-    if chunk.k.shape != expected or chunk.v.shape[-1] != group.v_dim or chunk.k.dtype != dtype:
-        raise IdentityError(
-            f"a stored chunk has K {tuple(chunk.k.shape)} {chunk.k.dtype}, the model needs {expected} {dtype}; compute this passage again"
-        )
+def _place_on_gpu(
+    run: Run, chunks: Mapping[int, KVChunk | CodedKV], keys: torch.Tensor, values: torch.Tensor, angles: Angles
+) -> None:  # fmt: skip
+    """Write each piece of a run in one launch for K and one for V, decoded on the way where its chunk is still coded."""
+    for piece in run:
+        chunk = chunks[piece.segment]
+        if isinstance(chunk, KVChunk):
+            k, v = _rows(chunk, piece, len(keys))
+            rows = torch.arange(piece.start, piece.stop, device=keys.device)
+            rotate_scatter.write(k.flatten(0, 1), *_turn(angles, slice(piece.start, piece.stop)), rows, keys.view(-1, *keys.shape[2:]))
+            values[:, :, piece.start : piece.stop] = v
+        else:
+            rows = torch.full((chunk.spec.n_tokens,), -1, device=keys.device)
+            own = slice(piece.start - piece.span.start, piece.stop - piece.span.start)
+            rows[own] = torch.arange(piece.start, piece.stop, device=keys.device)
+            chunk.write(_turn(angles, slice(piece.span.start, piece.span.stop)), rows, keys, values)
+
+
+def _turn(angles: Angles, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cos and sin of rows as kernels take them: float32 (S, rotary_dim)."""
+    cos, sin = (torch.cat((x, x), -1).float() for x in angles(rows))
+    return cos, sin
+
+
+def _rows(chunk: KVChunk | CodedKV, piece: Piece, n_layers: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a piece's K and V of the group's last layers; only GPUs get coded chunks."""
+    assert isinstance(chunk, KVChunk)
+    own, layers = slice(piece.start - piece.span.start, piece.stop - piece.span.start), slice(len(chunk.k) - n_layers, None)
+    return chunk.k[layers, :, own], chunk.v[layers, :, own]
+
+
+def _check(spec: ChunkSpec, group: LayerGroup, n_tokens: int, dtype: torch.dtype) -> None:
+    """Raise IdentityError unless a chunk has the group's geometry, the segment's length and the model's dtype."""
+    expected = ChunkSpec.of_group(group, n_tokens, str(dtype).removeprefix("torch.")).shape
+    if spec.shape != expected:
+        raise IdentityError(f"a stored chunk is {spec.shape}, the model needs {expected}; compute this passage again")

@@ -50,6 +50,7 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
         context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
         server.start([register_store(local.service, authenticate, server), context])
         print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)})", flush=True)
+        local.worker.compile_codecs()
         stop.wait()
         server.drain()
     return 0
@@ -72,6 +73,7 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
         server = RpcServer(config.server, open_audit(config.auth))
         server.start([_register_context(context_worker, authenticate, stores, config.store.address)])
         print(f"larder worker listens on {server.address} ({_model_line(context_worker)}; store {config.store.address})", flush=True)
+        context_worker.compile_codecs()
         stop.wait()
         server.drain()
     finally:

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import torch
 
-from kvkernels import fp8
+from kvkernels import fp8, place
 from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
-from kvworker.codec.stages import Fields, Layout, Quantizer
+from kvworker.codec.stages import Fields, Layout, Placing
 
 
 @dataclass(frozen=True)
-class Fp8(Quantizer):
+class Fp8(Placing):
     """Round to E4M3 with one power-of-two scale per head of each layer.
 
     The error of one element is at most a sixteenth of itself, or 2**-10 scales if that is more, before the cast back to the model dtype.
@@ -46,3 +46,8 @@ class Fp8(Quantizer):
         dtype = DTYPES[spec.dtype]
         k, v = (fp8.decode(fields[f"{side}.codes"], fields[f"{side}.scale"], dtype) for side in "kv")
         return k, v
+
+    def place(self, fields: Fields, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+        """Write code times scale, K turned, to rows of a cache."""
+        codes, scale = (fields[f"{side}.{name}"].flatten(0, 1) for name in ("codes", "scale"))
+        place.write_fp8(codes, scale, turn, rows, cache.view(-1, *cache.shape[2:]))

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import torch
 
-from kvkernels import int8
+from kvkernels import int8, int8_compiled, place
 from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
-from kvworker.codec.stages import Fields, Layout, Quantizer
+from kvworker.codec.stages import Compiled, Fields, Layout, Placing
 
 
 @dataclass(frozen=True)
-class Int8(Quantizer):
+class Int8(Compiled, Placing):
     """Round each token's vector of one head to int8 with its own scale.
 
     The error of one element is at most max|x| / 254 over its vector, before the cast back to the model dtype. A value takes
@@ -47,3 +47,13 @@ class Int8(Quantizer):
         dtype = DTYPES[spec.dtype]
         k, v = (int8.decode(fields[f"{side}.codes"], fields[f"{side}.scale"], dtype) for side in "kv")
         return k, v
+
+    def place(self, fields: Fields, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+        """Write code times scale, K turned, to rows of a cache."""
+        codes, scale = (fields[f"{side}.{name}"].flatten(0, 1) for name in ("codes", "scale"))
+        place.write_int8(codes, scale, turn, rows, cache.view(-1, *cache.shape[2:]))
+
+    def compile(self, spec: ChunkSpec) -> None:
+        """Compile for heads of both widths."""
+        for dim in sorted({spec.k_dim, spec.v_dim}):
+            int8_compiled.prepare(dim, DTYPES[spec.dtype])

@@ -7,17 +7,17 @@ from typing import ClassVar
 
 import torch
 
-from kvkernels import kivi
+from kvkernels import kivi, kivi_compiled, place
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
-from kvworker.codec.stages import Fields, Layout, Quantizer
+from kvworker.codec.stages import Compiled, Fields, Layout, Placing
 
 _SIDES: tuple[tuple[str, kivi.Axis], ...] = (("k", "token"), ("v", "channel"))
 
 
 @dataclass(frozen=True)
-class Kivi(Quantizer):
+class Kivi(Compiled, Placing):
     """Round keys per channel over groups of tokens and values per token over groups of channels.
 
     Keys have a few channels that are always large, so a scale must not mix channels; values have none, and a scale per token keeps the
@@ -70,6 +70,25 @@ class Kivi(Quantizer):
         """Return k or v."""
         codes, scale, zero = (fields[f"{side}.{name}"] for name in ("codes", "scale", "zero"))
         return kivi.decode(codes, scale, zero, _shape(spec, side), self.bits, self.group, axis, DTYPES[spec.dtype])
+
+    @property
+    def has_forms(self) -> bool:
+        """4 bits in groups of 32 have."""
+        return (self.bits, self.group) == (kivi_compiled.BITS, kivi_compiled.GROUP)
+
+    def compile(self, spec: ChunkSpec) -> None:
+        """Compile for the width of heads of K; codes of V do not depend on theirs."""
+        kivi_compiled.prepare(spec.k_dim, DTYPES[spec.dtype])
+
+    @property
+    def is_placed(self) -> bool:
+        """3 bits are not: their codes span bytes."""
+        return self.bits != 3
+
+    def place(self, fields: Fields, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+        """Write code times scale plus zero, K turned, to rows of a cache."""
+        codes, scale, zero = (fields[f"{side}.{name}"].flatten(0, 1) for name in ("codes", "scale", "zero"))
+        place.write_kivi((codes, scale, zero), self.bits, self.group, dict(_SIDES)[side], turn, rows, cache.view(-1, *cache.shape[2:]))
 
 
 def _shape(spec: ChunkSpec, side: str) -> tuple[int, int, int, int]:
