@@ -47,10 +47,15 @@ EVERYTHING: Values = {
         "modelClaim": "models",
         "tokenSecret": "worker-token",
         "gpu": {"count": 1, "runtimeClassName": "nvidia"},
-        "autoscaling": {"enabled": True, "maxReplicas": 8},
+        "autoscaling": {"enabled": True, "maxReplicas": 8, "requestsRunning": 4},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     },
-    "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"team": "rag"}}}], "redisPort": 6380},
+    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "networkPolicy": {
+        "clients": [{"namespaceSelector": {"matchLabels": {"team": "rag"}}}],
+        "scrapers": [{"namespaceSelector": {"matchLabels": {"team": "metrics"}}}],
+        "redisPort": 6380,
+    },
 }
 ONE_WORKER_WITH_DATA: Values = {"worker": {"dataClaim": "catalog", "podAnnotations": {"a": "b"}}, "networkPolicy": {"clients": []}}
 SEVERAL: Values = {
@@ -58,7 +63,7 @@ SEVERAL: Values = {
     "store": {"replicas": 3},
     "worker": {"replicas": 2, "config": {"store": {"replicas": 2}}},
 }
-STORE_ALONE: Values = {"worker": {"enabled": False}, "networkPolicy": {"enabled": False}}
+STORE_ALONE: Values = {"worker": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"enabled": False}}
 VARIANTS: Mapping[str, Values] = {
     "defaults": {},
     "external redis": EXTERNAL_REDIS,

@@ -121,6 +121,28 @@ def test_the_chart_scrapes_the_port_that_serves(name: str) -> None:
         assert ("tls" in release.config(part)["server"]) == (endpoint["scheme"] == "https")
 
 
+def test_monitors_have_no_field_that_their_operator_does_not_know() -> None:
+    """Their schema is not at hand, so the fields are those of its documentation (monitoring.coreos.com/v1)."""
+    monitors = variant("everything").of_kind("ServiceMonitor")
+    assert len(monitors) == 2
+    for monitor in monitors:
+        assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+        assert set(monitor["spec"]) == {"selector", "endpoints"}
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert set(endpoint) == {"port", "path", "interval", "scheme", "tlsConfig"}
+        assert set(endpoint["tlsConfig"]) == {"serverName", "ca"}
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_only_scrapers_that_are_named_reach_the_port() -> None:
+    """Metrics name tenants."""
+    for part in ("store", "worker"):
+        rules = {name: variant(name).of_part("NetworkPolicy", part)["spec"]["ingress"] for name in ("defaults", "everything")}
+        opened = {name: [rule for rule in found if {"protocol": "TCP", "port": 7430} in rule["ports"]] for name, found in rules.items()}
+        assert opened["defaults"] == []
+        assert opened["everything"][0]["from"] == [{"namespaceSelector": {"matchLabels": {"team": "metrics"}}}]
+
+
 def test_the_autoscaler_asks_for_metrics_that_exist() -> None:
     """Through an adapter, by the names that Prometheus has."""
     for name in VARIANTS:

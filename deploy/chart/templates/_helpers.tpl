@@ -54,6 +54,8 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
 {{- define "larder.ownConfig" -}}
 data_dir: /var/lib/larder
 server:
+  log_format: json
+  metrics_address: {{ ternary "0.0.0.0:7430" "" .Values.metrics.enabled | quote }}
   {{- if .Values.tls.enabled }}
   tls:
     cert: /etc/larder/tls/tls.crt
@@ -253,6 +255,16 @@ livenessProbe:
 lifecycle:
   preStop:
     sleep: {seconds: {{ .root.Values.preStopSeconds }}}
+{{- end }}
+
+{{/* The rule that lets scrapers in, where there are any. */}}
+{{- define "larder.scraping" -}}
+{{- if and .Values.metrics.enabled .Values.networkPolicy.scrapers -}}
+- from:
+    {{- toYaml .Values.networkPolicy.scrapers | nindent 4 }}
+  ports:
+    - {protocol: TCP, port: 7430}
+{{- end }}
 {{- end }}
 
 {{/* Where a part's pods may run. Takes root, part. */}}
