@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kvclient.numpy_packings import PACKINGS, unpack
 from kvstore.core.blob import Buffer
-from kvstore.core.errors import FormatError, InvalidInputError, MissingExtraError, UnsupportedError
+from kvstore.core.errors import FormatError, InvalidInputError, UnsupportedError
 from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
-from kvstore.core.stages import Param
+from kvstore.core.stages import Param, StageSpec
 
 Floats = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -37,7 +38,7 @@ def decode_part(manifest: Manifest, index: int, data: Buffer) -> tuple[Floats, F
     if not part.layers or min(part.kv_heads, part.k_dim, part.v_dim, manifest.n_tokens) < 1:
         raise FormatError(f"part {index} has a dimension of 0")
     decode_side, params = _find_decoder(manifest)
-    fields = _Fields(part, memoryview(data).cast("B"), packings={stage.name for stage in manifest.codec.stages[1:]})
+    fields = _Fields(part, memoryview(data).cast("B"), manifest.codec.stages[1:])
     rows = (len(part.layers), part.kv_heads, manifest.n_tokens)
     with np.errstate(all="ignore"):  # parameters that overflow decode to infinity, as in torch; they are not worth a warning
         k = decode_side(fields, "k", (*rows, part.k_dim), manifest.dtype, params)
@@ -51,8 +52,9 @@ def decode_part(manifest: Manifest, index: int, data: Buffer) -> tuple[Floats, F
 def _find_decoder(manifest: Manifest) -> tuple[SideDecoder, dict[str, Param]]:
     """Return the function that decodes one side, and the parameters of its codec."""
     stages, label = manifest.codec.stages, manifest.codec.label
-    if not stages or stages[0].name not in _DECODERS or any(s.name != "zstd" for s in stages[1:]) or manifest.codec.artifact:
-        raise UnsupportedError(f"codec {label!r} is not known here; known: {', '.join(_DECODERS)}, each alone or with zstd")
+    if not stages or stages[0].name not in _DECODERS or any(s.name not in PACKINGS for s in stages[1:]) or manifest.codec.artifact:
+        known = f"known: {', '.join(_DECODERS)}, each alone or with {', '.join(PACKINGS)}"
+        raise UnsupportedError(f"codec {label!r} is not known here; {known}")
     decode_side, expected = _DECODERS[stages[0].name]
     params = dict(stages[0].params)
     if set(params) != set(expected) or any(type(v) is not int or v not in expected[k] for k, v in params.items()):
@@ -66,7 +68,7 @@ class _Fields:
 
     part: PartSpec
     data: memoryview
-    packings: set[str]
+    packings: tuple[StageSpec, ...]
     taken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -92,22 +94,12 @@ class _Fields:
         if spare := sorted({f.name for f in self.part.fields} - set(self.taken)):
             raise FormatError(f"part {self.part.group} has fields that its codec does not store: {', '.join(spare)}")
 
-    def _unpack(self, spec: FieldSpec, stored: memoryview) -> bytes:
+    def _unpack(self, spec: FieldSpec, stored: memoryview) -> NDArray[np.uint8]:
         """Return the raw bytes of a packed field, never more than its shape says."""
-        if spec.packing not in self.packings:
+        own = (s for s in self.packings if s.name == spec.packing and dict(s.params).get("fields") in ("", spec.name.rpartition(".")[2]))
+        if (stage := next(own, None)) is None:
             raise FormatError(f"field {spec.name} is packed as {spec.packing}, which the codec does not do")
-        try:
-            import zstandard
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("this chunk is packed with zstd: pip install 'kv-larder[store]'") from error
-        try:
-            declared = zstandard.frame_content_size(stored)
-            raw = zstandard.ZstdDecompressor().decompress(stored, allow_extra_data=False) if declared == spec.raw_nbytes else b""
-        except zstandard.ZstdError as error:
-            raise FormatError(f"field {spec.name} is not one zstd frame: {error}") from error
-        if len(raw) != spec.raw_nbytes:
-            raise FormatError(f"field {spec.name} needs a zstd frame of {spec.raw_nbytes} B; this one declares {declared} B")
-        return raw
+        return unpack(stage.name, dict(stage.params), stored, spec.raw_nbytes)
 
 
 def _decode_raw(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:

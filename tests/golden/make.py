@@ -57,6 +57,11 @@ CHUNKS = (
     Golden("fp8-float32", "fp8", "float32", 3),
     Golden("nvfp4-bfloat16", "nvfp4", "bfloat16", 5),
     Golden("mxfp4-float16", "mxfp4", "float16", 5),
+    Golden("deflate-bfloat16", "exponent_split+deflate:fields=exponent", "bfloat16", 40),
+    Golden("lz4-float32", "exponent_split+lz4:fields=rest", "float32", 40),
+    Golden("planes-float32", "raw+planes:width=4", "float32", 40),
+    Golden("rans-bfloat16", "exponent_split+rans:fields=exponent", "bfloat16", 40),
+    Golden("top16-bfloat16", "exponent_split+top16", "bfloat16", 40),
     Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
     Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )
@@ -78,7 +83,7 @@ def token_ids(n_tokens: int) -> list[int]:
 
 def passage(golden: Golden) -> PassageKV:
     """Return the KV that a golden chunk holds: a lossless one begins with odd bit patterns, every one has an outlier channel."""
-    is_lossless = golden.codec in ("raw", "exponent_split", "lossless")
+    is_lossless = golden.codec.partition("+")[0] in ("raw", "exponent_split", "lossless")
     chunks = []
     for n, group in enumerate(identity(golden.dtype).layout.groups):
         rows = (len(group.layers), group.kv_heads, golden.n_tokens)

@@ -10,6 +10,7 @@ import hmac
 import json
 import math
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def read_part(manifest: dict[str, Any], part: dict[str, Any], data: bytes) -> tu
         start = up_to_64(end)
         require(field["offset"] == start and not any(data[end:start]), "place of a field")
         end = start + field["nbytes"]
-        raw = unpack(field, data[start:end])
+        raw = unpack(field, data[start:end], manifest["codec"][1:])
         fields[field["name"]] = (field["dtype"], np.frombuffer(raw, ITEM[field["dtype"]]).reshape(field["shape"]))
     require(end == part["nbytes"], "end of a part")
     rows = (len(part["layers"]), part["kv_heads"], manifest["n_tokens"])
@@ -112,16 +113,108 @@ def read_part(manifest: dict[str, Any], part: dict[str, Any], data: bytes) -> tu
     return k, v
 
 
-def unpack(field: dict[str, Any], data: bytes) -> bytes:
+def unpack(field: dict[str, Any], data: bytes, stages: list[dict[str, Any]]) -> bytes:
     """Section 4."""
-    raw_nbytes = math.prod(field["shape"]) * np.dtype(ITEM[field["dtype"]]).itemsize
-    if field["packing"] == "zstd":
-        import zstandard
-
-        require(zstandard.frame_content_size(data) == raw_nbytes, "size of a frame")
-        data = zstandard.decompress(data)
+    raw_nbytes, packing = math.prod(field["shape"]) * np.dtype(ITEM[field["dtype"]]).itemsize, field["packing"]
+    if packing != "raw":
+        params = [s["params"] for s in stages if s["name"] == packing and s["params"]["fields"] in ("", field["name"].split(".")[-1])]
+        require(len(params) == 1 and packing in UNPACKERS, "packing of a field")
+        data = UNPACKERS[packing](data, raw_nbytes, params[0])
     require(len(data) == raw_nbytes, "size of a field")
     return data
+
+
+def zstd(data: bytes, n: int, params: dict[str, Any]) -> bytes:
+    """Section 4: zstd."""
+    import zstandard
+
+    require(zstandard.frame_content_size(data) == n, "size of a frame")
+    return zstandard.decompress(data)
+
+
+def deflate(data: bytes, n: int, params: dict[str, Any]) -> bytes:
+    """Section 4: deflate."""
+    stream = zlib.decompressobj(wbits=-15)
+    raw = stream.decompress(data, n + 1)
+    require(stream.eof and not stream.unused_data, "end of a stream")
+    return raw
+
+
+def lz4(data: bytes, n: int, params: dict[str, Any]) -> bytes:
+    """Section 4: lz4, a block: sequences of literals and of a match, the last of literals alone."""
+    raw, at = bytearray(), 0
+
+    def length(nibble: int) -> int:
+        nonlocal at
+        more = 255 if nibble == 15 else 0
+        while more == 255:
+            more, at = data[at], at + 1
+            nibble += more
+        return nibble
+
+    while at < len(data):
+        token, at = data[at], at + 1
+        n_literals = length(token >> 4)
+        raw += data[at : at + n_literals]
+        at += n_literals
+        if at == len(data):
+            break
+        back, at = data[at] | data[at + 1] << 8, at + 2
+        require(0 < back <= len(raw), "reach of a match")
+        for _ in range(length(token & 15) + 4):
+            raw.append(raw[-back])
+        require(len(raw) <= n, "size of a block")
+    return bytes(raw)
+
+
+def planes(data: bytes, n: int, params: dict[str, Any]) -> bytes:
+    """Section 4: planes."""
+    flat, raw, at = zstd(data, n, params), bytearray(n), 0
+    for residue in range(params["width"]):
+        for place in range(residue, n, params["width"]):
+            raw[place], at = flat[at], at + 1
+    return bytes(raw)
+
+
+def top16(data: bytes, n: int, params: dict[str, Any]) -> bytes:
+    """Section 4: top16."""
+    half = (n + 1) // 2
+    raw = bytearray(data[data[16 + i // 2] >> i % 2 * 4 & 15] for i in range(n))
+    escapes = data[16 + half :]
+    require(len(escapes) % 5 == 0, "escapes")
+    last = -1
+    for start in range(0, len(escapes), 5):
+        place, value = struct.unpack_from("<IB", escapes, start)
+        require(last < place < n, "place of an escape")
+        raw[place], last = value, place
+    return bytes(raw)
+
+
+def rans(data: bytes, n: int, params: dict[str, Any]) -> bytes:
+    """Section 4: rans."""
+    n_kinds = data[0] + 1
+    frequencies, at, raw = struct.unpack_from(f"<{n_kinds}H", data, 1), 1 + 2 * n_kinds, bytearray()
+    require(n_kinds > 1 and sum(frequencies) == 4096 and 0 not in frequencies, "frequencies")
+    before = [sum(frequencies[:s]) for s in range(n_kinds)]
+    symbol_of = [s for s in range(n_kinds) for _ in range(frequencies[s])]
+    while len(raw) < n:
+        (nbytes,) = struct.unpack_from("<I", data, at)
+        stream, at, m = data[at + 4 : at + 4 + nbytes], at + 4 + nbytes, min(1 << 20, n - len(raw))
+        width = -(-m // 1024)
+        x, word = list(struct.unpack_from(f"<{width}I", stream)), 4 * width
+        for p in range(m):
+            lane, r = p % width, x[p % width] % 4096
+            s = symbol_of[r]
+            x[lane] = frequencies[s] * (x[lane] // 4096) + r - before[s]
+            if x[lane] < 65536:
+                x[lane], word = x[lane] * 65536 + struct.unpack_from("<H", stream, word)[0], word + 2
+            raw.append(s)
+        require(word == len(stream) and set(x) == {65536}, "end of a stream")
+    require(at == len(data), "end of the streams")
+    return bytes(raw)
+
+
+UNPACKERS = {"zstd": zstd, "deflate": deflate, "lz4": lz4, "planes": planes, "top16": top16, "rans": rans}
 
 
 def take(fields: dict[str, Any], name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
