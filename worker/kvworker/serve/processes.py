@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from functools import lru_cache, partial
+from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
-
-import grpc
+from types import TracebackType
 
 from kvclient.channel import discover_token
 from kvclient.cluster import ClusterStore
@@ -14,7 +14,6 @@ from kvclient.members import Members
 from kvclient.remote import RemoteStore
 from kvclient.stores import connect_stores
 from kvproto.v1 import context_pb2 as pb
-from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.allocator import keep_large_blocks
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import AuthError
@@ -22,15 +21,21 @@ from kvstore.server.audit import open_audit
 from kvstore.server.auth import Authenticate, open_authenticator
 from kvstore.server.cli import stop_signals
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
-from kvstore.server.config import load
+from kvstore.server.config import ServerConfig, load
 from kvstore.server.grpc_server import Registration, RpcServer
+from kvstore.server.logs import log_to_stderr
+from kvstore.server.observe.opening import observing
+from kvstore.server.observe.server_source import ServerSource
+from kvstore.server.observe.store_source import StoreSource
 from kvstore.server.opening import describe
 from kvstore.server.settings import to_toml
 from kvstore.server.store_servicer import register_store
 from kvworker.serve.config import ENV_PREFIX, Flags, StoreAddress, UpConfig, WorkerConfig
 from kvworker.serve.local import Local, open_engine
+from kvworker.serve.registration import registration
 from kvworker.serve.runtime import Worker
 from kvworker.serve.servicer import ContextServicer, StoreOf
+from kvworker.serve.worker_source import WorkerSource
 
 logger = logging.getLogger(__name__)
 _MOST_CALLERS = 1024
@@ -43,16 +48,18 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
         print(to_toml(config))
         return 0
     stop = stop_signals()
-    _prepare()
+    prepare(config.server)
     authenticate = open_authenticator(config.local.tokens_path, config.auth)
     with Local(config, is_shared=config.server.lanes.shm != "off") as local:
         server = RpcServer(config.server, open_audit(config.auth))
         context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
         server.start([register_store(local.service, authenticate, server), context])
-        print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)})", flush=True)
-        local.worker.compile_codecs()
-        stop.wait()
-        server.drain()
+        sources = [StoreSource(local.service, config.server.metrics_tenants), ServerSource(server, local.service.lane_calls)]
+        with observing("up", server, [*sources, worker_source(local.worker, config.server)], authenticate) as where:
+            print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)}){where}", flush=True)
+            local.worker.compile_codecs()
+            stop.wait()
+            server.drain()
     return 0
 
 
@@ -63,23 +70,53 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
         print(to_toml(config))
         return 0
     stop = stop_signals()
-    _prepare()
-    authenticate = open_authenticator(config.local.tokens_path, config.auth)
-    stores = RemoteStores(config.store)
-    engine = open_engine(config.model, config.local.data_path)
-    data_path = config.local.data_path
-    context_worker = Worker(engine, config.worker, stores.own(data_path), data_path, config.model.path)
-    try:
-        server = RpcServer(config.server, open_audit(config.auth))
-        server.start([_register_context(context_worker, authenticate, stores, config.store.address)])
-        print(f"larder worker listens on {server.address} ({_model_line(context_worker)}; store {config.store.address})", flush=True)
-        context_worker.compile_codecs()
+    prepare(config.server)
+    with ServedWorker(config) as served:
+        told = f"{_model_line(served.worker)}; store {config.store.address}"
+        print(f"larder worker listens on {served.address} ({told}){served.where}", flush=True)
+        served.worker.compile_codecs()
         stop.wait()
-        server.drain()
-    finally:
-        context_worker.close()
-        stores.close()
     return 0
+
+
+class ServedWorker:
+    """A worker on the wire whose store is elsewhere; a context manager that finishes what runs and closes everything."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        authenticate, data_path = open_authenticator(config.local.tokens_path, config.auth), config.local.data_path
+        self._stores = RemoteStores(config.store)
+        engine = open_engine(config.model, data_path)
+        self.worker = Worker(engine, config.worker, self._stores.own(data_path), data_path, config.model.path)
+        self._server = RpcServer(config.server, open_audit(config.auth))
+        try:
+            self._server.start([_register_context(self.worker, authenticate, self._stores, config.store.address)])
+            sources = [ServerSource(self._server), worker_source(self.worker, config.server)]
+            self._pages = ExitStack()
+            self.where = self._pages.enter_context(observing("worker", self._server, sources, authenticate))
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def address(self) -> str:
+        """Where it listens, with the port that was bound."""
+        return self._server.address
+
+    def close(self) -> None:
+        """Take no new calls, let running ones finish for a while, and close everything."""
+        self._server.drain()
+        self._pages.close()
+        self._close()
+
+    def _close(self) -> None:
+        self.worker.close()
+        self._stores.close()
+
+    def __enter__(self) -> ServedWorker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
 
 
 class RemoteStores:
@@ -108,7 +145,8 @@ class RemoteStores:
             transport.close()
 
     def _connect(self, token: str) -> RemoteStore | ClusterStore:
-        self._open.append(connect_stores(self._store.address, token, self._store.tls, self._store.timeout_s, self._store.replicas))
+        store = self._store
+        self._open.append(connect_stores(store.address, token, store.tls, store.timeout_s, store.replicas))
         return self._open[-1]
 
 
@@ -125,12 +163,12 @@ def _register_context(context_worker: Worker, authenticate: Authenticate, store_
         max_context_tokens=context_worker.engine.max_context_tokens,
         store_address=store_address,
     )
-    servicer = ContextServicer(context_worker, authenticate, store_of, info)
-    return Registration(pb.DESCRIPTOR.services_by_name["ContextService"].full_name, partial(_add, servicer))
+    return registration(ContextServicer(context_worker, authenticate, store_of, info))
 
 
-def _add(servicer: ContextServicer, server: grpc.Server) -> None:
-    pb_grpc.add_ContextServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+def worker_source(context_worker: Worker, server: ServerConfig) -> WorkerSource:
+    """Return what can be seen of a worker."""
+    return WorkerSource(context_worker.ledger, lambda: context_worker.held_bytes, server.metrics_tenants)
 
 
 def _model_line(context_worker: Worker) -> str:
@@ -138,7 +176,7 @@ def _model_line(context_worker: Worker) -> str:
     return f"model {context_worker.engine.identity.name} on {context_worker.engine.device}, codec {context_worker.settings.codec}"
 
 
-def _prepare() -> None:
+def prepare(server: ServerConfig) -> None:
     """Keep large blocks of memory from now on, and log to standard error."""
     keep_large_blocks()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr(server.log_format)

@@ -34,6 +34,7 @@ from kvworker.quality.calibration import calibration_path, codec_id, load_calibr
 from kvworker.quality.gate import Gate
 from kvworker.quality.ladder import ladder_of
 from kvworker.serve.compiling import compile_in_background
+from kvworker.serve.ledger import Ledger
 from kvworker.serve.recorder import TraceRecorder
 from kvworker.settings import WorkerSettings
 
@@ -93,6 +94,7 @@ class Worker:
         self._explanations = Explanations()
         self._answerer = self._new_answerer(lock, gate)
         self._recorder = _recorder(settings, data_dir)
+        self.ledger = Ledger()
 
     def _new_answerer(self, lock: threading.Lock, gate: Gate) -> Answerer:
         """Return what answers questions, once everything else is there."""
@@ -116,10 +118,21 @@ class Worker:
 
     def ask(self, caller: Caller, question: Question) -> Iterator[Token | Report]:
         """Answer a question; see `Answerer.answer`. What the store lacked is stored again behind the answer."""
-        for event in self._answerer.answer(caller.tenant, caller.store, question):
-            if self._recorder and isinstance(event, Report):
-                self._recorder.record(caller.tenant, event)
-            yield event
+        with self.ledger.running():
+            for event in self._answerer.answer(caller.tenant, caller.store, question):
+                if isinstance(event, Report):
+                    self._note(caller.tenant, event)
+                yield event
+
+    def _note(self, tenant: str, report: Report) -> None:
+        """Count an answered request, log a line that names nothing it was about, and record it where traffic is recorded."""
+        self.ledger.record(tenant, report)
+        _log.info(
+            "answered request %s: first token after %.3f s, %d tokens loaded, %d computed, %d generated",
+            *(report.request_id, report.ttft_s, report.tokens_loaded, report.tokens_recomputed, report.tokens_generated),
+        )
+        if self._recorder:
+            self._recorder.record(tenant, report)
 
     def forget(self, caller: Caller, source: str) -> int:
         """Take a document back: its chunks, wherever they are, and everything that is known of it; return how many it consisted of."""
@@ -154,6 +167,11 @@ class Worker:
         self.catalog.close()
         if self._recorder:
             self._recorder.close()
+
+    @property
+    def held_bytes(self) -> tuple[int, int]:
+        """Bytes of KV that wait to be stored, and of decoded passages on the device."""
+        return self._push.used_bytes, self.device_tier.stats().used_bytes
 
     def _gate(self, folder: Path | None, model_dir: Path | None) -> Gate:
         """Return the gate of this model, device and codec; a calibration of our own that was damaged, or is another model's, raises."""

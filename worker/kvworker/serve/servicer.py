@@ -11,6 +11,7 @@ from kvclient.records import Passage as PassageRecord
 from kvclient.wire import key_to_wire
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
+from kvstore.core import calling
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import InvalidInputError
 from kvstore.server.auth import Authenticate
@@ -41,6 +42,8 @@ class ContextServicer(pb_grpc.ContextServiceServicer):
         """Return who calls; raises AuthError."""
         metadata = context.invocation_metadata()
         tenant = self._authenticate(metadata).tenant
+        calling.begin_request()
+        calling.work_for(tenant)
         token = next(str(value) for key, value in metadata if key == "authorization").split(" ", 1)[1].strip()
         return Caller(tenant, self._store_of(tenant, token))
 
@@ -136,6 +139,7 @@ def _report(report: Report) -> pb.Report:
             why=row.why,
             rows_recomputed=row.rows_recomputed,
             read_as=_REPORTED[row.read_as],
+            reason=row.reason,
         )
         for row in report.passages
     ]
