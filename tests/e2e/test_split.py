@@ -82,7 +82,7 @@ def test_answers_go_on_while_the_store_is_dead_and_chunks_come_back_with_it(pair
     assert after == before
     assert took_s < 10
     _, lost, _ = ask(larder, fresh)
-    assert [(row.action, "unavailable" in row.why) for row in lost.passages] == [("compute", True)]
+    assert [(row.action, row.reason in ("unavailable", "timeout", "breaker")) for row in lost.passages] == [("compute", True)]
     pair.restart_store()
     until(lambda: {row.action for row in ask(larder, [*ids, *fresh])[1].passages} == {"load"}, timeout_s=20)
     until(lambda: ready(larder, [*ids, *fresh]), timeout_s=20)
