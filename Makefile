@@ -60,6 +60,7 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench faults --csv tests/bench/results.csv
 	$(BIN)/larder bench planner --csv tests/bench/results.csv
 	$(BIN)/larder bench codecs --csv tests/bench/results.csv
+	$(BIN)/larder bench quotas --csv tests/bench/results.csv
 
 calibration: setup  ## measure what reuse costs the reference model, and keep it beside its weights
 	$(BIN)/larder calibrate --threads 1 --seconds 1800 --out worker/kvworker/reference/model/larder-quality.json

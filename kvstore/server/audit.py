@@ -62,7 +62,7 @@ class AuditLog:
                 return
             self._allowed -= 1
             left_out, self._left_out = self._left_out, 0
-        line = {"event": "refused", "call": call, "outcome": why.code, "peer": peer, "reason": str(why)[:_MAX_CHARS]}
+        line: dict[str, object] = {"event": "refused", "call": call, "outcome": why.code, "peer": peer, "reason": str(why)[:_MAX_CHARS]}
         self._write({**line, "left_out": left_out} if left_out else line)
 
     def _write(self, line: dict[str, object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -45,7 +46,8 @@ class Certificates:
     def credentials(self) -> grpc.ServerCredentials:
         """Return what gRPC asks again before each handshake."""
         self._shown = self._loaded.current()
-        return grpc.dynamic_ssl_server_credentials(_configuration(self._shown), self._replacement, "client_ca" in self._files)
+        replacement: Any = self._replacement  # its type is stated without the None that gRPC takes for "no change"
+        return grpc.dynamic_ssl_server_credentials(_configuration(self._shown), replacement, "client_ca" in self._files)
 
     def _replacement(self) -> grpc.ServerCertificateConfiguration | None:
         """Return what gRPC shows from now on; None for what it shows already."""
