@@ -37,7 +37,7 @@ class Ongoing:
 
     def enter(self) -> None:
         """Make it the parent of what this context does from now on."""
-        sys.modules["opentelemetry.context"].attach(self._api.set_span_in_context(self._span))  # type: ignore[attr-defined]
+        sys.modules["opentelemetry.context"].attach(self._api.set_span_in_context(self._span))
 
     def end(self, code: str = "OK") -> None:
         """End it; any code but OK marks it as failed."""

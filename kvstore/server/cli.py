@@ -16,6 +16,7 @@ from kvstore.server.config import StoreConfig, load_config
 from kvstore.server.logs import log_to_stderr
 from kvstore.server.observe.opening import observing
 from kvstore.server.observe.server_source import ServerSource
+from kvstore.server.observe.source import Source
 from kvstore.server.observe.store_source import StoreSource
 from kvstore.server.opening import describe, open_store, serve_store
 from kvstore.server.settings import to_toml
@@ -87,7 +88,7 @@ def serve(config: StoreConfig) -> int:
     service = open_store(config, is_shared=config.server.lanes.shm != "off")
     try:
         server = serve_store(config, service, authenticate)
-        sources = [StoreSource(service, config.server.metrics_tenants), ServerSource(server, service.lane_calls)]
+        sources: list[Source] = [StoreSource(service, config.server.metrics_tenants), ServerSource(server, service.lane_calls)]
         with observing("store", server, sources, authenticate) as where:
             print(f"larder store listens on {server.address} ({describe(config)}){where}", flush=True)
             stop.wait()

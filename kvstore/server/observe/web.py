@@ -161,7 +161,8 @@ class _Visit(BaseHTTPRequestHandler):
     def _answer(self, has_body: bool) -> None:
         page = self._page()
         self.send_response(page.status)
-        for name, value in (_SAFE | {"Content-Type": page.content_type, "Content-Length": str(len(page.body))} | page.headers).items():
+        body = {"Content-Type": page.content_type, "Content-Length": str(len(page.body))}
+        for name, value in {**_SAFE, **body, **page.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if has_body:

@@ -44,7 +44,7 @@ class Sums:
     plans: Counter[tuple[str, str]] = field(default_factory=Counter)  # policy and planner
     passages: Counter[tuple[str, str]] = field(default_factory=Counter)  # action, and tier or why it was computed
     tier_bytes: Counter[str] = field(default_factory=Counter)
-    step_s: Counter[str] = field(default_factory=Counter)
+    step_s: dict[str, float] = field(default_factory=dict)
 
 
 class Ledger:
@@ -114,7 +114,7 @@ class Ledger:
             if row.tier:
                 self._sums.tier_bytes[row.tier] += row.nbytes
         for step, seconds in report.ttft_split_s.items():
-            self._sums.step_s[step] += seconds
+            self._sums.step_s[step] = self._sums.step_s.get(step, 0.0) + seconds
 
 
 def what_became(row: PassageReport) -> str:

@@ -26,6 +26,7 @@ from kvstore.server.grpc_server import Registration, RpcServer
 from kvstore.server.logs import log_to_stderr
 from kvstore.server.observe.opening import observing
 from kvstore.server.observe.server_source import ServerSource
+from kvstore.server.observe.source import Source
 from kvstore.server.observe.store_source import StoreSource
 from kvstore.server.opening import describe
 from kvstore.server.settings import to_toml
@@ -54,8 +55,12 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
         server = RpcServer(config.server, open_audit(config.auth))
         context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
         server.start([register_store(local.service, authenticate, server), context])
-        sources = [StoreSource(local.service, config.server.metrics_tenants), ServerSource(server, local.service.lane_calls)]
-        with observing("up", server, [*sources, worker_source(local.worker, config.server)], authenticate) as where:
+        sources: list[Source] = [
+            StoreSource(local.service, config.server.metrics_tenants),
+            ServerSource(server, local.service.lane_calls),
+            worker_source(local.worker, config.server),
+        ]
+        with observing("up", server, sources, authenticate) as where:
             print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)}){where}", flush=True)
             local.worker.compile_codecs()
             stop.wait()
@@ -90,7 +95,7 @@ class ServedWorker:
         self._server = RpcServer(config.server, open_audit(config.auth))
         try:
             self._server.start([_register_context(self.worker, authenticate, self._stores, config.store.address)])
-            sources = [ServerSource(self._server), worker_source(self.worker, config.server)]
+            sources: list[Source] = [ServerSource(self._server), worker_source(self.worker, config.server)]
             self._pages = ExitStack()
             self.where = self._pages.enter_context(observing("worker", self._server, sources, authenticate))
         except BaseException:
