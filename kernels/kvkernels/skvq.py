@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import torch
 
-from kvkernels.checks import require, require_value_dtype, require_values
+from kvkernels import backend
+from kvkernels.checks import require, require_device, require_value_dtype, require_values
 from kvkernels.packing import pack, packed_nbytes, unpack
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # codes, scale, zero
 LEVELS = (3, 4, 8, 16)
 PARAMETERS = {"float8": torch.float8_e4m3fn, "float16": torch.float16}
 _TOKENS_AT_ONCE = 128
-_BEYOND = 2.0**100  # far outside both types, and sums and differences of two are finite
+BEYOND = 2.0**100  # far outside both types, and sums and differences of two are finite
 
 
 def stored_shapes(n_layers: int, n_tokens: int, n_channels: int, levels: int, n_groups: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -45,20 +46,17 @@ def encode(
     names. Raises ValueError for groups that do not fit.
     """
     require_values("x", x)
-    n_layers, kv_heads, n_tokens, dim = x.shape
+    n_layers, kv_heads, _, dim = x.shape
     _check_groups(groups, (n_layers, kv_heads * dim), n_groups)
-    codes_shape, parameter_shape = stored_shapes(n_layers, n_tokens, kv_heads * dim, levels, n_groups)
-    dtype = PARAMETERS[parameters]
-    codes = torch.empty(codes_shape, dtype=torch.uint8, device=x.device)
-    scale, zero = (torch.empty(parameter_shape, dtype=dtype, device=x.device) for _ in range(2))
-    for layer in range(n_layers):
-        for start in range(0, n_tokens, _TOKENS_AT_ONCE):
-            rows = slice(start, start + _TOKENS_AT_ONCE)
-            flat = x[layer, :, rows].transpose(0, 1).reshape(-1, kv_heads * dim)
-            y = (flat.float() / unit[layer]).clamp_(-_BEYOND, _BEYOND)
-            parts = _encode_rows(y, groups[layer], n_groups, clip[layer], levels, dtype)
-            codes[layer, rows], scale[layer, rows], zero[layer, rows] = parts
-    return codes, scale, zero
+    for name, table in (("clip", clip), ("unit", unit)):
+        require(name, table, (n_layers,), torch.float32)
+        require_device(name, table, x)
+    require_device("groups", groups, x)
+    if not backend.runs_triton(x):
+        return reference_encode(x, groups, n_groups, clip, unit, levels, parameters)
+    from kvkernels import skvq_triton
+
+    return skvq_triton.encode(x, groups, n_groups, clip, unit, levels, parameters)
 
 
 def decode(
@@ -78,6 +76,44 @@ def decode(
     codes_shape, parameter_shape = stored_shapes(n_layers, n_tokens, n_channels, levels, n_groups)
     require("codes", codes, codes_shape, torch.uint8)
     require("zero", zero, parameter_shape, scale.dtype)
+    require("unit", unit, (n_layers,), torch.float32)
+    for name, part in (("scale", scale), ("zero", zero), ("groups", groups), ("unit", unit)):
+        require_device(name, part, codes)
+    if not backend.runs_triton(codes):
+        return reference_decode(codes, scale, zero, groups, unit, kv_heads, levels, dtype)
+    from kvkernels import skvq_triton
+
+    return skvq_triton.decode(codes, scale, zero, groups, unit, kv_heads, levels, dtype)
+
+
+def reference_encode(
+    x: torch.Tensor, groups: torch.Tensor, n_groups: int, clip: torch.Tensor, unit: torch.Tensor, levels: int, parameters: str
+) -> Parts:
+    """Encode with torch on any device; see `encode`."""
+    n_layers, kv_heads, n_tokens, dim = x.shape
+    codes, scale, zero = new_parts(x, levels, n_groups, parameters)
+    for layer in range(n_layers):
+        for start in range(0, n_tokens, _TOKENS_AT_ONCE):
+            rows = slice(start, start + _TOKENS_AT_ONCE)
+            flat = x[layer, :, rows].transpose(0, 1).reshape(-1, kv_heads * dim)
+            y = (flat.float() / unit[layer]).clamp_(-BEYOND, BEYOND)
+            parts = _encode_rows(y, groups[layer], n_groups, clip[layer], levels, scale.dtype)
+            codes[layer, rows], scale[layer, rows], zero[layer, rows] = parts
+    return codes, scale, zero
+
+
+def reference_decode(
+    codes: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    groups: torch.Tensor,
+    unit: torch.Tensor,
+    kv_heads: int,
+    levels: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Decode with torch on any device; see `decode`."""
+    (n_layers, n_tokens, _), n_channels = scale.shape, groups.shape[1]
     out = torch.empty(n_layers, n_tokens, n_channels, dtype=dtype, device=codes.device)
     for layer in range(n_layers):
         for start in range(0, n_tokens, _TOKENS_AT_ONCE):
@@ -85,6 +121,15 @@ def decode(
             step, low = (part[layer, rows].float()[:, groups[layer]] for part in (scale, zero))  # (N, C)
             out[layer, rows] = unpack(codes[layer, rows], n_channels, levels).float().mul_(step).add_(low).mul_(unit[layer]).to(dtype)
     return torch.unflatten(out, 2, (kv_heads, -1)).transpose(1, 2)
+
+
+def new_parts(x: torch.Tensor, levels: int, n_groups: int, parameters: str) -> Parts:
+    """Allocate what encoding x (L, H, T, D) fills."""
+    n_layers, kv_heads, n_tokens, dim = x.shape
+    codes_shape, parameter_shape = stored_shapes(n_layers, n_tokens, kv_heads * dim, levels, n_groups)
+    codes = torch.empty(codes_shape, dtype=torch.uint8, device=x.device)
+    scale, zero = (torch.empty(parameter_shape, dtype=PARAMETERS[parameters], device=x.device) for _ in range(2))
+    return codes, scale, zero
 
 
 def _encode_rows(y: torch.Tensor, groups: torch.Tensor, n_groups: int, clip: torch.Tensor, levels: int, dtype: torch.dtype) -> Parts:

@@ -101,6 +101,16 @@ def pca_cases() -> Iterator[tuple[str, Case]]:
         yield "decode_kernel", (pointers | {"out_ptr": dtype}, shape | {"HAS_GAIN": has_gain, "LARGEST": 65504.0})
 
 
+def skvq_cases() -> Iterator[tuple[str, Case]]:
+    """Yield kernels with their variants: words of five codes, and of three bytes; a second each, so not in every dtype."""
+    for dtype, parameter, levels, k, n in (("bf16", "u8", 3, 5, 1), ("fp16", "fp16", 8, 8, 3)):
+        shape = {"LEVELS": levels, "IS_FLOAT8": int(parameter == "u8"), "K": k, "N": n, "SLOTS": 8, "WORDS": 64}
+        stored = {"codes_ptr": "u8", "scale_ptr": parameter, "zero_ptr": parameter, "groups_ptr": "i64", "unit_ptr": "fp32"}
+        largest = {"LARGEST": 448.0 if parameter == "u8" else 65504.0, "GROUPS": 4}
+        yield "encode_kernel", (stored | {"x_ptr": dtype, "clip_ptr": "fp32"}, shape | largest)
+        yield "decode_kernel", (stored | {"out_ptr": dtype}, shape)
+
+
 def rotate_scatter_cases() -> Iterator[tuple[str, Case]]:
     """Yield the kernel with its variants; 80 channels of which 32 rotate."""
     shape = {"D": 80, "R": 32, "BLOCK_HALF": 16, "BLOCK_REST": 64, "TOKENS": 32}
@@ -120,6 +130,7 @@ CASES = {
     "cq_triton": cq_cases,
     "pca_triton": pca_cases,
     "rotate_scatter_triton": rotate_scatter_cases,
+    "skvq_triton": skvq_cases,
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
@@ -87,3 +90,61 @@ def test_groups_that_do_not_fit_are_refused() -> None:
         roundtrip(values(3), torch.full((2, 60), 3), 3, 4)
     with pytest.raises(ValueError, match=r"expected torch\.int64"):
         roundtrip(values(3), torch.zeros(2, 59, dtype=torch.int64), 3, 4)
+
+
+GRIDS = [(1, 20, 5), (9, 24, 3), (5, 7, 6)]
+"""Tokens, channels of one of three heads, and groups, of which some may be empty."""
+
+
+def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Tell whether two tensors of one type hold the same bytes."""
+    return a.dtype == b.dtype and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+
+
+@pytest.mark.parametrize("parameters", skvq.PARAMETERS)
+@pytest.mark.parametrize("levels", skvq.LEVELS)
+@pytest.mark.parametrize(("n_tokens", "dim", "n_groups"), GRIDS)
+def test_the_kernel_encodes_to_the_reference_s_bits(
+    kernel: Callable[..., Any], n_tokens: int, dim: int, n_groups: int, levels: int, parameters: str
+) -> None:
+    """Every operation is rounded once and none are fused; one group has no range, and a value lies far out."""
+    x, groups = values(n_tokens, dim), random_groups(3 * dim, n_groups)
+    x[:, 0, :, 0] = 1e30
+    x[0].transpose(0, 1).flatten(1)[:, groups[0] == 1] = 0.75
+    clip = torch.tensor([1.0, 0.88])
+    found, _ = kernel("skvq", "encode", x, groups, n_groups, clip, UNIT, levels, parameters)
+    expected = skvq.reference_encode(x, groups, n_groups, clip, UNIT, levels, parameters)
+    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_kernel_encodes_every_dtype(kernel: Callable[..., Any], dtype: torch.dtype) -> None:
+    x, groups = values(9).to(dtype), random_groups(60, 4)
+    found, _ = kernel("skvq", "encode", x, groups, 4, torch.ones(2), UNIT, 3, "float8")
+    expected = skvq.reference_encode(x, groups, 4, torch.ones(2), UNIT, 3, "float8")
+    assert all(same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("levels", skvq.LEVELS)
+@pytest.mark.parametrize(("n_tokens", "dim", "n_groups"), GRIDS)
+def test_the_kernel_decodes_any_bytes_to_the_reference_s_bits(
+    kernel: Callable[..., Any], n_tokens: int, dim: int, n_groups: int, levels: int, dtype: torch.dtype
+) -> None:
+    """Bytes that no encoder writes are some codes; parameters are any finite ones."""
+    draw, groups = torch.Generator().manual_seed(3), random_groups(3 * dim, n_groups)
+    codes_shape, parameter_shape = skvq.stored_shapes(2, n_tokens, 3 * dim, levels, n_groups)
+    codes = torch.randint(0, 256, codes_shape, generator=draw, dtype=torch.uint8)
+    for parameter in skvq.PARAMETERS.values():
+        scale, zero = (torch.randn(parameter_shape, generator=draw).to(parameter) for _ in range(2))
+        back, _ = kernel("skvq", "decode", codes, scale, zero, groups, UNIT, 3, levels, dtype)
+        assert same_bits(back, skvq.reference_decode(codes, scale, zero, groups, UNIT, 3, levels, dtype))
+
+
+def test_no_tokens_make_no_bytes(kernel: Callable[..., Any]) -> None:
+    """The boundary below one token."""
+    groups = random_groups(60, 4)
+    parts, _ = kernel("skvq", "encode", values(0), groups, 4, torch.ones(2), UNIT, 4, "float16")
+    assert parts[0].shape == (2, 0, 15)
+    back, _ = kernel("skvq", "decode", *parts, groups, UNIT, 3, 4, torch.float32)
+    assert back.shape == (2, 3, 0, 20)
