@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import TypeVar
 
+from kvclient.attempts import Attempts
 from kvclient.member import GONE, Member, Server
 from kvclient.members import Members, Resolve, resolve_name
 from kvclient.merge import better, merged_entries, merged_explanation, merged_stats
@@ -18,7 +19,7 @@ from kvclient.roster import Pace, Roster
 from kvclient.together import Together
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
 from kvstore.core.blob import Buffer, key_of, parse_header
-from kvstore.core.errors import ConfigError, DeadlineError, KVError, TierUnavailableError
+from kvstore.core.errors import CapacityError, ConfigError, DeadlineError, KVError, TierUnavailableError
 from kvstore.core.key import ChunkKey
 from kvstore.core.rendezvous import ranked
 
@@ -135,7 +136,13 @@ class ClusterStore:
         A store that does not answer is left out and the next in rank takes the chunk, which may take the deadline twice.
         """
         key = key_of(parse_header(blob).manifest)
-        return self._retry.call(lambda _: self._put(key, blob, note), Deadline.after(2 * self._timeout_s))
+        attempts = Attempts(self._retry, Deadline.after(2 * self._timeout_s))
+        while True:
+            try:
+                return self._put(key, blob, note)
+            except (*GONE, CapacityError) as error:
+                pause_s = attempts.pause_s(error)
+            self._retry.sleep(pause_s)
 
     def delete(self, keys: Sequence[ChunkKey]) -> int:
         """Remove chunks from all stores and return how many were there; a copy counts like another chunk, up to the number of keys.
