@@ -11,7 +11,7 @@ from kvworker.route.choose import STALE_S, WorkerState, choose, missing_nbytes, 
 
 WANTED = {("alice", f"{n:064x}"): 1_000_000 for n in range(4)}
 KEYS = list(WANTED)
-IDLE = WorkerState("idle", {}, request_s=0.1, bytes_per_s=1e6)
+IDLE = WorkerState("idle", {}, free_bytes=10**9, wait_s=0.1, bytes_per_s=1e6)
 HOLDER = replace(IDLE, name="holder", held=WANTED)
 
 
@@ -32,14 +32,14 @@ def test_another_tenants_copies_are_worth_nothing() -> None:
 
 
 def test_a_score_is_seconds_of_waiting_and_of_bringing() -> None:
-    """Two requests of 0.1 s wait, and 3 MB are missing at 1 MB a second."""
+    """Two requests hold it up by 0.1 s each, and 3 MB are missing at 1 MB a second."""
     assert score(holding("w", 1, n_waiting=2), WANTED) == pytest.approx(2 * 0.1 + 3.0)
 
 
 def test_a_long_queue_outweighs_the_bytes() -> None:
-    """4 MB take 4 s to bring; 41 requests of 0.1 s wait longer."""
+    """4 MB take 4 s to bring; 60 requests of 0.1 s each take longer."""
     assert choose([replace(HOLDER, n_waiting=39), IDLE], WANTED) == "holder"
-    assert choose([replace(HOLDER, n_waiting=41), IDLE], WANTED) == "idle"
+    assert choose([replace(HOLDER, n_waiting=60), IDLE], WANTED) == "idle"
 
 
 def test_a_worker_that_brings_fast_needs_to_hold_less() -> None:
@@ -69,8 +69,25 @@ def test_nobody_is_nobody() -> None:
 
 def test_of_equals_the_less_busy_is_asked() -> None:
     """Before anything was measured a request may seem to take no time."""
-    states = [replace(IDLE, name=name, request_s=0.0, n_waiting=n) for name, n in (("a", 2), ("b", 0), ("c", 1))]
+    states = [replace(IDLE, name=name, wait_s=0.0, n_waiting=n) for name, n in (("a", 2), ("b", 0), ("c", 1))]
     assert choose(states, {}) == "b"
+
+
+def test_bytes_without_room_count_twice() -> None:
+    """What they drive out is asked for again."""
+    assert score(replace(IDLE, free_bytes=1_000_000), WANTED) == pytest.approx(4.0 + 3.0)
+
+
+def test_of_nearly_equals_the_one_that_lacks_less_is_asked() -> None:
+    """Paces are measured; a tenth more of one decides nothing."""
+    faster = replace(holding("faster", 0), bytes_per_s=1.3e6)
+    assert choose([faster, holding("holder", 1)], WANTED) == "holder"
+
+
+def test_what_nobody_has_goes_where_there_is_room_for_it() -> None:
+    """Elsewhere it would drive out what others ask for."""
+    full, busy = replace(IDLE, name="full", free_bytes=3_999_999), replace(IDLE, name="room", free_bytes=4_000_000, n_waiting=1)
+    assert choose([full, busy], WANTED) == "room"
 
 
 def test_a_passage_that_nobody_has_draws_the_same_worker_everywhere() -> None:

@@ -155,7 +155,7 @@ def _obey(pipe: Connection, subject: Subject) -> None:
 def running_store(folder: Path, memory_nbytes: int) -> Iterator[Server]:
     """Run `larder store` with a memory tier of its own and no other, on this machine."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
-    environment["LARDER_STORE__SERVER__LANES__SHM"] = "on"
+    environment |= {"LARDER_STORE__SERVER__LANES__SHM": "on", "LARDER_STORE__SERVER__METRICS_ADDRESS": ""}
     command = [sys.executable, "-m", "kvclient.cli.main", "store", "--address", "127.0.0.1:0", "--data-dir", str(folder)]
     log = folder / "log"
     folder.mkdir()

@@ -17,8 +17,8 @@ Decide = Callable[[Collection[WorkerState], Mapping[PassageKey, int]], str | Non
 Place = tuple[str, str]
 """A worker's name and address: one that came back elsewhere is another place."""
 
-_FIRST_REQUEST_S, _FIRST_BYTES_PER_S = 0.1, 100e6  # until the first answer
-_WEIGHT = 0.2  # of one observation
+_FIRST_WAIT_S, _FIRST_BYTES_PER_S = 0.02, 100e6  # until the first answer
+_WEIGHT = 0.05  # of one observation
 _LOOK_S = 0.25  # how often somebody who waits for a worker looks whether that is still wanted
 
 
@@ -30,7 +30,7 @@ class Member:
     address: str
     holdings: Holdings
     seen_at_s: float
-    request_s: float = _FIRST_REQUEST_S
+    wait_s: float = _FIRST_WAIT_S
     bytes_per_s: float = _FIRST_BYTES_PER_S
     is_serving: bool = True
     is_draining: bool = False
@@ -97,13 +97,15 @@ class Board:
             turns = list(member.turns) if (member := self._at(place)) else []
         _cancel(turns)
 
-    def answered(self, turn: Turn, held: Mapping[PassageKey, int], brought_nbytes: int, brought_s: float) -> None:
-        """Learn from an answer: what the worker has at hand now, and how long it took to bring what it had not."""
+    def answered(self, turn: Turn, held: Mapping[PassageKey, int], brought_nbytes: int, brought_s: float, waited_s: float) -> None:
+        """Learn from an answer: what the worker has at hand now, how long it took to bring what it had not, and how long it waited."""
         with self._changed:
             if member := self._at((turn.name, turn.address)):
                 member.holdings.add(held)
                 if brought_nbytes and brought_s > 0:
                     member.bytes_per_s += _WEIGHT * (brought_nbytes / brought_s - member.bytes_per_s)
+                if turn.n_before:
+                    member.wait_s += _WEIGHT * (waited_s / turn.n_before - member.wait_s)
 
     def places(self) -> list[Place]:
         """Return everybody's place."""
@@ -130,8 +132,8 @@ class Board:
         waits up to `patience_s` for one; then raises TierUnavailableError.
         """
         member = self._pick(wanted, only, but, self._clock() + patience_s, is_wanted)
-        turn, started_s = Turn(member.name, member.address), self._clock()
         with self._changed:
+            turn = Turn(member.name, member.address, len(member.turns))
             member.turns.add(turn)
             is_there = self._at((turn.name, turn.address)) is member
         if not is_there:
@@ -140,8 +142,6 @@ class Board:
             yield turn
         finally:
             with self._changed:
-                request_s = (self._clock() - started_s) / max(1, len(member.turns))  # those that run side by side share the worker
-                member.request_s += _WEIGHT * (request_s - member.request_s)
                 member.turns.discard(turn)
                 self._changed.notify_all()
             turn.cancel()
@@ -177,8 +177,9 @@ class Board:
         return WorkerState(
             member.name,
             member.holdings.of(wanted),
+            member.holdings.free_bytes,
             len(member.turns),
-            member.request_s,
+            member.wait_s,
             member.bytes_per_s,
             member.is_serving,
             member.is_draining,

@@ -16,6 +16,8 @@ PassageKey = tuple[str, str]
 STALE_S = 5.0
 """Beyond this age, what is known of a worker's memory is not believed; who answers no health check is not asked at all."""
 
+_AS_GOOD = 1.25
+
 
 @dataclass(frozen=True)
 class WorkerState:
@@ -27,10 +29,13 @@ class WorkerState:
         Names the worker among its kind.
     held : mapping
         Which of the wanted passages it has at hand, in device memory, and their bytes.
+    free_bytes : int
+        Room that is left beside what it holds.
     n_waiting : int
         Requests that it was given and has not answered.
-    request_s : float
-        Seconds for which one request keeps it busy, lately.
+    wait_s : float
+        Seconds by which each request that it had already held up the first token of a later one, lately. Workers take turns at every step
+        of every answer, so this is far less than a request takes as a whole.
     bytes_per_s : float
         Pace at which it brought lately what it did not have at hand, by loading or by computing. Above 0.
     is_serving, is_draining : bool
@@ -41,8 +46,9 @@ class WorkerState:
 
     name: str
     held: Mapping[PassageKey, int]
+    free_bytes: int = 0
     n_waiting: int = 0
-    request_s: float = 0.0
+    wait_s: float = 0.0
     bytes_per_s: float = 1.0
     is_serving: bool = True
     is_draining: bool = False
@@ -56,20 +62,33 @@ def missing_nbytes(state: WorkerState, wanted: Mapping[PassageKey, int]) -> int:
 
 
 def score(state: WorkerState, wanted: Mapping[PassageKey, int]) -> float:
-    """Return the seconds until a worker has everything that a question wants at hand: its queue, and bringing what it lacks."""
-    return state.n_waiting * state.request_s + missing_nbytes(state, wanted) / state.bytes_per_s
+    """Return the seconds until a worker can give the first token: waiting for its other requests, and bringing what it lacks.
+
+    What is driven out for that will have to be brought again, so bytes for which there is no room count twice.
+    """
+    missing = missing_nbytes(state, wanted)
+    driven_out = max(0, missing - state.free_bytes)
+    return state.n_waiting * state.wait_s + (missing + driven_out) / state.bytes_per_s
 
 
 def choose(states: Iterable[WorkerState], wanted: Mapping[PassageKey, int]) -> str | None:
     """Return the name of the worker with the lowest score among those that take requests; None if there is none.
 
-    Of equals the one with fewer requests is taken, and then the one that the first wanted passage draws by its hash: nobody has it yet,
-    and whoever asks for it next should come to the same worker, wherever the choice is made.
+    Scores within a quarter of the lowest are as good, for paces are measured and vary by that. Among them whoever lacks the fewest bytes is
+    taken, then who has room for them, then who has the fewest requests, and then the one that the first wanted passage draws by its hash:
+    nobody has it yet, and whoever asks for it next should come to the same worker, wherever the choice is made.
     """
-    able = [state for state in states if state.is_serving and not state.is_draining]
+    scored = [(score(state, wanted), state) for state in states if state.is_serving and not state.is_draining]
+    lowest = min((seconds for seconds, _ in scored), default=0.0)
+    equals = [state for seconds, state in scored if seconds <= lowest * _AS_GOOD]
     first = next(iter(wanted), ("", ""))
-    best = min(able, key=lambda state: (score(state, wanted), state.n_waiting, _draw(state.name, first)), default=None)
+    best = min(equals, key=lambda state: _rank(state, missing_nbytes(state, wanted), first), default=None)
     return best.name if best else None
+
+
+def _rank(state: WorkerState, missing: int, first: PassageKey) -> tuple[int, bool, int, bytes]:
+    """Return what decides among equals; the lowest wins."""
+    return missing, missing > state.free_bytes, state.n_waiting, _draw(state.name, first)
 
 
 def _draw(name: str, passage: PassageKey) -> bytes:

@@ -26,6 +26,11 @@ class Holdings:
         self._nbytes: OrderedDict[PassageKey, int] = OrderedDict()
         self._used_bytes = 0
 
+    @property
+    def free_bytes(self) -> int:
+        """Room for more before anything has to leave."""
+        return self._capacity_bytes - self._used_bytes
+
     def of(self, wanted: Iterable[PassageKey]) -> dict[PassageKey, int]:
         """Return those of these passages that are held, with their bytes."""
         return {key: self._nbytes[key] for key in wanted if key in self._nbytes}

@@ -20,10 +20,12 @@ class Turn:
     ----------
     name, address : str
         The worker, and where it was when it was chosen.
+    n_before : int
+        Requests that it had then.
     """
 
-    def __init__(self, name: str, address: str) -> None:
-        self.name, self.address = name, address
+    def __init__(self, name: str, address: str, n_before: int) -> None:
+        self.name, self.address, self.n_before = name, address, n_before
         self._call: Call | None = None
         self._is_over = False
 
