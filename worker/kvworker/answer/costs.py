@@ -37,7 +37,7 @@ class CostBook:
         """Write the model to its file, complete or not at all; without a file, do nothing."""
         if self._path is None:
             return
-        draft = self._path.with_suffix(".draft")
+        draft = self._path.with_suffix(f".{os.getpid()}.draft")  # workers may share the folder
         draft.write_text(json.dumps(self._model.to_json()), encoding="utf-8")
         os.replace(draft, self._path)
 

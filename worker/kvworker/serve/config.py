@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvclient.channel import ClientTLS
 from kvclient.cluster import MAX_REPLICAS
 from kvclient.members import Members
-from kvclient.channel import ClientTLS
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
+from kvworker.ray.settings import RaySettings
 from kvworker.reference import MODEL_FOLDER
 from kvworker.settings import WorkerSettings
 
@@ -73,7 +74,10 @@ class StoreAddress:
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """`larder worker`: a worker that uses a store elsewhere. `data_dir` and `auth` mean what they mean for a store."""
+    """`larder worker`: a worker that uses a store elsewhere. `data_dir` and `auth` mean what they mean for a store.
+
+    `ray` counts for a pool of them on a Ray cluster only (`--ray`); `server` is then the one that callers reach.
+    """
 
     data_dir: str = ""
     server: ServerConfig = field(default_factory=lambda: ServerConfig(address=WORKER_ADDRESS))
@@ -81,6 +85,7 @@ class WorkerConfig:
     store: StoreAddress = field(default_factory=StoreAddress)
     model: ModelConfig = field(default_factory=ModelConfig)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+    ray: RaySettings = field(default_factory=RaySettings)
 
     @property
     def local(self) -> StoreConfig:
