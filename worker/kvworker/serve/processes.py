@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
-from kvclient.channel import discover_token
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
-from kvclient.remote import RemoteStore
-from kvclient.stores import connect_stores
 from kvproto.v1 import context_pb2 as pb
 from kvstore.core.allocator import keep_large_blocks
-from kvstore.core.api import StoreAPI
-from kvstore.core.errors import AuthError
 from kvstore.server.audit import open_audit
 from kvstore.server.auth import Authenticate, open_authenticator
 from kvstore.server.cli import stop_signals
@@ -31,15 +23,15 @@ from kvstore.server.observe.store_source import StoreSource
 from kvstore.server.opening import describe
 from kvstore.server.settings import to_toml
 from kvstore.server.store_servicer import register_store
-from kvworker.serve.config import ENV_PREFIX, Flags, StoreAddress, UpConfig, WorkerConfig
+from kvworker.serve.config import ENV_PREFIX, Flags, UpConfig, WorkerConfig
 from kvworker.serve.local import Local, open_engine
 from kvworker.serve.registration import registration
+from kvworker.serve.remote_stores import RemoteStores
 from kvworker.serve.runtime import Worker
 from kvworker.serve.servicer import ContextServicer, StoreOf
 from kvworker.serve.worker_source import WorkerSource
 
 logger = logging.getLogger(__name__)
-_MOST_CALLERS = 1024
 
 
 def up(file: Path | None, flags: Flags, only_print: bool) -> int:
@@ -122,37 +114,6 @@ class ServedWorker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-
-class RemoteStores:
-    """The remote store as each caller sees it: one transport per token, since the store knows tenants by their tokens."""
-
-    def __init__(self, store: StoreAddress) -> None:
-        self._store = store
-        self._transport = lru_cache(_MOST_CALLERS)(self._connect)
-        self._open: list[RemoteStore | ClusterStore] = []
-
-    def __call__(self, tenant: str, token: str) -> StoreAPI:
-        """Return the store for a caller; connects with the first call."""
-        return self._transport(token)
-
-    def own(self, data_path: Path) -> StoreAPI | None:
-        """Return the store for the worker's own measurements, or None where no token for it is to be found."""
-        try:
-            return self._transport(discover_token(Members.parse(self._store.address).first, data_dir=data_path))
-        except AuthError as error:
-            logger.warning("the store's speed is assumed until the first reads: %s", error)
-            return None
-
-    def close(self) -> None:
-        """Close all connections."""
-        for transport in self._open:
-            transport.close()
-
-    def _connect(self, token: str) -> RemoteStore | ClusterStore:
-        store = self._store
-        self._open.append(connect_stores(store.address, token, store.tls, store.timeout_s, store.replicas))
-        return self._open[-1]
 
 
 def _register_context(context_worker: Worker, authenticate: Authenticate, store_of: StoreOf, store_address: str) -> Registration:
