@@ -9,6 +9,7 @@ import torch
 
 from kvkernels import fp4, mxfp4, nvfp4
 from tests.codecs.synth import layer, relative_error
+from tests.codecs.synth_model import attention_error
 
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 
@@ -25,6 +26,14 @@ def test_errors_of_the_synthetic_layer(method: ModuleType, k_error: float, v_err
     x = layer(0, 512)
     assert relative_error(back(method, x.k), x.k) == pytest.approx(k_error, rel=0.1)
     assert relative_error(back(method, x.v), x.v) == pytest.approx(v_error, rel=0.1)
+
+
+@pytest.mark.parametrize(("method", "expected"), [(nvfp4, 0.29), (mxfp4, 0.35)])
+def test_attention_is_off_by_what_the_method_file_says(method: ModuleType, expected: float) -> None:
+    """Softmax hangs on few tokens: over seven draws of model and text NVFP4 is off by 0.27 to 0.33 and MXFP4 by 0.37 to 0.41, which the
+    file has at 0.35, with equal errors of K and V."""
+    text = layer(0)
+    assert attention_error(text, back(method, text.k), back(method, text.v)) == pytest.approx(expected, rel=0.15)
 
 
 def test_a_tie_rounds_to_the_even_code_and_what_is_beyond_six_becomes_six() -> None:
