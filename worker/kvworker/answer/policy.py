@@ -80,7 +80,7 @@ def still_stored(prefill: Prefill) -> list[Segment]:
     computed = set(prefill.computed)
     spans = spans_of(prefill.segments)
     done = [computed.issuperset(range(span.start, span.stop)) for span in spans]
-    return [replace(s, is_exact=s.is_exact or is_done) for s, is_done in zip(prefill.segments, done, strict=True)]
+    return [replace(s, is_exact=True) if is_done and not s.is_exact else s for s, is_done in zip(prefill.segments, done, strict=True)]
 
 
 def repairable(segments: Sequence[Segment]) -> list[range]:

@@ -110,7 +110,7 @@ def spans_of(segments: Sequence[Segment]) -> list[Span]:
 
 def laid_out(segments: Iterable[Segment]) -> list[Segment]:
     """Return a prompt's segments with all links as segments of their own."""
-    pairs = ((replace(s, links=()), *((Segment(s.links),) if s.links else ())) for s in segments)
+    pairs = ((replace(s, links=()), Segment(s.links)) if s.links else (s,) for s in segments)
     return [segment for pair in pairs for segment in pair]
 
 

@@ -135,6 +135,7 @@ def _rows(chunk: KVChunk | CodedKV, piece: Piece, n_layers: int) -> tuple[torch.
 
 def _check(spec: ChunkSpec, group: LayerGroup, n_tokens: int, dtype: torch.dtype) -> None:
     """Raise IdentityError unless a chunk has the group's geometry, the segment's length and the model's dtype."""
-    expected = ChunkSpec.of_group(group, n_tokens, str(dtype).removeprefix("torch.")).shape
-    if spec.shape != expected:
-        raise IdentityError(f"a stored chunk is {spec.shape}, the model needs {expected}; compute this passage again")
+    own = (spec.n_layers, spec.kv_heads, spec.n_tokens, spec.k_dim, spec.v_dim, spec.dtype)
+    expected = (len(group.layers), group.kv_heads, n_tokens, group.k_dim, group.v_dim, str(dtype).removeprefix("torch."))
+    if own != expected:
+        raise IdentityError(f"a stored chunk has layers, heads, tokens, sizes of K and V, and type {own}; the model needs {expected}")

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 
 from kvstore.core.errors import CapacityError, CorruptError, InvalidInputError, NotFoundError
+from kvstore.core.key import DIGEST_NBYTES
 from kvstore.core.units import format_nbytes
 from kvworker.ingest.passages import Known, Passage, Reading, readings_of
 
@@ -57,7 +58,8 @@ class Catalog(ABC):
         Raises NotFoundError, or InvalidInputError when the name is malformed or stands for several passages.
         """
         if _ID.fullmatch(name):
-            return self._where_it_stands(tenant, self._find_by_start(tenant, name))
+            passage = self._find_by_start(tenant, name)
+            return self._of_contents(tenant, [passage.content]).get(passage.content, passage)
         place = _place(name)
         if place is None:
             raise InvalidInputError(f"{name!r} names no passage; write 8 to 64 hex digits of its identity, or source#index")
@@ -70,6 +72,9 @@ class Catalog(ABC):
         places = {name: place for name in names if (place := _place(name)) is not None}
         standing = self._standing(tenant, list(dict.fromkeys(places.values())))
         found = {name: standing[place] for name, place in places.items() if place in standing}
+        contents = {name: bytes.fromhex(name) for name in names if len(name) == 2 * DIGEST_NBYTES and _ID.fullmatch(name)}
+        known_by_id = self._of_contents(tenant, list(dict.fromkeys(contents.values())))
+        found |= {name: known_by_id[content] for name, content in contents.items() if content in known_by_id}
         named = [found.get(name) or self.find(tenant, name) for name in names]
         alone = [p.alone(self._namespace) for p in named]
         known = self._known(tenant, [p.content for p in (*named, *alone)])
@@ -100,8 +105,8 @@ class Catalog(ABC):
         """Return the passages that stand at different places, as they were read in their documents where they were."""
 
     @abstractmethod
-    def _where_it_stands(self, tenant: str, passage: Passage) -> Passage:
-        """Return a passage with its first place; one that stands nowhere any more keeps the place where it was ingested."""
+    def _of_contents(self, tenant: str, contents: Sequence[bytes]) -> dict[bytes, Passage]:
+        """Return those of different passages that are known, each with its first place; what stands nowhere keeps where it came from."""
 
     @abstractmethod
     def _known(self, tenant: str, contents: Sequence[bytes]) -> Known:

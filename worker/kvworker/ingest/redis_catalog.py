@@ -105,16 +105,19 @@ class RedisCatalog(Catalog):
             place: replace(passages[content], source=place[0], index=place[1]) for place, content in wanted.items() if content in passages
         }
 
-    def _where_it_stands(self, tenant: str, passage: Passage) -> Passage:
-        names = Names.of(tenant, self._namespace)
+    def _of_contents(self, tenant: str, contents: Sequence[bytes]) -> dict[bytes, Passage]:
+        names, asked = Names.of(tenant, self._namespace), [(c, read_as) for c in contents for read_as in READ_AS]
+        if not asked:
+            return {}
+        places: dict[bytes, list[Place]] = {}
         with self._answers() as redis, redis.pipeline(transaction=False) as pipe:
-            for read_as in READ_AS:
-                pipe.zrange(names.at(read_as, passage.content), 0, 0)
-            places = [place_from_bytes(member) for members in pipe.execute() for member in members]
-        if not places:
-            return passage
-        source, index = min(places)
-        return replace(passage, source=source, index=index)
+            found = self._passages(redis, names, contents)
+            for content, read_as in asked:
+                pipe.zrange(names.at(read_as, content), 0, 0)
+            for (content, _), members in zip(asked, pipe.execute(), strict=True):
+                places.setdefault(content, []).extend(map(place_from_bytes, members))
+        first = {content: min(each) for content, each in places.items() if each and content in found}
+        return found | {content: replace(found[content], source=place[0], index=place[1]) for content, place in first.items()}
 
     def _known(self, tenant: str, contents: Sequence[bytes]) -> Known:
         names, asked = Names.of(tenant, self._namespace), [(c, read_as) for c in dict.fromkeys(contents) for read_as in READ_AS]

@@ -145,11 +145,18 @@ class SqliteCatalog(Catalog):
         query = "SELECT COALESCE(SUM(LENGTH(tokens)), 0) FROM passages WHERE tenant=? AND namespace=?"
         return int(db.execute(query, (tenant, self._namespace)).fetchone()[0])
 
-    def _where_it_stands(self, tenant: str, passage: Passage) -> Passage:
-        query = "SELECT source, idx FROM places WHERE tenant=? AND namespace=? AND content=? ORDER BY source, idx LIMIT 1"
-        with self._open() as db:
-            place = db.execute(query, (tenant, self._namespace, passage.content)).fetchone()
-        return replace(passage, source=place[0], index=place[1]) if place else passage
+    def _of_contents(self, tenant: str, contents: Sequence[bytes]) -> dict[bytes, Passage]:
+        found: dict[bytes, Passage] = {}
+        for at in range(0, len(contents), _MOST_VALUES):
+            asked = contents[at : at + _MOST_VALUES]
+            own = (tenant, self._namespace, *asked)
+            where = f"WHERE {{0}}.tenant=? AND {{0}}.namespace=? AND {{0}}.content IN ({','.join('?' * len(asked))})"
+            passages = {p.content: p for p in self._select(where.format("p"), own)}
+            query = f"SELECT q.content, q.source, q.idx FROM places q {where.format('q')} ORDER BY q.source DESC, q.idx DESC"
+            with self._open() as db:  # of several places, the first comes last
+                places = {content: (source, index) for content, source, index in db.execute(query, own)}
+            found |= passages | {c: replace(passages[c], source=p[0], index=p[1]) for c, p in places.items() if c in passages}
+        return found
 
     def _with_start(self, tenant: str, digits: str) -> list[Passage]:
         low, high = bytes.fromhex(digits.ljust(64, "0")), bytes.fromhex(digits.ljust(64, "f"))
