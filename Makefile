@@ -74,7 +74,8 @@ bench-peers: setup  ## measure other systems' clients beside ours, in environmen
 	$(BIN)/python -m bench.peers.compare
 
 soak: setup  ## run the long fault campaigns
-	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse tests/fuzz --timeout 3600
+	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse tests/fuzz \
+	  tests/e2e/test_rolling_restart.py tests/worker/test_catalog.py --timeout 3600
 
 console-check: setup  ## look at the console in a real browser; needs Chromium, which no package of ours brings
 	$(BIN)/python -m pytest tests/console/check_console.py

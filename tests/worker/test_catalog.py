@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from kvworker.ingest.redis_catalog import RedisCatalog
 from kvworker.ingest.redis_records import Names
 from kvworker.ingest.sqlite_catalog import SqliteCatalog
 from kvworker.ingest.windows import Window
+from tests.faults.soak import n_runs
 from tests.redis_server import RedisServer
 
 NAMESPACE = bytes(range(32))
@@ -522,3 +524,52 @@ def test_a_url_that_is_none_is_refused_without_its_password() -> None:
     with pytest.raises(ConfigError) as caught:
         RedisCatalog(NAMESPACE, "redis://:s3cret@host/0?colour=red")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(n_runs(full=100, short=3)))
+def test_both_catalogs_do_the_same_whatever_is_asked_of_them(server: RedisServer, tmp_path: Path, seed: int) -> None:
+    """Edits, both ways of reading, shared beginnings, contexts, forgetting, a capacity that is reached: after each, all answers agree."""
+    server.command("FLUSHALL")
+    chance = random.Random(seed)
+    file = SqliteCatalog(NAMESPACE, tmp_path / "catalog.sqlite", capacity_bytes=96)
+    shared = RedisCatalog(NAMESPACE, server.unix_url, capacity_bytes=96)
+    seen: set[bytes] = set()
+    refused = 0
+    for _ in range(40):
+        source, tenant = chance.choice("abc") + ".txt", chance.choice(["alice", "bob"])
+        if chance.random() < 0.2:
+            results = [attempt(catalog, "forget", tenant, source) for catalog in (file, shared)]
+        else:
+            placed, behind = drawn(chance, source)
+            seen.update(p.content for p in (*behind, *(p for each in placed.values() for p in each)))
+            results = [attempt(catalog, "add", tenant, source, placed, behind) for catalog in (file, shared)]
+        assert results[0] == results[1]
+        names = [*(content.hex() for content in sorted(seen)), *(f"{s}.txt#{i}" for s in "abc" for i in range(5))]
+        for who in ("alice", "bob"):
+            asked = chance.sample(names, min(8, len(names)))
+            both = [[attempt(each, "readings", who, [name], "auto") for name in asked] for each in (file, shared)]
+            assert both[0] == both[1]
+            assert attempt(file, "listing", who) == attempt(shared, "listing", who)
+        refused += isinstance(results[0], tuple) and results[0][0] is CapacityError
+    assert refused
+    for catalog in (file, shared):
+        catalog.close()
+
+
+def drawn(chance: random.Random, source: str) -> tuple[dict[str, list[Passage]], list[Passage]]:
+    """Draw what an ingest says: passages of one of a few texts, cut at some length, read in one way or both, behind others or not."""
+    n_passages, first_token = chance.randint(1, 4), 10 * chance.randint(0, 3)
+    behind = document(source, 2, first_token=90) if chance.random() < 0.3 else []
+    passages = document(source, n_passages, first_token)
+    if chance.random() < 0.4:
+        passages[-1] = document(source, n_passages, first_token + 100)[-1]
+    ways = chance.choice([("document",), ("alone",), ("document", "alone")])
+    return {way: passages if way == "document" else alone(passages) for way in ways}, behind
+
+
+def attempt(catalog: Catalog, method: str, *args: Any) -> Any:
+    """Return what a call returns, or the error that it raises."""
+    try:
+        return getattr(catalog, method)(*args)
+    except KVError as error:
+        return type(error), str(error)
