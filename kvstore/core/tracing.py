@@ -46,6 +46,11 @@ class Ongoing:
         self._span.end()
 
 
+def is_on() -> bool:
+    """Tell whether this program traces."""
+    return _API in sys.modules
+
+
 def span(name: str, attributes: Attributes | None = None) -> AbstractContextManager[Any]:
     """Return a context manager around one step, the parent of the steps within it; it gives OpenTelemetry's span, or None."""
     api = sys.modules.get(_API)

@@ -20,11 +20,11 @@ from kvstore.server.service import BoundStore, StoreService
 def register_store(service: StoreService, authenticate: TokenAuthenticator, server: RpcServer) -> Registration:
     """Open the lanes beside a server, which closes them with itself, and return the registration of the store service."""
     mode = server.config.lanes.shm
-    is_shared = mode == "on" or (mode == "auto" and authenticate.has_one_tenant)
+    is_shared = mode == "on" or (mode == "auto" and authenticate.admit_only_tenant())
     entrance = Entrance(service, authenticate, server.audit)
     doors = Doors(server.config, entrance, server.budget, server.watch, service.shared if is_shared else None, server.certificates)
     server.closers.append(doors.close)
-    server.gauges["lane_connections"] = lambda: doors.n_connections
+    server.gauges |= {"lane_connections": lambda: doors.n_connections, "lanes_at_work": lambda: doors.n_at_work}
     servicer = StoreServicer(entrance, doors)
     lane = GrpcLaneServicer(entrance, server.budget)
 

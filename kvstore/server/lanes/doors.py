@@ -75,6 +75,11 @@ class Doors:
         """Connections of all lanes."""
         return sum(each.n_connections for each in self._listeners)
 
+    @property
+    def n_at_work(self) -> int:
+        """Connections that are in the middle of a request."""
+        return sum(each.n_at_work for each in self._listeners)
+
     def open_lane(self, caller: Identity) -> pb.OpenLaneResponse:
         """Return what a client of the caller's needs to dial one connection."""
         answer = pb.OpenLaneResponse(ticket=self._tickets.issue(caller))

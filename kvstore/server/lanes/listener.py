@@ -109,6 +109,11 @@ class Listener:
         """Connections that are served now."""
         return len(self._all())
 
+    @property
+    def n_at_work(self) -> int:
+        """Connections that are in the middle of a request."""
+        return sum(not session.is_idle for session in self._all())
+
     def _all(self) -> list[Session]:
         with self._lock:
             return list(self._sessions)

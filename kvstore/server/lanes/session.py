@@ -74,8 +74,9 @@ class Session:
         self._watch = watch
         self._patience_s = patience_s
         self._expires_s = expires_s
-        self._lane, self._calls, self._code = "shm" if sharing else "tcp", store.lane_calls, OK
-        self._sent, self._received = f"lane.{self._lane}.sent_bytes", f"lane.{self._lane}.received_bytes"
+        lane = "shm" if sharing else "tcp"
+        self._calls, self._sheet, self._code = store.lane_calls, store.lane_calls.open(lane), OK
+        self._sent, self._received = f"lane.{lane}.sent_bytes", f"lane.{lane}.received_bytes"
         self._scratch = BufferPool(0)
         self._ring: Ring | None = None
         self.is_idle = True
@@ -93,14 +94,14 @@ class Session:
 
     def _count(self, kind: Kind, head: bytes, body_nbytes: int) -> None:
         """Answer one request, and count it with how it ended."""
-        began, self._code = self._calls.begin(), OK
+        began, self._code = time.perf_counter(), OK
         try:
             self._answer(kind, head, body_nbytes)
         except BaseException:
             self._code = "CANCELLED"
             raise
         finally:
-            self._calls.end(self._lane, _CALLS[kind], began, self._code)
+            self._sheet[_CALLS[kind]].add(time.perf_counter() - began, self._code)
 
     def expire(self) -> None:
         """End leases that lasted too long; called from another thread."""
@@ -114,6 +115,7 @@ class Session:
     def close(self) -> None:
         """Free everything that the connection holds."""
         self._frames.close()
+        self._calls.close(self._sheet)
         if self._sharing:
             self._sharing[0].close()
         self._ring = None

@@ -1,68 +1,105 @@
-"""The calls that a server answers: how many run, how long they take and how they end."""
+"""The calls that a server answers: how many, how long they take and how they end."""
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+from itertools import accumulate
 
-from kvstore.core.errors import KVError
-from kvstore.core.histogram import Histogram
+from kvstore.core.histogram import SECONDS
 
 OK = "OK"
 
 
+class Times:
+    """The seconds and statuses of one call's runs. One thread adds at a time; a reader may miss the last one.
+
+    Cheaper than a histogram with a lock, since a chunk of 4 KiB is served in less than 100 us.
+    """
+
+    def __init__(self) -> None:
+        self.bounds = SECONDS
+        self.ends: Counter[str] = Counter()
+        self._counts = [0] * (len(SECONDS) + 1)
+        self._total = 0.0
+
+    def add(self, seconds: float, code: str) -> None:
+        """Count one run."""
+        self._counts[bisect_left(SECONDS, seconds)] += 1
+        self._total += seconds
+        self.ends[code] += 1
+
+    def merge(self, other: Times) -> None:
+        """Add what another counted."""
+        self._counts = [own + more for own, more in zip(self._counts, other._counts, strict=True)]
+        self._total += other._total
+        self.ends.update(other.ends)
+
+    def snapshot(self) -> tuple[list[int], float]:
+        """Return how many runs took at most each bound, all of them last, and their seconds."""
+        return list(accumulate(self._counts)), self._total
+
+    def quantile(self, share: float) -> float:
+        """Return the bound that a share of all runs did not exceed; 0 without any, the last bound for those above it."""
+        counts, _ = self.snapshot()
+        return SECONDS[min(bisect_left(counts, share * counts[-1]), len(SECONDS) - 1)] if counts[-1] else 0.0
+
+
+class Sheet(dict[str, Times]):
+    """The times of calls by name, written by one thread at a time."""
+
+    def __missing__(self, call: str) -> Times:
+        return self.setdefault(call, Times())
+
+
 class CallLog:
-    """Counts calls by lane and name; both come from our own code, so there are few. Thread-safe."""
+    """Collects the sheets of threads and connections, by lane. Thread-safe.
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    Names of lanes and calls come from our own code, so there are few.
+    """
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._times: dict[tuple[str, str], Histogram] = {}
-        self._ends: dict[tuple[str, str, str], int] = {}
-        self._n_running = 0
+        self._done: dict[str, Sheet] = {}
+        self._open: list[tuple[str, Sheet]] = []
+        self._local = threading.local()
+        self.under_way: set[object] = set()  # whoever has begun and not ended; adding and discarding need no lock
 
-    @property
-    def n_running(self) -> int:
-        """Calls that have begun and not ended."""
-        return self._n_running
-
-    def begin(self) -> float:
-        """Note that a call begins; give `end` what this returns."""
+    def open(self, lane: str) -> Sheet:
+        """Return a new sheet; give it back to `close`."""
+        sheet = Sheet()
         with self._lock:
-            self._n_running += 1
-        return self._clock()
+            self._open.append((lane, sheet))
+        return sheet
 
-    def end(self, lane: str, call: str, began: float, code: str = OK) -> None:
-        """Note that a call ended, and with which status."""
-        seconds = self._clock() - began
+    def close(self, sheet: Sheet) -> None:
+        """Take a sheet back, with what it holds. Safe to call again."""
         with self._lock:
-            self._n_running -= 1
-            self._ends[lane, call, code] = self._ends.get((lane, call, code), 0) + 1
-            times = self._times.get((lane, call))
-            if times is None:
-                times = self._times[lane, call] = Histogram()
-        times.add(seconds)
+            lane = next((lane for lane, each in self._open if each is sheet), None)
+            if lane is not None:
+                self._open = [(name, each) for name, each in self._open if each is not sheet]
+                _merge(self._done.setdefault(lane, Sheet()), sheet)
 
-    @contextmanager
-    def timed(self, lane: str, call: str) -> Iterator[None]:
-        """Time the block as a call; an error that passes is its status."""
-        began, code = self.begin(), OK
-        try:
-            yield
-        except BaseException as error:
-            code = error.code if isinstance(error, KVError) else "INTERNAL"
-            raise
-        finally:
-            self.end(lane, call, began, code)
+    def mine(self, lane: str) -> Sheet:
+        """Return the sheet of this thread, which lives as long as the log."""
+        sheet: Sheet | None = getattr(self._local, lane, None)
+        if sheet is None:
+            sheet = self.open(lane)
+            setattr(self._local, lane, sheet)
+        return sheet
 
-    def times(self) -> dict[tuple[str, str], Histogram]:
-        """Return the seconds of calls, by lane and call."""
+    def times(self) -> dict[tuple[str, str], Times]:
+        """Return the times of all calls, by lane and call."""
         with self._lock:
-            return dict(self._times)
+            sheets: Sequence[tuple[str, Sheet]] = [*self._done.items(), *self._open]
+        merged: dict[str, Sheet] = {}
+        for lane, sheet in sheets:
+            _merge(merged.setdefault(lane, Sheet()), sheet)
+        return {(lane, call): times for lane, sheet in merged.items() for call, times in sheet.items()}
 
-    def ends(self) -> dict[tuple[str, str, str], int]:
-        """Return how many calls ended, by lane, call and status."""
-        with self._lock:
-            return dict(self._ends)
+
+def _merge(into: Sheet, sheet: Sheet) -> None:
+    for call, times in list(sheet.items()):
+        into[call].merge(times)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
-
-from kvstore.core.histogram import Histogram
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 OTHER = "other"
@@ -26,6 +25,16 @@ class Metric:
     kind: str
     text: str
     labels: tuple[str, ...] = ()
+
+
+class Distribution(Protocol):
+    """Values counted by bounds, such as a `kvstore.core.histogram.Histogram`."""
+
+    bounds: tuple[float, ...]
+
+    def snapshot(self) -> tuple[list[int], float]:
+        """Return how many values were at most each bound, all of them last, and their sum."""
+        ...
 
 
 class Names:
@@ -52,14 +61,14 @@ class Families:
 
     def __init__(self) -> None:
         self._values: dict[Metric, dict[tuple[str, ...], float]] = {}
-        self._histograms: dict[Metric, dict[tuple[str, ...], Histogram]] = {}
+        self._histograms: dict[Metric, dict[tuple[str, ...], Distribution]] = {}
 
     def add(self, metric: Metric, value: float, *labels: str) -> None:
         """Add a value of a counter or gauge."""
         values = self._values.setdefault(metric, {})
         values[labels] = values.get(labels, 0.0) + value
 
-    def add_histogram(self, metric: Metric, histogram: Histogram, *labels: str) -> None:
+    def add_histogram(self, metric: Metric, histogram: Distribution, *labels: str) -> None:
         """Add a histogram; there is one for each set of labels."""
         self._histograms.setdefault(metric, {})[labels] = histogram
 
@@ -79,7 +88,7 @@ class Families:
             yield _histogram(metric, histograms)
 
 
-def _histogram(metric: Metric, histograms: dict[tuple[str, ...], Histogram]) -> HistogramMetricFamily:
+def _histogram(metric: Metric, histograms: dict[tuple[str, ...], Distribution]) -> HistogramMetricFamily:
     """Return one family of histograms."""
     family = HistogramMetricFamily(metric.name, metric.text, labels=metric.labels)
     for labels, histogram in histograms.items():

@@ -11,7 +11,7 @@ from kvstore.server.observe.calls import OK, CallLog
 from kvstore.server.observe.families import Families
 from kvstore.server.observe.source import Panel
 
-_CONNECTIONS = "lane_connections"
+_CONNECTIONS, _AT_WORK = "lane_connections", "lanes_at_work"
 _MS = 1000
 
 
@@ -22,16 +22,17 @@ class ServerSource:
 
     def __init__(self, server: RpcServer, lane_calls: CallLog | None = None) -> None:
         self._server = server
-        self._logs = {"grpc": server.calls, **({"lanes": lane_calls} if lane_calls else {})}
+        self._logs = [server.calls, *([lane_calls] if lane_calls else [])]
 
     def metrics(self, out: Families) -> None:
         """Add calls by lane, name and status, and what they hold."""
-        for label, log in self._logs.items():
-            out.add(names.CALLS_RUNNING, log.n_running, label)
-            for (lane, call, code), count in log.ends().items():
-                out.add(names.CALLS, count, lane, call, code)
+        for log in self._logs:
             for (lane, call), times in log.times().items():
                 out.add_histogram(names.CALL_SECONDS, times, lane, call)
+                for code, count in times.ends.items():
+                    out.add(names.CALLS, count, lane, call, code)
+        for lane, running in self._running().items():
+            out.add(names.CALLS_RUNNING, running, lane)
         out.add(names.CALLS_WAITING, self._server.n_waiting)
         out.add(names.INFLIGHT, self._server.budget.lent_bytes)
         out.add(names.INFLIGHT_LIMIT, self._server.config.max_inflight_bytes)
@@ -39,10 +40,10 @@ class ServerSource:
 
     def panel(self) -> Panel:
         """Return the calls with their times, busiest first, and how full the server is."""
-        rows = [row for log in self._logs.values() for row in _call_rows(log)]
+        rows = [row for log in self._logs for row in _call_rows(log)]
         return {
             "address": self._server.address,
-            "running": sum(log.n_running for log in self._logs.values()),
+            "running": sum(self._running().values()),
             "waiting": self._server.n_waiting,
             "inflight_bytes": self._server.budget.lent_bytes,
             "inflight_limit_bytes": self._server.config.max_inflight_bytes,
@@ -51,19 +52,23 @@ class ServerSource:
 
     def sums(self) -> Mapping[str, float]:
         """Return how many calls ended, and how many of them well."""
-        ends = [(code, count) for log in self._logs.values() for (_, _, code), count in log.ends().items()]
+        ends = [(code, count) for log in self._logs for times in log.times().values() for code, count in times.ends.items()]
         return {"calls": sum(count for _, count in ends), "failed_calls": sum(count for code, count in ends if code != OK)}
+
+    def _running(self) -> dict[str, int]:
+        """Return the calls under way, those of gRPC and those of the lanes beside it."""
+        at_work = self._server.gauges.get(_AT_WORK)
+        return {"grpc": len(self._server.calls.under_way), **({"lanes": at_work()} if at_work else {})}
 
 
 def _call_rows(log: CallLog) -> Sequence[dict[str, Any]]:
     """Return one row per lane and call."""
-    ends = log.ends()
     return [
         {
             "lane": lane,
             "call": call,
-            "count": sum(count for (a, b, _), count in ends.items() if (a, b) == (lane, call)),
-            "failed": sum(count for (a, b, code), count in ends.items() if (a, b) == (lane, call) and code != OK),
+            "count": sum(times.ends.values()),
+            "failed": sum(count for code, count in times.ends.items() if code != OK),
             "p50_ms": times.quantile(0.5) * _MS,
             "p99_ms": times.quantile(0.99) * _MS,
         }

@@ -16,6 +16,7 @@ from kvstore.store.results import Opened
 HIT, PENDING = "hit", "pending"
 LOOKUP, GET = "lookup", "get"
 KEPT_MISSES = 256  # of each tenant
+_GOT, _OUT = f"{GET}.{HIT}", "out_bytes"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Tally:
     def read(self, opened: Opened | Hit) -> None:
         """Count what a get found."""
         if isinstance(opened, Opened):
-            self.counters.add_all(((f"{GET}.{HIT}", 1), ("out_bytes", opened.landing.nbytes)))
+            self.counters.add_all(((_GOT, 1), (_OUT, opened.landing.nbytes)))
             return
         self.counters.add(f"{GET}.{_outcome(opened)}")
         if opened.status is Status.ABSENT:
@@ -63,7 +64,7 @@ class Tally:
 
     def read_in_place(self, n_reads: int, nbytes: int) -> None:
         """Count reads that a client made by itself in shared memory."""
-        self.counters.add_all(((f"{GET}.{HIT}", n_reads), ("out_bytes", nbytes)))
+        self.counters.add_all(((_GOT, n_reads), (_OUT, nbytes)))
 
     def put(self, nbytes: int) -> None:
         """Count a put."""
