@@ -1,4 +1,4 @@
-"""What a worker has compiled behind its back: nothing that it would not use, and no failure ends anything."""
+"""What a worker has compiled before it serves: nothing that it would not use, and no failure ends anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from kvkernels import compiled, int8_compiled, kivi_compiled
 from kvworker.codec.specs import find_codec
-from kvworker.serve.compiling import compile_in_background, forms_worth
+from kvworker.serve.compiling import compile_codecs
 from tests.contracts.codecs import identity_for
 
 MODEL = identity_for((8, 8, 128, 128), (8, 8, 128, 128), dtype="bfloat16")
@@ -27,39 +27,27 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def test_every_form_that_codecs_use_is_compiled_once(made: list[tuple[str, int]]) -> None:
     """Groups of layers and codecs share them; other widths of kivi have none."""
-    thread = compile_in_background("cpu", [find_codec(text) for text in TEXTS], MODEL)
-    assert thread is not None
-    thread.join(60)
+    compile_codecs("cpu", [find_codec(text) for text in TEXTS], MODEL)
     assert sorted(made) == [("int8", 128), ("kivi", 128)]
 
 
-def test_it_runs_behind_everything_else(made: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first request comes while it does."""
-    given: list[tuple[int, int]] = []
-    monkeypatch.setattr("kvworker.serve.compiling.os.setpriority", lambda kind, who, priority: given.append((who, priority)))
-    thread = compile_in_background("cpu", [find_codec("int8")], MODEL)
-    assert thread is not None
-    thread.join(60)
-    assert given == [(thread.native_id, 19)]
-    assert thread.daemon
-
-
 @pytest.mark.parametrize(("device", "text"), [("cuda:0", "int8"), ("cpu", "raw"), ("cpu", "kivi2")])
-@pytest.mark.usefixtures("made")
-def test_nothing_is_begun_for_what_has_no_form(device: str, text: str) -> None:
+def test_nothing_is_compiled_for_what_has_no_form(device: str, text: str, made: list[tuple[str, int]]) -> None:
     """On a GPU kernels do it."""
-    assert compile_in_background(device, [find_codec(text)], MODEL) is None
+    compile_codecs(device, [find_codec(text)], MODEL)
+    assert made == []
 
 
-@pytest.mark.usefixtures("made")
-def test_nothing_is_begun_for_a_model_whose_chunks_are_small() -> None:
+def test_nothing_is_compiled_for_a_model_whose_chunks_are_small(made: list[tuple[str, int]]) -> None:
     """Calling a compiled form would cost more than it saves."""
-    assert forms_worth([find_codec("int8")], identity_for((3, 2, 32, 32))) == []
+    compile_codecs("cpu", [find_codec("int8")], identity_for((3, 2, 32, 32)))
+    assert made == []
 
 
-def test_nothing_is_begun_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_without_a_compiler(made: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "has_compiler", lambda: False)
-    assert compile_in_background("cpu", [find_codec("int8")], MODEL) is None
+    compile_codecs("cpu", [find_codec("int8")], MODEL)
+    assert made == []
 
 
 @pytest.mark.usefixtures("made")
@@ -71,7 +59,5 @@ def test_a_compiler_that_fails_is_told_of_and_no_more(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(int8_compiled, "prepare", fail)
     with caplog.at_level(logging.WARNING):
-        thread = compile_in_background("cpu", [find_codec("int8")], MODEL)
-        assert thread is not None
-        thread.join(60)
+        compile_codecs("cpu", [find_codec("int8")], MODEL)
     assert "codecs stay uncompiled and slower: RuntimeError: no headers" in caplog.text

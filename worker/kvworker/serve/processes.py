@@ -44,6 +44,7 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
     prepare(config.server)
     authenticate = open_authenticator(config.local.tokens_path, config.auth)
     with Local(config, is_shared=config.server.lanes.shm != "off") as local:
+        local.worker.compile_codecs()
         server = RpcServer(config.server, open_audit(config.auth))
         context = _register_context(local.worker, authenticate, lambda tenant, _: local.service.bind(tenant), "")
         server.start([register_store(local.service, authenticate, server), context])
@@ -54,7 +55,6 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
         ]
         with observing("up", server, sources, authenticate) as where:
             print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)}){where}", flush=True)
-            local.worker.compile_codecs()
             stop.wait()
             server.drain()
     return 0
@@ -71,7 +71,6 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
     with ServedWorker(config) as served:
         told = f"{_model_line(served.worker)}; store {config.store.address}"
         print(f"larder worker listens on {served.address} ({told}){served.where}", flush=True)
-        served.worker.compile_codecs()
         stop.wait()
     return 0
 
@@ -84,6 +83,7 @@ class ServedWorker:
         self._stores = RemoteStores(config.store)
         engine = open_engine(config.model, data_path)
         self.worker = Worker(engine, config.worker, self._stores.own(data_path), data_path, config.model.path)
+        self.worker.compile_codecs()
         self._server = RpcServer(config.server, open_audit(config.auth))
         try:
             self._server.start([_register_context(self.worker, authenticate, self._stores, config.store.address)])

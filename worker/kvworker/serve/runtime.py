@@ -33,7 +33,7 @@ from kvworker.ingest.restore import Restorer
 from kvworker.quality.calibration import calibration_path, codec_id, load_calibration, shipped_calibration
 from kvworker.quality.gate import Gate
 from kvworker.quality.ladder import ladder_of
-from kvworker.serve.compiling import compile_in_background
+from kvworker.serve.compiling import compile_codecs
 from kvworker.serve.ledger import Ledger
 from kvworker.serve.recorder import TraceRecorder
 from kvworker.settings import WorkerSettings
@@ -155,8 +155,8 @@ class Worker:
         return self._explanations.find(tenant, request_id)
 
     def compile_codecs(self) -> None:
-        """Have what codecs spend their time in compiled for the CPU, beside all requests; a process that serves for long gains by it."""
-        compile_in_background(self.engine.device, self.ladder.codecs, self.engine.identity)
+        """Have what codecs spend their time in compiled for the CPU; for a process that serves: torch compiles nothing new afterwards."""
+        compile_codecs(self.engine.device, self.ladder.codecs, self.engine.identity)
 
     def close(self) -> None:
         """Finish what is queued, keep what was measured and close the files. The engine and the store stay open."""
