@@ -26,7 +26,7 @@ _log = logging.getLogger("larder.audit")
 class AuditLog:
     """Writes lines to a file, or to the logger "larder.audit". Thread-safe.
 
-    Admin calls are written always. Refused callers are anybody's doing, so their lines are limited: 100 at once and one a second after
+    Admins' calls are written always. Refused ones are anybody's doing, so their lines are limited: 100 at once and one a second after
     that, each with the number of those that were left out since the one before. The file is opened for each line, so it may be moved away
     at any time; a line that can't be written to it goes to the logger as an error.
 
@@ -51,8 +51,8 @@ class AuditLog:
         who = {"tenant": caller.tenant, "subject": caller.subject}
         self._write({"event": "admin", **who, "call": call, "target": target[:_MAX_CHARS], "outcome": outcome, "peer": peer})
 
-    def refused(self, call: str, peer: str, why: KVError) -> None:
-        """Note a caller who was not let in."""
+    def refused(self, call: str, peer: str, why: KVError, caller: Identity | None = None) -> None:
+        """Note a caller who was not let in, or not to this call; None for one who is nobody we know."""
         with self._lock:
             now = self._clock()
             self._allowed = min(REFUSALS_AT_ONCE, self._allowed + max(0.0, now - self._counted_at) * REFUSALS_PER_S)
@@ -62,8 +62,9 @@ class AuditLog:
                 return
             self._allowed -= 1
             left_out, self._left_out = self._left_out, 0
-        line: dict[str, object] = {"event": "refused", "call": call, "outcome": why.code, "peer": peer, "reason": str(why)[:_MAX_CHARS]}
-        self._write({**line, "left_out": left_out} if left_out else line)
+        who = {"tenant": caller.tenant, "subject": caller.subject} if caller else {}
+        line = {"event": "refused", **who, "call": call, "outcome": why.code, "peer": peer, "reason": str(why)[:_MAX_CHARS]}
+        self._write({**line, "left_out": left_out} if left_out else {**line})
 
     def _write(self, line: dict[str, object]) -> None:
         """Write one line with the time in front."""

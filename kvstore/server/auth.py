@@ -61,14 +61,26 @@ class TokenAuthenticator:
     def __init__(self, known: Callable[[], Known], jwt: JwtVerifier | None = None) -> None:
         self._known = known
         self._jwt = jwt
+        self._only = ""
 
-    @property
-    def has_one_tenant(self) -> bool:
-        """Whether all tokens that could be shown now are of the same tenant."""
-        return self._jwt is None and len({identity.tenant for _, identity in self._known()}) == 1
+    def admit_only_tenant(self) -> bool:
+        """Let in no other tenant from now on, whatever becomes of the tokens file, if all tokens now are of the same; tell if they are.
+
+        For a server that shares its memory with processes of that tenant.
+        """
+        tenants = {identity.tenant for _, identity in self._known()}
+        if self._jwt is None and len(tenants) == 1:
+            self._only = tenants.pop()
+        return bool(self._only)
 
     def __call__(self, metadata: Metadata) -> Identity:
         """Return the identity; raises AuthError for a missing, repeated, malformed, expired or unknown token."""
+        identity = self._identify(metadata)
+        if self._only not in ("", identity.tenant):
+            raise AuthError(f"this server shares its memory with tenant {self._only}, and lets in others once it was restarted")
+        return identity
+
+    def _identify(self, metadata: Metadata) -> Identity:
         token = _bearer(metadata, MAX_JWT_LENGTH if self._jwt else MAX_TOKEN_LENGTH)
         digest = _digest(token)
         found: Identity | None = None

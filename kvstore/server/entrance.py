@@ -37,9 +37,11 @@ class Entrance:
     def as_admin(self, context: grpc.ServicerContext, call: str, target: str = "") -> Iterator[BoundStore]:
         """Make a call that only an admin may make, and leave an audit line with its outcome; raises ForbiddenError for anybody else."""
         caller, outcome = self.caller(context), KVError.code
+        if not caller.is_admin:
+            error = ForbiddenError(f"{call} {target}".strip() + " needs the role admin: write it behind the token, or into the JWT")
+            self.audit.refused(call, context.peer(), error, caller)
+            raise error
         try:
-            if not caller.is_admin:
-                raise ForbiddenError(f"{call} {target}".strip() + " needs the role admin; see auth in docs/operations.md")
             yield self.service.bind(caller.tenant)
             outcome = "OK"
         except KVError as error:

@@ -90,7 +90,8 @@ def test_an_admin_call_of_anybody_else_is_refused_and_noted(dial: Callable[[str]
         act(dial(USER))
     (line,) = lines_of(file)
     assert (line["tenant"], line["subject"], line["call"]) == ("alpha", "token on line 2", call)
-    assert (str(line["target"]).strip(), line["outcome"]) == (target, "PERMISSION_DENIED")
+    assert (line["event"], line["outcome"]) == ("refused", "PERMISSION_DENIED")
+    assert str(line["reason"]).startswith(f"{call} {target}".strip())
 
 
 @pytest.mark.parametrize("name", ADMIN_CALLS)

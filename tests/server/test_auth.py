@@ -109,6 +109,23 @@ def test_a_token_that_was_taken_out_of_the_file_is_refused_at_once(tmp_path: Pat
         authenticate([("authorization", "Bearer " + "t" * 32)])
 
 
+def test_a_tenant_that_comes_later_is_not_let_in_where_memory_is_shared(tmp_path: Path) -> None:
+    """Processes of the first one can read all of it, and nobody can take it away from them."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\n"), NO_JWT)
+    assert authenticate.admit_only_tenant()
+    write(tmp_path / "tokens", f"a {'s' * 32}\nb {'u' * 32}\n")
+    assert authenticate([("authorization", "Bearer " + "s" * 32)]).tenant == "a"
+    with pytest.raises(AuthError, match="restarted"):
+        authenticate([("authorization", "Bearer " + "u" * 32)])
+
+
+def test_a_file_with_two_tenants_lets_in_both(tmp_path: Path) -> None:
+    """And shares no memory by itself."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\nb {'u' * 32}\n"), NO_JWT)
+    assert not authenticate.admit_only_tenant()
+    assert [authenticate([("authorization", f"Bearer {c * 32}")]).tenant for c in "tu"] == ["a", "b"]
+
+
 def test_a_file_that_is_spoilt_leaves_the_tokens_in_force(tmp_path: Path) -> None:
     """A slip in an editor must not shut everybody out."""
     authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\n"), NO_JWT)

@@ -181,7 +181,7 @@ def test_both_kinds_of_token_open_one_server(tmp_path: Path) -> None:
     authenticate = open_authenticator(tmp_path / "tokens", auth)
     tokens = ("t" * 32, make_token(tenant="theirs"))
     assert [authenticate([("authorization", f"Bearer {token}")]).tenant for token in tokens] == ["own", "theirs"]
-    assert not authenticate.has_one_tenant
+    assert not authenticate.admit_only_tenant()
 
 
 @pytest.mark.parametrize("given", [{"jwks_file": "x"}, {"jwks_file": "x", "issuer": "y"}, {"leeway_s": 61.0}, {"tenant_claim": ""}])
