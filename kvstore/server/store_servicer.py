@@ -75,8 +75,8 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
             return pb.InvalidateResponse(epoch=store.invalidate(scope))
 
     def Epochs(self, request: pb.EpochsRequest, context: grpc.ServicerContext) -> Iterator[pb.EpochsResponse]:  # noqa: N802
-        """Agree on epochs, and stream the tenant's."""
-        answer = self._bind(context).agree(wire.epochs_from_wire(request.at_least), request.known_digest)
+        """Agree on epochs, and stream the tenant's; no quota keeps a store from learning what is invalid."""
+        answer = self._entrance.bind(context).agree(wire.epochs_from_wire(request.at_least), request.known_digest)
         yield from wire.epoch_answer_to_wire(answer)
 
     def List(self, request: pb.ListRequest, context: grpc.ServicerContext) -> Iterator[pb.ListResponse]:  # noqa: N802

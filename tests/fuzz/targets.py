@@ -15,11 +15,13 @@ from google.protobuf.message import DecodeError, Message
 from kvclient import wire
 from kvclient.lanes import frames
 from kvclient.lanes.share import Share
+from kvclient.members import Members
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core import canonical
 from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats, TierStats
 from kvstore.core.blob import HEADER_NBYTES, align, header_nbytes, parse_header, verify_blob, xxh3
 from kvstore.core.directory import parse_entry
+from kvstore.core.epochs import EpochAnswer, prove
 from kvstore.core.errors import FormatError
 from kvstore.core.key import ChunkKey
 from kvstore.core.pool import BufferPool
@@ -36,6 +38,7 @@ from kvstore.store.memory import MemoryTier
 from kvstore.store.record import HEAD_NBYTES, meta_end, parse_record
 from kvstore.store.redis.record import make_index, parse_index
 from kvstore.store.redis.resp import Connection
+from kvworker.ingest.redis_records import Head, Source, place_from_bytes, place_to_bytes
 from tests.fuzz.campaign import Target
 from tests.server.chunks import key, make_blob
 from tests.server.issuer import make_token, public_jwk, write_jwks
@@ -281,18 +284,39 @@ def in_messages() -> dict[str, Target]:
         "message explanation": Target(
             of_message(pb.ExplainResponse, wire.explanation_from_wire), (wire.explanation_to_wire(explanation).SerializeToString(),)
         ),
+        "message epochs": Target(of_message(pb.EpochsResponse, lambda m: wire.epoch_answer_from_wire([m])), _epochs_seeds()),
         "chunk key": Target(ChunkKey.from_bytes, (KEY.to_bytes(),)),
+    }
+
+
+def _epochs_seeds() -> tuple[bytes, ...]:
+    """Return what a store says of its epochs, known or not."""
+    epochs = {scope: prove(bytes(32), scope, 3) for scope in (Scope("tenant"), Scope("source", "book"))}
+    answers = (EpochAnswer("name", bytes(16), epochs), EpochAnswer("", bytes(16), None))
+    return tuple(message.SerializeToString() for answer in answers for message in wire.epoch_answer_to_wire(answer))
+
+
+def shared_by_workers() -> dict[str, Target]:
+    """Return the parsers of a catalog that others can write to, and of where stores are."""
+    head = Head(KEY.content, "book", 3, "a text", 40).to_bytes()
+    source = Source({"document": [KEY.content], "alone": []}, frozenset([KEY.content, KEY.variant])).to_bytes("book")
+    return {
+        "catalog head": Target(Head.from_bytes, (head,), spelled_again),
+        "catalog source": Target(lambda data: Source.from_bytes(data, "book"), (source,), spelled_again),
+        "catalog place": Target(place_from_bytes, (place_to_bytes("book", 7),)),
+        "addresses": Target(lambda data: Members.parse(data.decode("latin-1")), (b"dns:stores:7420", b"a:1,[::1]:2")),
     }
 
 
 def all_targets(folder: Path) -> dict[str, Target]:
     """Return every target; those that read files write them into the folder."""
-    return {**stored(), **on_lanes(), **in_messages(), **callers_in(folder), **files_in(folder)}
+    return {**stored(), **on_lanes(), **in_messages(), **shared_by_workers(), **callers_in(folder), **files_in(folder)}
 
 
 NAMES = (
     "chunk", "record", "encrypted record", "redis index", "redis replies", "shared directory", "lane keys", "lane share", "lane put",
     "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame", "message keys",
-    "message hit", "message entry", "message stats", "message scope", "message explanation", "chunk key", "bearer token", "jwks",
-    "key ring", "tokens", "epochs", "trace",
+    "message hit", "message entry", "message stats", "message scope", "message explanation",
+    "message epochs", "chunk key", "bearer token", "jwks",
+    "key ring", "tokens", "epochs", "trace", "catalog head", "catalog source", "catalog place", "addresses",
 )  # fmt: skip
