@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from kvproto.v1 import context_pb2 as pb
-from kvstore.core.allocator import keep_large_blocks
+from kvstore.core.allocator import keep_large_blocks, leave_alone
 from kvstore.server.audit import open_audit
 from kvstore.server.auth import Authenticate, open_authenticator
 from kvstore.server.cli import stop_signals
@@ -53,6 +53,7 @@ def up(file: Path | None, flags: Flags, only_print: bool) -> int:
             ServerSource(server, local.service.lane_calls),
             worker_source(local.worker, config.server),
         ]
+        leave_alone()
         with observing("up", server, sources, authenticate) as where:
             print(f"larder listens on {server.address} ({_model_line(local.worker)}; {describe(config.local)}){where}", flush=True)
             stop.wait()
@@ -69,6 +70,7 @@ def worker(file: Path | None, flags: Flags, only_print: bool) -> int:
     stop = stop_signals()
     prepare(config.server)
     with ServedWorker(config) as served:
+        leave_alone()
         told = f"{_model_line(served.worker)}; store {config.store.address}"
         print(f"larder worker listens on {served.address} ({told}){served.where}", flush=True)
         stop.wait()
