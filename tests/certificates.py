@@ -8,10 +8,10 @@ import trustme
 
 
 def make_certificates(folder: Path) -> None:
-    """Write ca.pem, and for "server" (localhost, 127.0.0.1) and "client" a certificate of that authority and its key."""
+    """Write ca.pem, and certificates of that authority with keys: "server" (localhost, 127.0.0.1), "named" (localhost) and "client"."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    for name, names in (("server", ("localhost", "127.0.0.1")), ("client", ("client.example",))):
+    for name, names in (("server", ("localhost", "127.0.0.1")), ("named", ("localhost",)), ("client", ("client.example",))):
         pair = authority.issue_cert(*names)
         pair.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
         pair.private_key_pem.write_to_path(folder / f"{name}.key")

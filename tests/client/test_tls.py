@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -40,6 +41,26 @@ def test_a_client_that_trusts_the_authority_is_served(secure: FakeServer, connec
     """The name in the certificate may differ from the address."""
     twin = connect(secure, tls=ClientTLS(ca=str(folder / "ca.pem"), server_name="localhost"))
     assert twin.do(twin.larder, "info").model == "tiny"
+
+
+def test_chunks_come_from_stores_behind_one_name_whose_certificates_hold_that_name(connect: Connect, folder: Path) -> None:
+    """Their addresses are in no certificate."""
+    pair = ((folder / "named.key").read_bytes(), (folder / "named.pem").read_bytes())
+    fake = FakeServer(grpc.ssl_server_credentials([pair]))
+    fake.start()
+    fake.store_address = f"dns:localhost:{fake.port}"
+    ref, _ = fake.add_passage("a.txt", 0, "some words")
+    twin = connect(Named(f"localhost:{fake.port}"), tls=ClientTLS(ca=str(folder / "ca.pem")))
+    (found,) = twin.do(twin.larder, "chunks", [ref.id])
+    fake.stop()
+    assert found.blob is not None
+
+
+@dataclass(frozen=True)
+class Named:
+    """A server by another address, for `connect`."""
+
+    address: str
 
 
 @pytest.mark.parametrize("tls", [None, ClientTLS(server_name="localhost")], ids=["plain text", "another authority"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kvclient.channel import ClientTLS
 from kvclient.cluster import ClusterStore
 from kvclient.members import Members
 from kvclient.remote import RemoteStore
@@ -20,9 +21,10 @@ from kvclient.roster import Pace
 from kvclient.stores import connect_stores
 from kvstore.core.api import PutNote, Scope, Status
 from kvstore.core.errors import ConfigError, TierUnavailableError
-from kvstore.server.config import AuthConfig, DiskConfig, RedisConfig, StoreConfig, TiersConfig
+from kvstore.server.config import AuthConfig, DiskConfig, RedisConfig, StoreConfig, TiersConfig, TLSConfig
 from kvstore.server.opening import open_store
 from kvstore.server.service import StoreService
+from tests.certificates import make_certificates
 from tests.client.cluster_lab import LabServer, StoreState
 from tests.redis_server import RedisServer
 from tests.server.chunks import key, make_blob, make_service
@@ -93,6 +95,20 @@ def test_one_address_needs_no_cluster() -> None:
         assert (type(one), type(several)) == (RemoteStore, ClusterStore)
     with pytest.raises(ConfigError):
         connect_stores("127.0.0.1", "t" * 16)
+
+
+def test_stores_behind_one_name_are_known_by_certificates_of_that_name(tmp_path: Path) -> None:
+    """Nobody makes a certificate for the addresses that a name stands for today."""
+    make_certificates(tmp_path)
+    tls = TLSConfig(str(tmp_path / "named.pem"), str(tmp_path / "named.key"))
+    with serving(make_service(), replace(LOOPBACK, tls=tls)) as server:
+        port, ca = server.address.rpartition(":")[2], str(tmp_path / "ca.pem")
+        with closing(connect_stores(f"dns:localhost:{port}", TOKENS["alpha"], ClientTLS(ca=ca), timeout_s=5.0)) as store:
+            store.put(BLOBS[0], PutNote())
+            assert read(store, BLOBS[0]) == parts_of(BLOBS[0])
+        store = connect_stores(f"127.0.0.1:{port}", TOKENS["alpha"], ClientTLS(ca=ca), timeout_s=5.0)
+        with closing(store), pytest.raises(TierUnavailableError):
+            store.put(BLOBS[0], PutNote())
 
 
 @contextmanager
