@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from kvclient.cli import plugins
 from kvclient.cli.checks import check_clock, check_disk, check_extras, check_python
+from kvclient.cli.doctor import check_store
 from kvclient.cli.main import main
 from kvclient.cli.output import Tables, printable
 from kvclient.cli.split import MODES, find_files, passages_of
-from kvstore.core.errors import InvalidInputError, MissingExtraError
+from kvstore.core.errors import ForbiddenError, InvalidInputError, MissingExtraError
 
 
 @pytest.mark.parametrize(
@@ -124,3 +126,13 @@ def test_a_verb_of_the_client_does_not_load_other_packages(monkeypatch: pytest.M
 
     monkeypatch.setattr("kvclient.cli.main.register_plugins", refuse)
     assert main(["ping", "--address", "127.0.0.1:1", "--timeout", "0.5"]) == 4
+
+
+def test_doctor_finds_a_store_well_that_shows_its_tiers_to_admins_only() -> None:
+    """Who may not see them has no fault to repair."""
+
+    def stats() -> None:
+        raise ForbiddenError("Stats needs the role admin")
+
+    session: Any = SimpleNamespace(store=SimpleNamespace(stats=stats))
+    assert [(finding.check, finding.state) for finding in check_store(session)] == [("store", "ok")]

@@ -95,3 +95,30 @@ def test_the_command_line_takes_the_name_in_the_certificate(secure: FakeServer, 
     """A probe inside a pod dials 127.0.0.1, and the certificate names the service."""
     connection = ["--address", secure.address, "--token", "t" * 16, "--ca", str(folder / "ca.pem"), "--timeout", "2"]
     assert main(["ping", *connection, "--server-name", name, "--json"]) == code
+
+
+@pytest.fixture
+def mutual(folder: Path) -> Iterator[FakeServer]:
+    """Serve only clients with a certificate of the authority."""
+    pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
+    fake = FakeServer(grpc.ssl_server_credentials([pair], (folder / "ca.pem").read_bytes(), require_client_auth=True))
+    fake.start()
+    yield fake
+    fake.stop()
+
+
+def test_the_command_line_shows_a_certificate(mutual: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As options, or from the environment; without one it is not served."""
+    connection = ["--address", f"localhost:{mutual.port}", "--ca", str(folder / "ca.pem"), "--timeout", "3", "--json"]
+    own = ["--cert", str(folder / "client.pem"), "--key", str(folder / "client.key")]
+    assert (main(["ping", *connection, *own]), main(["ping", *connection])) == (0, 4)
+    monkeypatch.setenv("LARDER_CERT", str(folder / "client.pem"))
+    monkeypatch.setenv("LARDER_KEY", str(folder / "client.key"))
+    assert main(["ping", *connection]) == 0
+
+
+def test_a_certificate_without_tls_is_wrong_usage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plain text would be sent to whoever listens."""
+    words = ["ping", "--token", "t" * 16, "--cert", str(folder / "client.pem"), "--key", str(folder / "client.key")]
+    assert main(words) == 2
+    assert "give --ca" in capsys.readouterr().err

@@ -40,6 +40,7 @@ from kvstore.store.redis.record import make_index, parse_index
 from kvstore.store.redis.resp import Connection
 from kvworker.ingest.redis_records import Head, Source, place_from_bytes, place_to_bytes
 from tests.fuzz.campaign import Target
+from tests.fuzz.lane_sessions import sessions
 from tests.server.chunks import key, make_blob
 from tests.server.issuer import make_token, public_jwk, write_jwks
 from tests.store.chunks import make_record
@@ -310,13 +311,13 @@ def shared_by_workers() -> dict[str, Target]:
 
 def all_targets(folder: Path) -> dict[str, Target]:
     """Return every target; those that read files write them into the folder."""
-    return {**stored(), **on_lanes(), **in_messages(), **shared_by_workers(), **callers_in(folder), **files_in(folder)}
+    return {**stored(), **on_lanes(), **sessions(), **in_messages(), **shared_by_workers(), **callers_in(folder), **files_in(folder)}
 
 
 NAMES = (
     "chunk", "record", "encrypted record", "redis index", "redis replies", "shared directory", "lane keys", "lane share", "lane put",
-    "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame", "message keys",
-    "message hit", "message entry", "message stats", "message scope", "message explanation",
+    "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame", "lane session",
+    "message keys", "message hit", "message entry", "message stats", "message scope", "message explanation",
     "message epochs", "chunk key", "bearer token", "jwks",
     "key ring", "tokens", "epochs", "trace", "catalog head", "catalog source", "catalog place", "addresses",
 )  # fmt: skip
