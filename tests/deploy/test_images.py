@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from tests.architecture.source import ROOT
 
 DOCKER = ROOT / "deploy" / "docker"
-EXTRAS = {"store": {"store", "cli", "lz4"}, "worker": {"store", "cli", "lz4", "worker", "kernels"}}
+EXTRAS = {"store": {"store", "cli", "lz4", "otel"}, "worker": {"store", "cli", "lz4", "otel", "worker", "kernels"}}
 IMAGES = list(EXTRAS)
 
 
