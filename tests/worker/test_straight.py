@@ -94,3 +94,22 @@ def test_a_step_is_given_up_once(event: Event) -> None:
     straight = begun()
     assert straight.handle(Tick(12.0)) == (Abandon(),)
     assert straight.handle(event) == ()
+
+
+def test_a_step_that_waits_for_an_earlier_chunk_is_given_up_when_that_one_fails_too() -> None:
+    """Its rows need what lies before them, which never comes now; the engine would be held for ever."""
+    straight = begun()
+    straight.handle(Failed(10.1, 2))
+    assert straight.handle(StepStopped(10.2)) == (Compute(2, 3),)
+    assert straight.handle(Failed(10.3, 0)) == (Abandon(),)
+    assert straight.handle(StepStopped(10.4)) == (Compute(0, 1),)
+
+
+def test_a_step_that_waits_for_an_earlier_chunk_is_given_up_when_that_one_is_late() -> None:
+    """Both are computed together then."""
+    straight = begun()
+    straight.handle(Failed(10.1, 2))
+    assert straight.handle(StepStopped(10.2)) == (Compute(2, 3),)
+    assert straight.handle(Tick(11.9)) == ()
+    assert straight.handle(Tick(12.0)) == (Abandon(),)
+    assert straight.handle(StepStopped(12.1)) == (Compute(0, 3),)

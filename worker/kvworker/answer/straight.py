@@ -90,7 +90,7 @@ class Straight:
         """Tell whether a step waits for what will not come, or computes only what has."""
         if isinstance(step, Finish):
             return bool(self._to_compute())
-        return not self._missing.intersection(range(*step))
+        return not self._missing.intersection(range(*step)) or any(chunk < step.first for chunk in self._to_compute())
 
     def _next(self) -> Action:
         """Compute what is not waited for, neighbours in one step; else finish."""
