@@ -48,6 +48,7 @@ NOT_OFFERED = {
         "store.key",
         "store.server_name",
         "worker.catalog_url",
+        "ray",
     },
 }
 MIB = 1 << 20

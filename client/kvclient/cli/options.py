@@ -14,6 +14,7 @@ from kvclient.cluster import ClusterStore
 from kvclient.members import Members
 from kvclient.remote import RemoteStore
 from kvclient.stores import connect_stores
+from kvclient.traces import export_traces
 from kvstore.core.errors import ConfigError, UnsupportedError
 
 CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE = "LARDER_CA", "LARDER_CERT", "LARDER_KEY"
@@ -59,7 +60,7 @@ class Session:
     """The clients of one verb: the worker's, and the store's when it is asked for."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self._tls = tls_of(args)
+        self._tls, self._send_spans = tls_of(args), export_traces("larder-cli")
         self._token, self._timeout_s = args.token or "", args.timeout
         self.larder = Larder(args.address, args.token, timeout_s=args.timeout, tls=self._tls)
 
@@ -79,3 +80,4 @@ class Session:
         if "store" in self.__dict__:
             self.store.close()
         self.larder.close()
+        self._send_spans()

@@ -20,7 +20,7 @@ class Times:
     """
 
     def __init__(self) -> None:
-        self.bounds = SECONDS
+        self.bounds: tuple[float, ...] = SECONDS
         self.ends: Counter[str] = Counter()
         self._counts = [0] * (len(SECONDS) + 1)
         self._total = 0.0
