@@ -86,11 +86,15 @@ def test_a_storage_key_cannot_be_guessed_from_what_a_tenant_knows(service: Store
 
 
 def times_ns(look: Look, seed: int) -> tuple[list[float], list[float]]:
-    """Return how long looks at strangers' chunks took, and at chunks that nobody has, each key once, in an order drawn at random."""
-    asked = [(key, 0) for key in STORED] + [(key, 1) for key in UNKNOWN]
+    """Return how long looks at strangers' chunks took, and at chunks that nobody has, each key once, in an order drawn at random.
+
+    Each key is made right before it is looked at, so that all of them lie equally near to the processor, and Python knows no hash of them.
+    """
+    asked = [(key.to_bytes(), sample) for sample, keys in enumerate((STORED, UNKNOWN)) for key in keys]
     random.Random(seed).shuffle(asked)
     samples: tuple[list[float], list[float]] = ([], [])
-    for wanted, sample in asked:
+    for spelled, sample in asked:
+        wanted = ChunkKey.from_bytes(spelled)
         start = time.perf_counter_ns()
         look(wanted)
         samples[sample].append(time.perf_counter_ns() - start)
