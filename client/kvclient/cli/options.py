@@ -24,7 +24,8 @@ def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
     """Return a parser to be the parent of a verb's: where the server is, who is calling, --timeout and --json."""
     parser = argparse.ArgumentParser(add_help=False)
     group = parser.add_argument_group("connection and output")
-    group.add_argument("--address", metavar="HOST:PORT", help="the server (default: $LARDER_ADDRESS, else 127.0.0.1:7420)")
+    text = "the server, or workers that share a catalog with commas between them (default: $LARDER_ADDRESS, else 127.0.0.1:7420)"
+    group.add_argument("--address", metavar="HOST:PORT", help=text)
     group.add_argument("--token", help="who is calling (default: $LARDER_TOKEN, else the token of a store on this machine)")
     group.add_argument(
         "--ca", metavar="FILE", help='use TLS, with this authority for the server\'s certificate, or "system" (default: $LARDER_CA)'
