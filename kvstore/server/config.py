@@ -260,8 +260,10 @@ class QuotaConfig:
         Calls; each chunk that is read counts as one.
     burst : int
         Calls at once behind a pause; 0 takes one second's worth.
+    calls : int
+        Calls over gRPC at once, each of which holds one of `server.max_workers` threads until a moment behind its answer.
     transfers : int
-        Chunks that are sent or received at once.
+        Chunks that are sent or received at once, on every lane but shared memory.
     inflight : int
         Their bytes; one chunk may have more.
     exempt : str
@@ -271,6 +273,7 @@ class QuotaConfig:
     stored: int = field(default=0, metadata=SIZE)
     requests_per_s: float = 0.0
     burst: int = 0
+    calls: int = 0
     transfers: int = 0
     inflight: int = field(default=0, metadata=SIZE)
     exempt: str = ""

@@ -30,8 +30,12 @@ class Entrance:
         return caller
 
     def bind(self, context: grpc.ServicerContext) -> BoundStore:
-        """Return the store of the calling tenant; raises AuthError."""
-        return self.service.bind(self.caller(context).tenant)
+        """Return the store of the calling tenant, once for each call; raises AuthError, or QuotaError when too many are under way."""
+        store = self.service.bind(self.caller(context).tenant)
+        store.allowance.begin_call()
+        if not context.add_callback(store.allowance.end_call):
+            store.allowance.end_call()  # the caller is gone already
+        return store
 
     @contextmanager
     def as_admin(self, context: grpc.ServicerContext, call: str, target: str = "") -> Iterator[BoundStore]:

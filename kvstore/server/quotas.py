@@ -37,7 +37,7 @@ class Allowance:
         self._most = quotas.burst or max(1.0, quotas.requests_per_s)
         self._left = self._most
         self._filled_at = clock()
-        self._n_transfers = self._inflight_bytes = 0
+        self._n_calls = self._n_transfers = self._inflight_bytes = 0
 
     def request(self, count: int = 1) -> None:
         """Count requests; raises QuotaError when the tenant has used up what it may ask for by now."""
@@ -53,6 +53,18 @@ class Allowance:
                 self._left -= count
                 return
         raise QuotaError(f"tenant {self._tenant} may make {rate:g} requests a second; come again in {short / rate:.3f} s", short / rate)
+
+    def begin_call(self) -> None:
+        """Count a call until `end_call`; raises QuotaError when the tenant has too many of them under way."""
+        with self._lock:
+            if 0 < self._quotas.calls <= self._n_calls:
+                raise QuotaError(f"tenant {self._tenant} may make {self._quotas.calls} calls at once; end one first", _TRANSFER_RETRY_S)
+            self._n_calls += 1
+
+    def end_call(self) -> None:
+        """Count a call no longer."""
+        with self._lock:
+            self._n_calls -= 1
 
     @contextmanager
     def transfer(self, nbytes: int) -> Iterator[None]:

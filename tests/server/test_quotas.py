@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
+from kvclient.channel import bearer
 from kvclient.lanes.choice import LaneName
 from kvclient.lanes.frames import pack_error, parse_error
+from kvclient.remote import RemoteStore
 from kvclient.retry import Deadline, Retry
 from kvstore.core.api import PutNote, Scope, Status
 from kvstore.core.errors import ConfigError, KVError, QuotaError
@@ -21,8 +25,10 @@ from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
 from kvstore.store.results import StoreSettings
 from kvstore.store.tiered import TieredStore
+from tests.lanes.raw import PATIENCE_S, until
 from tests.server.chunks import MASTER_SECRET, blob_of, key, make_blob
-from tests.server.serving import dialing, serving
+from tests.server.raw import body_of, head_of, put_on
+from tests.server.serving import TOKENS, dialing, serving
 
 KIB = 1024
 
@@ -266,7 +272,37 @@ def test_a_tenant_that_is_exempt_has_no_limit() -> None:
     assert [quotas.of(tenant) == QuotaConfig() for tenant in ("own", "other", "ow", "")] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("name", ["stored", "requests_per_s", "burst", "transfers", "inflight"])
+def stalling(blob: bytearray, go_on: threading.Event) -> Iterator[bytes]:
+    """Yield a put that stops in the middle until it is told to go on."""
+    yield head_of(blob)
+    go_on.wait(PATIENCE_S)
+    yield body_of(blob)
+
+
+def test_calls_that_stall_keep_nobody_else_out() -> None:
+    """Threads are shared by all tenants: what one may hold of them is limited."""
+    go_on, blob = threading.Event(), make_blob()
+    with serving(make_service(QuotaConfig(calls=2))) as server, grpc.insecure_channel(server.address) as channel, ExitStack() as stack:
+        pending = [put_on(channel).future(stalling(blob, go_on), metadata=bearer(TOKENS["alpha"])) for _ in range(2)]
+        alpha, beta = (stack.enter_context(dialing(server, tenant, lane="grpc")) for tenant in ("alpha", "beta"))
+        until(lambda: server.budget.lent_bytes > 0)
+        until(lambda: server_is_full_for(alpha))
+        assert beta.lookup([key(blob)])[0].status is Status.ABSENT
+        go_on.set()
+        assert [call.code() for call in pending] == [grpc.StatusCode.OK] * 2
+        until(lambda: not server_is_full_for(alpha))
+
+
+def server_is_full_for(store: RemoteStore) -> bool:
+    """Tell whether a call is refused."""
+    try:
+        store.lookup([key(make_blob())])
+    except QuotaError as error:
+        return "2 calls at once" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("name", ["stored", "requests_per_s", "burst", "calls", "transfers", "inflight"])
 def test_a_negative_quota_is_refused(name: str) -> None:
     """0 says that there is none."""
     with pytest.raises(ConfigError, match=name):
