@@ -83,6 +83,12 @@ def test_the_threads_of_a_tier_belong_to_the_request(recorded: Recorded) -> None
     assert recorded.named("larder.memory.find").context.trace_id == recorded.named("request").context.trace_id
 
 
+def test_a_call_of_a_tier_that_belongs_to_no_trace_begins_none(recorded: Recorded) -> None:
+    """Writing behind would otherwise fill the list of traces."""
+    TracedTier(MemoryTier(1 << 20)).find([bytes(32)])
+    assert recorded.spans() == []
+
+
 def test_a_span_that_travelled_is_the_parent_of_what_is_begun_below_it(recorded: Recorded) -> None:
     """By the W3C's text."""
 
