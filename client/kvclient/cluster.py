@@ -89,10 +89,6 @@ class ClusterStore:
         self._together = together or Together()
         self._roster = Roster(members, connect, self._together, pace, clock, resolve)
 
-    def addresses(self) -> tuple[str, ...]:
-        """Return the addresses of the stores of now."""
-        return tuple(m.address for m in self._roster.everyone())
-
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
         """Return one hit per key, in order: one round trip to each store, and one more for what the first did not have."""
         given_s = self._timeout_s if timeout_s is None else timeout_s
