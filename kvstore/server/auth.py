@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
@@ -32,17 +33,20 @@ class Identity:
         May do what touches others: see the use of the whole store, and drop all of the tenant's chunks at once.
     expires_s : float
         Seconds since the epoch from which on the caller has to show another token; infinite for a token of the tokens file.
+    accepted_by : object
+        What has to be in force for the caller to remain: the digest of a token, or a set of keys; None for one who needs nothing.
     """
 
     tenant: str
     subject: str = ""
     is_admin: bool = False
     expires_s: float = inf
+    accepted_by: object = field(default=None, repr=False, compare=False)
 
 
 Authenticate = Callable[[Metadata], Identity]
-Known = Sequence[tuple[bytes, Identity]]
-"""The digest of each token, and whom it stands for."""
+Known = Mapping[bytes, Identity]
+"""Whom each token stands for, by its digest."""
 
 
 class TokenAuthenticator:
@@ -56,10 +60,12 @@ class TokenAuthenticator:
         Returns the tokens of the tokens file as they are now.
     jwt : JwtVerifier or None
         Takes the tokens that are not among them.
+    clock : callable
+        Seconds since the epoch.
     """
 
-    def __init__(self, known: Callable[[], Known], jwt: JwtVerifier | None = None) -> None:
-        self._known = known
+    def __init__(self, known: Callable[[], Known], jwt: JwtVerifier | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._known, self._clock = known, clock
         self._jwt = jwt
         self._only = ""
 
@@ -68,10 +74,18 @@ class TokenAuthenticator:
 
         For a server that shares its memory with processes of that tenant.
         """
-        tenants = {identity.tenant for _, identity in self._known()}
+        tenants = {identity.tenant for identity in self._known().values()}
         if self._jwt is None and len(tenants) == 1:
             self._only = tenants.pop()
         return bool(self._only)
+
+    def still_accepts(self, caller: Identity) -> bool:
+        """Tell whether what a caller showed before is in force: not expired, and not taken out of the tokens file or the JWKS file."""
+        if self._clock() >= caller.expires_s:
+            return False
+        if isinstance(caller.accepted_by, bytes):
+            return caller.accepted_by in self._known()
+        return caller.accepted_by is None or (self._jwt is not None and self._jwt.keys is caller.accepted_by)
 
     def __call__(self, metadata: Metadata) -> Identity:
         """Return the identity; raises AuthError for a missing, repeated, malformed, expired or unknown token."""
@@ -84,7 +98,7 @@ class TokenAuthenticator:
         token = _bearer(metadata, MAX_JWT_LENGTH if self._jwt else MAX_TOKEN_LENGTH)
         digest = _digest(token)
         found: Identity | None = None
-        for known, identity in self._known():  # all of them, whichever matches
+        for known, identity in self._known().items():  # all of them, whichever matches
             if hmac.compare_digest(known, digest):
                 found = identity
         if found is None and self._jwt is not None and token.count(".") == 2:
@@ -107,11 +121,13 @@ def open_authenticator(tokens_file: Path, auth: AuthConfig) -> TokenAuthenticato
 
 def known_tokens(credentials: Iterable[Credential]) -> Known:
     """Return digests and identities of the tokens of a tokens file."""
-    return [(_digest(c.token), Identity(c.tenant, f"token on line {c.line}", c.is_admin)) for c in credentials]
+    return {
+        (digest := _digest(c.token)): Identity(c.tenant, f"token on line {c.line}", c.is_admin, accepted_by=digest) for c in credentials
+    }
 
 
 def _of_claims(claims: Claims) -> Identity:
-    return Identity(claims.tenant, claims.subject, claims.is_admin, claims.expires_s)
+    return Identity(claims.tenant, claims.subject, claims.is_admin, claims.expires_s, claims.verified_by)
 
 
 def _bearer(metadata: Metadata, most_chars: int) -> str:

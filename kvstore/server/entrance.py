@@ -11,7 +11,7 @@ import grpc
 from kvstore.core import calling
 from kvstore.core.errors import ForbiddenError, KVError
 from kvstore.server.audit import AuditLog
-from kvstore.server.auth import Authenticate, Identity
+from kvstore.server.auth import Identity, TokenAuthenticator
 from kvstore.server.service import BoundStore, StoreService
 
 
@@ -20,7 +20,7 @@ class Entrance:
     """Lets callers in to their tenant's store. Refusals are raised; those of nobody we know are noted by the server's guard."""
 
     service: StoreService
-    authenticate: Authenticate
+    authenticate: TokenAuthenticator
     audit: AuditLog
 
     def caller(self, context: grpc.ServicerContext) -> Identity:

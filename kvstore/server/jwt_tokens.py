@@ -51,12 +51,13 @@ _REASONS: tuple[tuple[type[PyJWTError], str], ...] = (
 
 @dataclass(frozen=True)
 class Claims:
-    """What a verified token says; `expires_s` is seconds since the epoch."""
+    """What a verified token says; `expires_s` is seconds since the epoch, `verified_by` the set of keys that was in force."""
 
     tenant: str
     subject: str
     is_admin: bool
     expires_s: float
+    verified_by: object
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class JwtVerifier:
         self._clock = clock
         self._lock = threading.Lock()
         self._keys = Changing((file,), lambda: _Keys(read_jwks(file)))
+
+    @property
+    def keys(self) -> object:
+        """The set of keys in force, another object whenever the file has changed."""
+        return self._keys.current()
 
     def verify(self, token: str) -> Claims:
         """Return what a token says; raises AuthError that says what is wrong with it, and quotes nothing of it."""
@@ -109,19 +115,19 @@ class JwtVerifier:
                 leeway=wanted.leeway_s,
                 options={"require": list(_REQUIRED)},
             )
-            return self._read(payload)
+            return self._read(payload, keys)
         except _WRONG_INPUT as error:
             why = next((text for kind, text in _REASONS if isinstance(error, kind)), "is not a JWT that this server can read")
             raise AuthError(f"the token {why}") from error
 
-    def _read(self, payload: Mapping[str, Any]) -> Claims:
+    def _read(self, payload: Mapping[str, Any], keys: _Keys) -> Claims:
         """Return the claims of a token whose signature, times, issuer and audience are right."""
         tenant, roles = payload.get(self._settings.tenant_claim), payload.get(self._settings.role_claim, ())
         if not isinstance(tenant, str) or not is_tenant(tenant):
             raise AuthError(f"the token's claim {self._settings.tenant_claim!r} is not the name of a tenant")
         is_admin = roles == ADMIN or (isinstance(roles, list) and ADMIN in roles)
         expires_s = float(payload["exp"]) + self._settings.leeway_s
-        return Claims(tenant, str(payload.get("sub", ""))[:MAX_SUBJECT_CHARS], is_admin, expires_s)
+        return Claims(tenant, str(payload.get("sub", ""))[:MAX_SUBJECT_CHARS], is_admin, expires_s, keys)
 
 
 def read_jwks(path: Path) -> dict[str, jwt.PyJWK]:

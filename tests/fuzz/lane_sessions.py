@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import socket
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from kvclient.lanes.share import Share
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import PutNote
 from kvstore.core.blob import header_nbytes
+from kvstore.server.auth import Identity
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.session import Session
@@ -45,7 +45,7 @@ def serve(service: StoreService, complaints: Complaints) -> Callable[[bytes], ob
         with closing(theirs):
             theirs.sendall(data)
             theirs.shutdown(socket.SHUT_WR)
-            session = Session(SocketFrames(ours, "client"), service.bind("alpha"), None, budget, watch, PATIENCE_S, math.inf)
+            session = Session(SocketFrames(ours, "client"), service.bind("alpha"), None, budget, watch, PATIENCE_S, Identity("alpha"))
             try:
                 session.serve()
             finally:

@@ -12,14 +12,14 @@ import grpc
 import pytest
 
 from kvclient.channel import bearer
-from kvclient.lanes.frames import Kind
+from kvclient.lanes.frames import Kind, pack_frame
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote, Scope
-from kvstore.core.errors import AuthError, ForbiddenError, TierUnavailableError
+from kvstore.core.errors import AuthError, ForbiddenError
 from kvstore.core.tokens import Credential
 from kvstore.server import audit as audit_module
 from kvstore.server.audit import AuditLog
@@ -171,16 +171,23 @@ def test_a_ticket_that_is_shown_again_is_refused_and_noted(server: RpcServer, fi
     assert offered.ticket.hex() not in file.read_text()
 
 
-def test_a_connection_ends_with_the_token_that_opened_it(server: RpcServer) -> None:
-    """A lane must not outlive an identity."""
-    offered = doors_of(server).open_lane(Identity("alpha", expires_s=1.0))
-    frames = SocketFrames(connect(offered, "tcp"), "tcp")
-    frames.send(Kind.HELLO, offered.ticket, soon())
-    frames.expect(Kind.WELCOME, soon())
-    frames.send(Kind.GET, b"whatever", soon())
-    with pytest.raises(TierUnavailableError):
-        frames.receive(soon())
-    frames.close()
+ENDED: dict[str, Callable[[Path], Identity]] = {
+    "a JWT that expired": lambda folder: Identity("alpha", expires_s=1.0),
+    "a token that was taken out": lambda folder: Identity("alpha", accepted_by=bytes(32)),
+    "a JWT whose keys were replaced": lambda folder: Identity("alpha", accepted_by=object()),
+}
+
+
+@pytest.mark.parametrize("kind", ENDED)
+@pytest.mark.parametrize("lane", ["shm", "tcp"])
+def test_a_connection_ends_with_what_opened_it(server: RpcServer, tmp_path: Path, lane: str, kind: str) -> None:
+    """A lane must not outlive an identity; an honest client opens another one."""
+    offered = doors_of(server).open_lane(ENDED[kind](tmp_path))
+    connection = connect(offered, lane)
+    connection.sendall(pack_frame(Kind.HELLO, len(offered.ticket), 0) + offered.ticket)
+    until(lambda: doors_of(server).n_connections == 1)
+    until(lambda: doors_of(server).n_connections == 0)
+    connection.close()
 
 
 def test_strangers_fill_no_disk(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,6 +109,16 @@ def test_a_token_that_was_taken_out_of_the_file_is_refused_at_once(tmp_path: Pat
         authenticate([("authorization", "Bearer " + "t" * 32)])
 
 
+def test_a_caller_remains_as_long_as_its_token_is_in_the_file(tmp_path: Path) -> None:
+    """On whatever line; what is open for it ends with it."""
+    authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\n"), NO_JWT)
+    caller = authenticate([("authorization", "Bearer " + "t" * 32)])
+    write(tmp_path / "tokens", f"# moved\nb {'u' * 32}\na {'t' * 32}\n")
+    assert authenticate.still_accepts(caller)
+    write(tmp_path / "tokens", f"b {'u' * 32}\na {'s' * 32} admin\n")
+    assert not authenticate.still_accepts(caller)
+
+
 def test_a_tenant_that_comes_later_is_not_let_in_where_memory_is_shared(tmp_path: Path) -> None:
     """Processes of the first one can read all of it, and nobody can take it away from them."""
     authenticate = open_authenticator(write(tmp_path / "tokens", f"a {'t' * 32}\n"), NO_JWT)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from kvstore.core.errors import AuthError, ConfigError
-from kvstore.server.auth import open_authenticator
+from kvstore.server.auth import TokenAuthenticator, open_authenticator
 from kvstore.server.config import AuthConfig
 from kvstore.server.jwt_tokens import JwtVerifier, parse_jwks
 from tests.server.issuer import claims, make_token, private_key, public_jwk, unsigned, write_jwks
@@ -119,6 +119,20 @@ def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert verifier.verify(new).tenant == "alpha"
     with pytest.raises(AuthError, match=r"auth\.jwks_file"):
         verifier.verify(old)
+
+
+def test_a_caller_remains_until_its_token_expires_or_keys_change(tmp_path: Path) -> None:
+    """Then it shows its token again, or a fresh one."""
+    moment = [time.time()]
+    settings = write_jwks(tmp_path / "jwks.json", "first")
+    authenticate = TokenAuthenticator(dict, JwtVerifier(settings), clock=lambda: moment[0])
+    caller = authenticate([("authorization", f"Bearer {make_token()}")])
+    assert authenticate.still_accepts(caller)
+    write_jwks(tmp_path / "jwks.json", "first", "second")
+    assert not authenticate.still_accepts(caller)
+    caller = authenticate([("authorization", f"Bearer {make_token()}")])
+    moment[0] = caller.expires_s
+    assert not authenticate.still_accepts(caller)
 
 
 def test_a_spoilt_file_leaves_the_keys_in_force(tmp_path: Path) -> None:

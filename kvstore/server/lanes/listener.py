@@ -230,13 +230,16 @@ class Listener:
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
         sharing = (Leases(self._blocks), listing) if self._blocks is not None and listing else None
-        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller.expires_s)
+        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller)
 
     def _expire(self) -> None:
-        """End leases that lasted too long."""
+        """End leases that lasted too long, and connections of callers who would not be let in any more."""
         while not self._closed.wait(0.5):
             for session in self._all():
-                session.expire()
+                if self._entrance.authenticate.still_accepts(session.caller):
+                    session.expire()
+                else:
+                    session.close()
 
 
 def _hang_up(connection: socket.socket) -> None:

@@ -23,10 +23,11 @@ from kvclient.lanes.frames import (
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import Hit, Status
 from kvstore.core.blob import HEADER_NBYTES, blob_nbytes, header_nbytes
-from kvstore.core.errors import AuthError, CapacityError, FormatError, KVError, QuotaError, UnsupportedError
+from kvstore.core.errors import CapacityError, FormatError, KVError, QuotaError, UnsupportedError
 from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
+from kvstore.server.auth import Identity
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
@@ -50,8 +51,7 @@ RING_NBYTES = 8 << 20
 class Session:
     """Answers GET, GET_SHARE, VIEW, PUT and PUT_STAGED, and takes READ, until the peer goes.
 
-    Every wait within a message ends after `patience_s`; behind `expires_s`, in seconds since the epoch, no request is answered: the peer
-    shows a fresh token and opens another connection.
+    Every wait within a message ends after `patience_s`. `caller` is whose ticket was shown.
 
     Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
     a staged put one, out of the ring.
@@ -65,7 +65,7 @@ class Session:
         budget: ByteBudget,
         watch: SilenceWatch,
         patience_s: float,
-        expires_s: float,
+        caller: Identity,
     ) -> None:
         self._frames = frames
         self._store = store
@@ -73,7 +73,7 @@ class Session:
         self._budget = budget
         self._watch = watch
         self._patience_s = patience_s
-        self._expires_s = expires_s
+        self.caller = caller
         lane = "shm" if sharing else "tcp"
         self._calls, self._sheet, self._code = store.lane_calls, store.lane_calls.open(lane), OK
         self._sent, self._received = f"lane.{lane}.sent_bytes", f"lane.{lane}.received_bytes"
@@ -88,8 +88,6 @@ class Session:
             self.is_idle, self.idle_since = True, time.monotonic()
             kind, head, body_nbytes = self._frames.receive(float("inf"))
             self.is_idle = False
-            if time.time() >= self._expires_s:
-                raise AuthError("the token that this connection was opened with has expired")
             self._count(kind, head, body_nbytes)
 
     def _count(self, kind: Kind, head: bytes, body_nbytes: int) -> None:
