@@ -1,8 +1,8 @@
 """Compiled forms of `kivi` with 4 bits in groups of 32 for the CPU, for axes that are whole groups; see `compiled`.
 
-Groups of tokens are (N, GROUP, D), groups of channels (N, GROUP): every form runs along the last axis. Scale and zero are rounded by torch
-between two compiled passes, because a compiler keeps float32 where the definition rounds to 16 bits; codes of channels are put together and
-taken apart as pairs in an int16, the first in its lower byte.
+Groups of tokens are (N, GROUP, D), groups of channels (N, GROUP): every form runs along the last axis. A compiler keeps float32 where the
+definition rounds to 16 bits, so forms cut scales toward zero by their bits; codes of channels are put together and taken apart as pairs in
+an int16, the first in its lower byte.
 """
 
 from __future__ import annotations
@@ -18,21 +18,33 @@ from kvkernels.compiled import call_form, compile_form, has_form, preparing
 BITS, GROUP, TOP = 4, 32, 15
 
 
-def range_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return lowest and highest value, float32 (N, 1, D) or (N, 1)."""
+def cut(step: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return positive float32 rounded toward zero to what dtype holds, as float32."""
+    if dtype == torch.float32:
+        return step
+    kept = (step.view(torch.int32) & (-1 << 16 if dtype == torch.bfloat16 else -1 << 13)).view(torch.float32)
+    return kept if dtype == torch.bfloat16 else torch.where(step < 2.0**-14, (step * 2.0**24).floor() * 2.0**-24, kept)  # subnormal
+
+
+def range_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return groups x in float32, their scales and lowest values (N, 1, D) or (N, 1)."""
     values = x.float()
-    return -((-values).amax(1, keepdim=True)), values.amax(1, keepdim=True)  # amin beside amax is not vectorised
+    low, high = -((-values).amax(1, keepdim=True)), values.amax(1, keepdim=True)  # amin beside amax is not vectorised
+    return values, cut(((high - low) / TOP).clamp(min=kivi.SCALE_FLOOR), x.dtype), low
 
 
-def codes_form(x: torch.Tensor, low: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return one byte per code, in the shape of groups x."""
-    return (((x.float() - low) / scale).round().clamp(max=TOP).to(torch.uint8),)
+def encode_tokens_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the bytes (N, GROUP / 2, D) of groups x (N, GROUP, D), two tokens of one channel each, with scale and low (N, 1, D)."""
+    values, scale, low = range_of(x)
+    pairs = torch.unflatten(values, 1, (-1, 2))
+    first, second = (((pairs[:, :, n] - low) / scale).round().clamp(max=TOP) for n in range(2))
+    return (first + 2**BITS * second).to(torch.uint8), scale, low
 
 
-def pack_tokens_form(codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the bytes (N, GROUP / 2, D) of codes (N, GROUP, D): a byte holds two tokens of one channel."""
-    pairs = torch.unflatten(codes, 1, (-1, 2))
-    return (pairs[:, :, 0] | pairs[:, :, 1] << BITS,)
+def codes_channels_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return one byte per code of groups x (N, GROUP), with scale and low (N, 1)."""
+    values, scale, low = range_of(x)
+    return ((values - low) / scale).round().clamp(max=TOP).to(torch.uint8), scale, low
 
 
 def pack_channels_form(pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -61,13 +73,10 @@ def prepare(head_dim: int, dtype: torch.dtype) -> None:
     require_value_dtype("dtype", dtype)
     with preparing() as made:
         x = torch.ones(64, GROUP, head_dim, dtype=dtype)
-        low, scale = compile_form(made, "kivi_range_token", range_form, x)
-        (codes,) = compile_form(made, "kivi_codes_token", codes_form, x, low, scale)
-        (packed,) = compile_form(made, "kivi_pack_token", pack_tokens_form, codes)
+        packed, scale, low = compile_form(made, "kivi_encode_token", encode_tokens_form, x)
         compile_form(made, "kivi_values_token", token_values_form, packed, scale.to(dtype), low.to(dtype))
         x = torch.ones(64, GROUP, dtype=dtype)
-        low, scale = compile_form(made, "kivi_range_channel", range_form, x)
-        (codes,) = compile_form(made, "kivi_codes_channel", codes_form, x, low, scale)
+        codes, scale, low = compile_form(made, "kivi_encode_channel", codes_channels_form, x)
         (packed,) = compile_form(made, "kivi_pack_channel", pack_channels_form, codes.view(torch.int16))
         compile_form(made, _unpacker(dtype), unpack_form, packed)
         compile_form(made, "kivi_values_channel", channel_values_form, codes, scale.to(dtype), low.to(dtype))
@@ -77,19 +86,17 @@ def encodes(x: torch.Tensor, bits: int, group: int, axis: kivi.Axis) -> bool:
     """Tell whether `encode` takes x."""
     if not _is_whole(x.shape, bits, group, axis) or not x.is_contiguous():
         return False
-    return has_form(f"kivi_range_{axis}", x.view(_grouped(x.shape, axis)))
+    return has_form(f"kivi_encode_{axis}", x.view(_grouped(x.shape, axis)))
 
 
 def encode(x: torch.Tensor, axis: kivi.Axis) -> kivi.Parts:
     """Return codes, scale and zero as `kivi.encode` does."""
     codes_shape, parameter_shape = kivi.stored_shapes(x.shape, BITS, GROUP, axis)
-    groups = x.view(_grouped(x.shape, axis))
-    low, high = call_form(f"kivi_range_{axis}", groups)
+    packed, scale, low = call_form(f"kivi_encode_{axis}", x.view(_grouped(x.shape, axis)))
+    if axis == "channel":
+        (packed,) = call_form("kivi_pack_channel", packed.view(torch.int16))
     low.add_(0.0)  # -0 + 0 is +0
-    scale = kivi.rounded_toward_zero(high.sub_(low).div_(TOP).clamp_(min=kivi.SCALE_FLOOR), x.dtype)
-    (codes,) = call_form(f"kivi_codes_{axis}", groups, low, scale.float())
-    (packed,) = call_form(f"kivi_pack_{axis}", codes if axis == "token" else codes.view(torch.int16))
-    return packed.view(codes_shape), scale.view(parameter_shape), low.to(x.dtype).view(parameter_shape)
+    return packed.view(codes_shape), scale.to(x.dtype).view(parameter_shape), low.to(x.dtype).view(parameter_shape)
 
 
 def decodes(parts: kivi.Parts, shape: tuple[int, ...], bits: int, group: int, axis: kivi.Axis) -> bool:

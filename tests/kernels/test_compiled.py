@@ -66,6 +66,13 @@ def test_kivi_of_4_bits_is_compiled_to_equal_bits(n_tokens: int, axis: kivi.Axis
     assert torch.equal(back, kivi.reference_decode(*expected, x.shape, 4, 32, axis, DTYPE))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_scales_are_cut_by_their_bits_as_by_a_cast_toward_zero(dtype: torch.dtype) -> None:
+    """Steps from the floor over subnormals of float16 up to its largest."""
+    step = torch.logspace(-19, 15.9, 20_001, base=2.0)
+    assert torch.equal(kivi_compiled.cut(step, dtype), kivi.rounded_toward_zero(step, dtype).float())
+
+
 @needs_compiler
 @pytest.mark.usefixtures("_prepared")
 def test_compiled_forms_serve_inference_mode_without_compiling_again() -> None:
