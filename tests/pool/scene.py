@@ -36,8 +36,8 @@ LOOPBACK = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
 
 @contextmanager
 def connected_cluster() -> Iterator[Cluster]:
-    """Start a head without room for workers and two nodes with room for one each, and connect to it."""
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
+    """Start a head and two nodes with room for one worker each, and connect to it."""
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
         for _ in range(2):
             cluster.add_node(**NODE)
