@@ -67,7 +67,7 @@ def scene(make_lab: MakeLab, tmp_path: Path, request: pytest.FixtureRequest) -> 
     tiers = [memory, BreakerTier(remote, cool_down_s=60.0)] if needs_remote else [memory]
     store = TieredStore(tiers, StoreSettings(eviction="lru", remote_timeout_s=0.05))
     service = StoreService(store, Epochs(), bytes(32), 1 << 20)
-    lab = make_lab(tmp_path / "data", restore_passages=0, load_slack_s=5.0)
+    lab = make_lab(tmp_path / "data", restore_passages=0, load_slack_s=1.0)
     yield Scene(lab, memory, remote, service, make_lab, tmp_path / "data")
     remote.gate.set()
     remote.error = None
@@ -138,7 +138,7 @@ def variant(scene: Scene) -> tuple[str, ...]:
     """Store them in one codec, then have the worker use another."""
     names = scene.ingest()
     scene.lab.worker.close()
-    scene.lab = scene.make_lab(scene.data_dir, codec="int8", restore_passages=0, load_slack_s=5.0)
+    scene.lab = scene.make_lab(scene.data_dir, codec="int8", restore_passages=0, load_slack_s=1.0)
     return names
 
 
