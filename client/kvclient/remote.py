@@ -15,6 +15,7 @@ from kvclient.lanes.choice import LaneName, Lanes
 from kvclient.lanes.frames import Found
 from kvclient.lanes.grpc_lane import GrpcLane
 from kvclient.lanes.lane import Lane
+from kvclient.on_behalf import on_behalf
 from kvclient.retry import Deadline, Retry
 from kvclient.status import answered, typed
 from kvproto.v1 import store_pb2 as pb
@@ -152,7 +153,7 @@ class RemoteStore:
 
         def ask(left_s: float) -> EpochAnswer:
             with typed():
-                stream = self._stub.Epochs(request, timeout=left_s, metadata=self._metadata)
+                stream = self._stub.Epochs(request, timeout=left_s, metadata=on_behalf(self._metadata))
                 try:
                     return wire.epoch_answer_from_wire(stream)
                 finally:
@@ -164,7 +165,7 @@ class RemoteStore:
         """Iterate over at most `limit` stored chunks, most recently used first."""
         request = pb.ListRequest(limit=max(0, min(limit, wire.MAX_ENTRIES)))
         with typed():
-            stream = self._stub.List(request, timeout=self._timeout_s, metadata=self._metadata)
+            stream = self._stub.List(request, timeout=self._timeout_s, metadata=on_behalf(self._metadata))
             try:
                 yield from map(wire.entry_from_wire, stream)
             finally:
@@ -233,7 +234,7 @@ class RemoteStore:
     def _unary(self, method: Callable[..., T], request: object, left_s: float) -> T:
         """Make one call."""
         with typed():
-            return answered(method(request, timeout=left_s, metadata=self._metadata))
+            return answered(method(request, timeout=left_s, metadata=on_behalf(self._metadata)))
 
     def _again(self, operation: Callable[[float], T], timeout_s: float | None = None) -> T:
         """Run an idempotent operation, trying again as `retry` says."""
