@@ -59,6 +59,7 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench race --csv tests/bench/results.csv
 	$(BIN)/larder bench faults --csv tests/bench/results.csv
 	$(BIN)/larder bench planner --csv tests/bench/results.csv
+	$(BIN)/larder bench routing --csv tests/bench/results.csv
 	$(BIN)/larder bench codecs --csv tests/bench/results.csv
 	$(BIN)/larder bench quotas --csv tests/bench/results.csv
 

@@ -29,6 +29,7 @@ from kvworker.settings import WorkerSettings
 
 OBJECT_STORE_BYTES = 80 << 20
 NODE = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
+NOTICES_DEATHS = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 N_DOCUMENTS, N_PASSAGES, N_TOKENS = 6, 3, 6
 ASK_S = 60.0  # of a machine that starts models beside; nothing may come near it
 LOOPBACK = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
@@ -37,7 +38,8 @@ LOOPBACK = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
 @contextmanager
 def connected_cluster() -> Iterator[Cluster]:
     """Start a head and two nodes with room for one worker each, and connect to it."""
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    head = {**NODE, "include_dashboard": False, "_system_config": NOTICES_DEATHS}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
             cluster.add_node(**NODE)
