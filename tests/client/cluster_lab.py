@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
+from kvclient.cluster.members import Members
+from kvclient.cluster.roster import Pace
+from kvclient.cluster.store import ClusterStore
+from kvclient.cluster.together import Together
 from kvclient.retry import Retry
-from kvclient.roster import Pace
-from kvclient.together import Together
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
 from kvstore.core.blob import Buffer
 from kvstore.core.epochs import EpochAnswer, EpochBook
@@ -41,7 +41,7 @@ class Inline(Together):
 
 @dataclass
 class LabServer:
-    """One tenant's view of one store; with `error` set every call raises it. Implements `kvclient.member.Server`."""
+    """One tenant's view of one store; with `error` set every call raises it. Implements `kvclient.cluster.member.Server`."""
 
     service: StoreService
     tenant: str

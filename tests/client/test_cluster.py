@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
+from kvclient.cluster.members import Members
+from kvclient.cluster.store import ClusterStore
 from kvstore.core.api import PutNote, Scope, Status
 from kvstore.core.errors import AuthError, CapacityError, ConfigError, CorruptError, DeadlineError, KVError, TierUnavailableError
 from kvstore.core.key import ChunkKey

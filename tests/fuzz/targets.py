@@ -13,9 +13,9 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from kvclient import wire
+from kvclient.cluster.members import Members
 from kvclient.lanes import frames
 from kvclient.lanes.share import Share
-from kvclient.members import Members
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core import canonical
 from kvstore.core.api import Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats, TierStats

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvclient.member import Server
+from kvclient.cluster.member import Server
 from kvstore.core.api import Scope
 from kvstore.core.epochs import Epoch, behind, larger
 from kvstore.core.errors import ConfigError, ForbiddenError, InvalidInputError

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from kvclient.channel import ClientTLS
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
+from kvclient.cluster.connect import connect_stores
+from kvclient.cluster.members import Members
+from kvclient.cluster.roster import Pace
+from kvclient.cluster.store import ClusterStore
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
-from kvclient.roster import Pace
-from kvclient.stores import connect_stores
 from kvstore.core.api import PutNote, Scope, Status
 from kvstore.core.errors import ConfigError, TierUnavailableError
 from kvstore.server.config import AuthConfig, DiskConfig, RedisConfig, StoreConfig, TiersConfig, TLSConfig

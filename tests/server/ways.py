@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import get_args
 
-from kvclient.cluster import ClusterStore
+from kvclient.cluster.members import Members
+from kvclient.cluster.store import ClusterStore
 from kvclient.lanes.choice import LaneName
-from kvclient.members import Members
 from kvstore.core.api import BlobReader, StoreAPI
 from kvstore.core.blob import parse_header
 from kvstore.server.service import StoreService

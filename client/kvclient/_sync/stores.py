@@ -11,10 +11,10 @@ from kvclient._sync.calls import Calls
 from kvclient._sync.fetch import Fetched, collect_chunk
 from kvclient._sync.services import Services
 from kvclient.channel import Metadata
+from kvclient.cluster.member import GONE
+from kvclient.cluster.members import Members
 from kvclient.lanes.frames import pack_keys
 from kvclient.lanes.grpc_lane import GET
-from kvclient.member import GONE
-from kvclient.members import Members
 from kvclient.retry import Deadline, Retry
 from kvclient.turns import Turns
 from kvclient.wire import MAX_KEYS, hit_from_wire, key_to_wire, scope_to_wire

@@ -10,10 +10,10 @@ from types import TracebackType
 
 from kvclient import Larder
 from kvclient.channel import ClientTLS, discover_token
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
+from kvclient.cluster.connect import connect_stores
+from kvclient.cluster.members import Members
+from kvclient.cluster.store import ClusterStore
 from kvclient.remote import RemoteStore
-from kvclient.stores import connect_stores
 from kvclient.traces import export_traces
 from kvstore.core.errors import ConfigError, UnsupportedError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kvclient.channel import ClientTLS
-from kvclient.cluster import MAX_REPLICAS
-from kvclient.members import Members
+from kvclient.cluster.members import Members
+from kvclient.cluster.store import MAX_REPLICAS
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
 from kvworker.ray.settings import RaySettings

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kvclient.channel import discover_token
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
+from kvclient.cluster.connect import connect_stores
+from kvclient.cluster.members import Members
+from kvclient.cluster.store import ClusterStore
 from kvclient.remote import RemoteStore
-from kvclient.stores import connect_stores
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import AuthError
 from kvworker.serve.config import StoreAddress

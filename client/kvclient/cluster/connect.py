@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kvclient.channel import ClientTLS
-from kvclient.cluster import ClusterStore
-from kvclient.members import Members
+from kvclient.cluster.members import Members
+from kvclient.cluster.store import ClusterStore
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
 

@@ -11,12 +11,12 @@ from itertools import islice
 from typing import TypeVar
 
 from kvclient.attempts import Attempts
-from kvclient.member import GONE, Member, Server
-from kvclient.members import Members, Resolve, resolve_name
-from kvclient.merge import better, merged_entries, merged_explanation, merged_stats
+from kvclient.cluster.member import GONE, Member, Server
+from kvclient.cluster.members import Members, Resolve, resolve_name
+from kvclient.cluster.merge import better, merged_entries, merged_explanation, merged_stats
+from kvclient.cluster.roster import Pace, Roster
+from kvclient.cluster.together import Together
 from kvclient.retry import Deadline, Retry
-from kvclient.roster import Pace, Roster
-from kvclient.together import Together
 from kvstore.core.api import BlobReader, Entry, Explanation, Hit, PutNote, PutReceipt, Scope, Status, StoreStats
 from kvstore.core.blob import Buffer, key_of, parse_header
 from kvstore.core.errors import CapacityError, ConfigError, DeadlineError, KVError, TierUnavailableError

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from kvclient.member import GONE, Member, Server
-from kvclient.members import Members, Resolve, resolve_name
-from kvclient.together import Together
+from kvclient.cluster.member import GONE, Member, Server
+from kvclient.cluster.members import Members, Resolve, resolve_name
+from kvclient.cluster.together import Together
 from kvstore.core.api import Scope
 from kvstore.core.epochs import Epoch, EpochBook, behind, larger
 from kvstore.core.errors import KVError, TierUnavailableError
