@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvstore.core.allocator import keep_large_blocks
 from kvstore.core.errors import KVError
-from kvstore.server.auth import open_authenticator
+from kvstore.server.access.auth import open_authenticator
 from kvstore.server.config import StoreConfig, load_config
 from kvstore.server.logs import log_to_stderr
 from kvstore.server.observe.opening import observing

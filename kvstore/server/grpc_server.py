@@ -14,9 +14,9 @@ from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from kvclient.channel import is_loopback
 from kvstore.core.errors import ConfigError, UnsupportedError
-from kvstore.server.audit import AuditLog
+from kvstore.server.access.audit import AuditLog
+from kvstore.server.access.certificates import Certificates
 from kvstore.server.budget import ByteBudget
-from kvstore.server.certificates import Certificates
 from kvstore.server.config import ServerConfig
 from kvstore.server.guard import Guard, SilenceWatch
 from kvstore.server.observe.calls import CallLog

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from kvclient.status import ERROR_KEY, RETRY_KEY
 from kvstore.core.errors import AuthError, FormatError, KVError
-from kvstore.server.audit import AuditLog
+from kvstore.server.access.audit import AuditLog
 from kvstore.server.observe.calls import OK, CallLog
 from kvstore.server.visit import Visit
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kvstore.core.pool import BufferPool
 from kvstore.core.units import format_nbytes
-from kvstore.server.audit import open_audit
-from kvstore.server.auth import TokenAuthenticator
+from kvstore.server.access.audit import open_audit
+from kvstore.server.access.auth import TokenAuthenticator
 from kvstore.server.config import EncryptionConfig, StoreConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService

@@ -15,10 +15,10 @@ from kvstore.core.key import ChunkKey, storage_key, tenant_secret
 from kvstore.core.manifest import Manifest
 from kvstore.core.reasons import meaning_of
 from kvstore.core.units import format_nbytes
+from kvstore.server.access.quotas import Allowance, Holdings
 from kvstore.server.config import QuotaConfig
 from kvstore.server.observe.calls import CallLog
 from kvstore.server.observe.tally import Tally
-from kvstore.server.quotas import Allowance, Holdings
 from kvstore.server.reader import StoredReader
 from kvstore.server.recent import RecentKeys
 from kvstore.server.typed_errors import TypedErrors, ours

@@ -9,8 +9,8 @@ import grpc
 from kvclient import wire
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1 import store_pb2_grpc as pb_grpc
-from kvstore.server.auth import TokenAuthenticator
-from kvstore.server.entrance import Entrance
+from kvstore.server.access.auth import TokenAuthenticator
+from kvstore.server.access.entrance import Entrance
 from kvstore.server.grpc_server import Registration, RpcServer
 from kvstore.server.lanes.doors import Doors
 from kvstore.server.lanes.grpc_lane import GrpcLaneServicer

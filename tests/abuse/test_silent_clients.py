@@ -21,7 +21,7 @@ from kvclient.lanes.frames import Kind
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.retry import Retry
 from kvstore.core.api import PutNote
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.grpc_server import RpcServer
 from tests.lanes.raw import connect, doors_of, soon
 from tests.server.chunks import key, make_blob, make_service

@@ -17,7 +17,7 @@ from kvproto.v1 import store_pb2 as pb
 from kvstore.core.api import BlobReader, PutNote
 from kvstore.core.errors import KVError
 from kvstore.core.pool import BufferPool
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import BoundStore, StoreService
 from tests.faults.proxy import Fault, FaultProxy, Way, draw_fault

@@ -12,7 +12,7 @@ from kvclient.lanes.share import Share
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import PutNote
 from kvstore.core.blob import header_nbytes
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.session import Session

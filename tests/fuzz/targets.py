@@ -26,8 +26,8 @@ from kvstore.core.errors import FormatError
 from kvstore.core.key import ChunkKey
 from kvstore.core.pool import BufferPool
 from kvstore.core.tokens import parse_tokens
-from kvstore.server.auth import TokenAuthenticator, known_tokens
-from kvstore.server.jwt_tokens import JwtVerifier, parse_jwks
+from kvstore.server.access.auth import TokenAuthenticator, known_tokens
+from kvstore.server.access.jwt_tokens import JwtVerifier, parse_jwks
 from kvstore.server.lanes.session import announced_nbytes
 from kvstore.simulate.trace import HEADER, Asked, TraceRequest, read_trace, write_request
 from kvstore.store import sealed

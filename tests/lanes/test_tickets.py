@@ -12,7 +12,7 @@ from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, Kind, pack_keys, parse
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import PutNote, Status
 from kvstore.core.errors import AuthError, CapacityError, TierUnavailableError
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.lanes import tickets as tickets_module
 from kvstore.server.lanes.tickets import LIFETIME_S, TICKET_NBYTES, Tickets

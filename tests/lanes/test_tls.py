@@ -19,7 +19,7 @@ from kvclient.retry import Retry
 from kvstore.core.api import PutNote
 from kvstore.core.errors import TierUnavailableError
 from kvstore.core.pool import BufferPool
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.config import LanesConfig, ServerConfig, TLSConfig
 from kvstore.server.grpc_server import RpcServer
 from tests.certificates import make_certificates

@@ -10,7 +10,7 @@ import pytest
 from kvstore.core.api import PutNote
 from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import Identity, Metadata, TokenAuthenticator, known_tokens
+from kvstore.server.access.auth import Identity, Metadata, TokenAuthenticator, known_tokens
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.observe import names

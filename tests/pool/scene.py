@@ -16,7 +16,7 @@ from ray.cluster_utils import Cluster
 from kvclient import Larder
 from kvclient.retry import Retry
 from kvstore.core.tokens import read_tokens
-from kvstore.server.auth import open_authenticator
+from kvstore.server.access.auth import open_authenticator
 from kvstore.server.config import DiskConfig, MemoryConfig, ServerConfig, StoreConfig, TiersConfig
 from kvstore.server.opening import open_store, serve_store
 from kvworker.ray.command import pooled

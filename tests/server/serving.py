@@ -10,7 +10,7 @@ from kvclient.lanes.choice import LaneName
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import TokenAuthenticator, known_tokens
+from kvstore.server.access.auth import TokenAuthenticator, known_tokens
 from kvstore.server.config import LanesConfig, ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService

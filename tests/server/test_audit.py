@@ -21,12 +21,12 @@ from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote, Scope
 from kvstore.core.errors import AuthError, ForbiddenError
 from kvstore.core.tokens import Credential
-from kvstore.server import audit as audit_module
-from kvstore.server.audit import AuditLog
-from kvstore.server.auth import Identity, TokenAuthenticator, known_tokens
+from kvstore.server.access import audit as audit_module
+from kvstore.server.access.audit import AuditLog
+from kvstore.server.access.auth import Identity, TokenAuthenticator, known_tokens
+from kvstore.server.access.jwt_tokens import JwtVerifier
 from kvstore.server.config import LanesConfig, ServerConfig
 from kvstore.server.grpc_server import RpcServer
-from kvstore.server.jwt_tokens import JwtVerifier
 from kvstore.server.store_servicer import register_store
 from tests.lanes.raw import connect, doors_of, soon, until
 from tests.server.chunks import key, make_blob, make_service

@@ -10,7 +10,7 @@ import pytest
 from kvclient.channel import discover_token
 from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import Credential, create_tokens, read_tokens
-from kvstore.server.auth import TokenAuthenticator, known_tokens, open_authenticator
+from kvstore.server.access.auth import TokenAuthenticator, known_tokens, open_authenticator
 from kvstore.server.config import AuthConfig
 
 LOCAL = "127.0.0.1:7420"

@@ -16,8 +16,8 @@ from kvclient.retry import Retry
 from kvstore.core.api import PutNote
 from kvstore.core.errors import ConfigError, TierUnavailableError
 from kvstore.core.pool import BufferPool
-from kvstore.server.auth import Identity
-from kvstore.server.certificates import Certificates
+from kvstore.server.access.auth import Identity
+from kvstore.server.access.certificates import Certificates
 from kvstore.server.config import ServerConfig, TLSConfig
 from kvstore.server.grpc_server import RpcServer
 from tests.certificates import make_certificates

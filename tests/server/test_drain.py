@@ -30,7 +30,7 @@ from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.core.api import PutNote, Status
 from kvstore.core.errors import ConfigError, KVError
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import TokenAuthenticator, known_tokens
+from kvstore.server.access.auth import TokenAuthenticator, known_tokens
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.store_servicer import register_store

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from kvstore.core.errors import AuthError, ConfigError
-from kvstore.server.auth import TokenAuthenticator, open_authenticator
+from kvstore.server.access.auth import TokenAuthenticator, open_authenticator
+from kvstore.server.access.jwt_tokens import JwtVerifier, parse_jwks
 from kvstore.server.config import AuthConfig
-from kvstore.server.jwt_tokens import JwtVerifier, parse_jwks
 from tests.server.issuer import claims, make_token, private_key, public_jwk, unsigned, write_jwks
 
 

@@ -17,8 +17,8 @@ from kvclient.remote import RemoteStore
 from kvclient.retry import Deadline, Retry
 from kvstore.core.api import PutNote, Scope, Status
 from kvstore.core.errors import ConfigError, KVError, QuotaError
+from kvstore.server.access.quotas import Allowance
 from kvstore.server.config import QuotaConfig
-from kvstore.server.quotas import Allowance
 from kvstore.server.service import StoreService
 from kvstore.store.disk import DiskTier
 from kvstore.store.epochs import Epochs

@@ -12,7 +12,7 @@ from kvclient import Larder
 from kvclient.remote import RemoteStore
 from kvproto.v1 import context_pb2 as pb
 from kvstore.core.tokens import Credential
-from kvstore.server.auth import TokenAuthenticator, known_tokens
+from kvstore.server.access.auth import TokenAuthenticator, known_tokens
 from kvstore.server.config import DiskConfig, LanesConfig, MemoryConfig, RedisConfig, ServerConfig, StoreConfig, TiersConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.opening import open_store

@@ -10,11 +10,11 @@ from pathlib import Path
 from kvclient.lanes.choice import machine_id
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core.errors import ConfigError
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
+from kvstore.server.access.certificates import Certificates
+from kvstore.server.access.entrance import Entrance
 from kvstore.server.budget import ByteBudget
-from kvstore.server.certificates import Certificates
 from kvstore.server.config import LanesConfig, ServerConfig
-from kvstore.server.entrance import Entrance
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.listener import Listener, listen_tcp, listen_unix
 from kvstore.server.lanes.tickets import Tickets

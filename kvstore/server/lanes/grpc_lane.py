@@ -12,8 +12,8 @@ from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError
 from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.reading import land_all
+from kvstore.server.access.entrance import Entrance
 from kvstore.server.budget import ByteBudget
-from kvstore.server.entrance import Entrance
 from kvstore.server.lanes.session import announced_nbytes, found
 from kvstore.store.results import Opened
 

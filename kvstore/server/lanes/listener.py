@@ -18,8 +18,8 @@ from kvclient.lanes.frames import MAX_HEAD_NBYTES, Kind, pack_count, pack_direct
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import near_buffer_bytes, tune
 from kvstore.core.errors import AuthError, ConfigError, KVError
+from kvstore.server.access.entrance import Entrance
 from kvstore.server.budget import ByteBudget
-from kvstore.server.entrance import Entrance
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing

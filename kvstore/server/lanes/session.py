@@ -27,7 +27,7 @@ from kvstore.core.errors import CapacityError, FormatError, KVError, QuotaError,
 from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from kvstore.core.errors import AuthError, CapacityError
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 
 TICKET_NBYTES = 32
 LIFETIME_S = 10.0

@@ -10,8 +10,8 @@ from dataclasses import replace
 from kvclient.channel import is_loopback
 from kvclient.traces import export_traces
 from kvstore.core.errors import AuthError
-from kvstore.server.auth import Authenticate
-from kvstore.server.certificates import Certificates
+from kvstore.server.access.auth import Authenticate
+from kvstore.server.access.certificates import Certificates
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.observe.observatory import MayWatch, Observatory
 from kvstore.server.observe.source import Source

@@ -23,7 +23,7 @@ from kvclient.remote import RemoteStore
 from kvstore.core.api import PutNote
 from kvstore.core.errors import QuotaError
 from kvstore.core.key import ChunkKey
-from kvstore.server.auth import open_authenticator
+from kvstore.server.access.auth import open_authenticator
 from kvstore.server.config import DiskConfig, MemoryConfig, QuotaConfig, ServerConfig, StoreConfig, TiersConfig
 from kvstore.server.opening import open_store, serve_store
 from kvworker.bench.benchmark import Asked, show_rows

@@ -12,7 +12,7 @@ import grpc
 from kvclient.messages import report_from
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
-from kvstore.server.auth import Authenticate
+from kvstore.server.access.auth import Authenticate
 from kvworker.route.board import Board
 from kvworker.route.forward import Forwarder, Request
 from kvworker.route.learn import learn

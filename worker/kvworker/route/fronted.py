@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kvclient.channel import ClientTLS
-from kvstore.server.audit import open_audit
-from kvstore.server.auth import open_authenticator
+from kvstore.server.access.audit import open_audit
+from kvstore.server.access.auth import open_authenticator
 from kvstore.server.config import AuthConfig, ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.observe.opening import observing

@@ -9,8 +9,8 @@ from types import TracebackType
 
 from kvproto.v1 import context_pb2 as pb
 from kvstore.core.allocator import keep_large_blocks, leave_alone
-from kvstore.server.audit import open_audit
-from kvstore.server.auth import Authenticate, open_authenticator
+from kvstore.server.access.audit import open_audit
+from kvstore.server.access.auth import Authenticate, open_authenticator
 from kvstore.server.cli import stop_signals
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
 from kvstore.server.config import ServerConfig, load

@@ -14,7 +14,7 @@ from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core import calling
 from kvstore.core.api import StoreAPI
 from kvstore.core.errors import InvalidInputError
-from kvstore.server.auth import Authenticate
+from kvstore.server.access.auth import Authenticate
 from kvworker.answer.answer import Question
 from kvworker.answer.report import passage_record
 from kvworker.engine.sampling import Sampling

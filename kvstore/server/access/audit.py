@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kvstore.core.errors import KVError
-from kvstore.server.auth import Identity
+from kvstore.server.access.auth import Identity
 from kvstore.server.config import AuthConfig
 
 REFUSALS_PER_S = 1.0

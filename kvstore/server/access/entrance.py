@@ -10,8 +10,8 @@ import grpc
 
 from kvstore.core import calling
 from kvstore.core.errors import ForbiddenError, KVError
-from kvstore.server.audit import AuditLog
-from kvstore.server.auth import Identity, TokenAuthenticator
+from kvstore.server.access.audit import AuditLog
+from kvstore.server.access.auth import Identity, TokenAuthenticator
 from kvstore.server.service import BoundStore, StoreService
 
 

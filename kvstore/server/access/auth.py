@@ -12,8 +12,8 @@ from pathlib import Path
 
 from kvstore.core.errors import AuthError
 from kvstore.core.tokens import MAX_TOKEN_LENGTH, Credential, create_tokens, read_tokens
+from kvstore.server.access.jwt_tokens import MAX_JWT_LENGTH, Claims, JwtVerifier
 from kvstore.server.config import AuthConfig
-from kvstore.server.jwt_tokens import MAX_JWT_LENGTH, Claims, JwtVerifier
 from kvstore.store.changing import Changing
 
 Metadata = Sequence[tuple[str, str | bytes]]
