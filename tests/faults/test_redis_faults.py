@@ -77,7 +77,7 @@ def test_a_redis_that_does_not_answer_costs_one_deadline_and_then_nothing(
     assert isinstance(store.get(key), Opened)
     assert isinstance(first, Miss)
     assert first.reason in ("timeout", "unavailable")
-    assert others == [Miss("unavailable")] * (N_CHUNKS - 1)
+    assert others == [Miss("breaker")] * (N_CHUNKS - 1)
     assert waited_s < DEADLINE_S + SLACK_S
     assert spared_s < DEADLINE_S
     server.resume() if fault is RedisServer.pause else None
