@@ -26,7 +26,7 @@ def job_of(engine: Engine, course: Course, costs: CostModel, sampling: Sampling,
     """Return what to do for a planned request; loads that are not raced are waited for `patience_s` seconds."""
     plan, layout, policy = course.plan, engine.identity.layout, course.choice.policy
     straight = _straight(course, costs.overlap if policy.is_pipelined else 0.0)
-    is_raced = not course.is_binding and is_worth_racing(plan, straight.seconds)
+    is_raced = not course.is_binding and (is_worth_racing(plan, straight.seconds) or _outlasts(plan, straight, patience_s))
     controller: Controller
     if is_raced:
         offers: list[Mapping[int, Offer]] = [*plan.terms.offers, {}]
@@ -77,6 +77,11 @@ def is_worth_racing(plan: Plan, straight_s: float) -> bool:
     has_loads = any(isinstance(item, Load) for item in plan.items)
     is_known = plan.planned_s is not None and straight_s < math.inf
     return has_loads and is_known and (plan.planned_s or 0.0) + _EVENT_S * len(plan.items) < straight_s * _WORTH_RACING
+
+
+def _outlasts(plan: Plan, straight: _StraightPlan, patience_s: float) -> bool:
+    """Tell whether loading takes longer than it is waited for: then computing begins beside it anyway, and a race shares out the chunks."""
+    return plan.planned_s is not None and patience_s < straight.load_s < math.inf
 
 
 def _correct(course: Course, straight: _StraightPlan, costs: CostModel) -> None:
