@@ -67,7 +67,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def known_costs(scene: Scene) -> None:
     """Have a race look worthwhile: loading takes about as long as computing."""
     model = calibrate_once(scene)
-    nbytes, tier = scene.store.largest_nbytes, scene.store.tier
+    nbytes, tier = max(entry.nbytes for entry in scene.store.entries()), scene.store.tier
     compute_s = model.predict_prefill(64, 32) or 0.01
     for _ in range(3):
         model = model.observe(ReadSample(tier, nbytes, compute_s / 2)).observe(PrefillSample(64, 32.0, compute_s))

@@ -40,11 +40,6 @@ class FaultyStore(ThrottledStore):
         self._blobs: dict[ChunkKey, bytes] = {}
         self.strike(None)
 
-    @property
-    def largest_nbytes(self) -> int:
-        """Bytes of the largest chunk."""
-        return max(map(len, self._blobs.values()))
-
     def strike(self, fault: Fault | None) -> None:
         """Choose what goes wrong from now on, None for nothing; the store is alive again."""
         self._fault, self.is_dead, self._numbers = fault, False, count()
