@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kvstore.core.errors import ConfigError
+from kvstore.server.config import ServerConfig
+from kvworker.ray.actor import beside_others
 from kvworker.ray.scale import wanted_workers
 from kvworker.ray.settings import RaySettings
 
@@ -51,3 +53,11 @@ def test_what_can_not_be_is_refused(change: dict[str, float]) -> None:
     """Before anything starts."""
     with pytest.raises(ConfigError, match=r"ray\."):
         RaySettings(**change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("metrics", "own"), [("0.0.0.0:7430", "0.0.0.0:0"), ("127.0.0.1:0", "127.0.0.1:0"), ("", "")])
+def test_actors_of_one_node_listen_beside_each_other(metrics: str, own: str) -> None:
+    """A port that is configured could be had by one of them only."""
+    configured = ServerConfig(address="127.0.0.1:7421", metrics_address=metrics, allow_plaintext=True)
+    listening = beside_others(configured, "127.0.0.1")
+    assert (listening.address, listening.metrics_address) == ("127.0.0.1:0", own)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import ray
 
+from kvstore.core.allocator import leave_alone
 from kvstore.server.config import ServerConfig
 from kvworker.serve.config import WorkerConfig
 
@@ -29,7 +30,8 @@ class WorkerActor:
 
         prepare(config.server)
         host = config.ray.host or ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        self._served = ServedWorker(replace(config, server=replace(config.server, address=f"{host}:0")))
+        self._served = ServedWorker(replace(config, server=beside_others(config.server, host)))
+        leave_alone()
 
     def address(self) -> str:
         """Return where the worker listens."""
