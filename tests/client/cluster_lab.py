@@ -16,8 +16,11 @@ from kvstore.core.epochs import EpochAnswer, EpochBook
 from kvstore.core.errors import KVError, TierUnavailableError
 from kvstore.core.key import ChunkKey
 from kvstore.server.service import StoreService
-from tests.server.chunks import make_service
+from tests.server.chunks import key, make_blob, make_service
 
+BLOBS = [make_blob(seed) for seed in range(48)]
+KEYS = [key(blob) for blob in BLOBS]
+TENANT = Scope("tenant")
 PACE = Pace(fresh_s=5.0, first_pause_s=1.0, longest_pause_s=4.0, resolve_s=5.0)
 
 
@@ -167,3 +170,19 @@ class ClusterLab:
             client.close()
         for store in self.stores.values():
             store.service.close()
+
+
+def fill(api: ClusterStore, blobs: Sequence[bytearray] = BLOBS, source: str = "") -> None:
+    """Put chunks."""
+    for blob in blobs:
+        api.put(blob, PutNote(source=source))
+
+
+def ready(api: ClusterStore, keys: Sequence[ChunkKey] = KEYS) -> list[bool]:
+    """Return which chunks a lookup finds."""
+    return [hit.status is Status.READY for hit in api.lookup(keys)]
+
+
+def owned(lab: ClusterLab, address: str) -> list[ChunkKey]:
+    """Return the keys whose chunk lies on a store and nowhere else."""
+    return [k for k in KEYS if lab.holders(k) == [address]]

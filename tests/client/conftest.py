@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvclient import Retry
+from tests.client.cluster_lab import ClusterLab
 from tests.client.fake_server import TOKEN, FakeServer
 from tests.client.twins import Asyncio, Threads, Twin
 
@@ -27,6 +28,13 @@ def store_only() -> Iterator[FakeServer]:
     fake.start(has_worker=False)
     yield fake
     fake.stop()
+
+
+@pytest.fixture
+def lab() -> Iterator[ClusterLab]:
+    """Three empty stores."""
+    with ClusterLab() as lab:
+        yield lab
 
 
 @pytest.fixture(params=[Threads, Asyncio], ids=["threads", "asyncio"])

@@ -19,6 +19,7 @@ from kvworker.serve import runtime
 from kvworker.serve.runtime import Caller, Worker
 from kvworker.settings import WorkerSettings
 from tests.engine.prompts import Tiny, load_tiny
+from tests.redis_server import RedisServer
 from tests.worker.lab import Lab
 
 TIERS = TiersConfig(memory=MemoryConfig(capacity=32 << 20), disk=DiskConfig(capacity=0))
@@ -38,6 +39,13 @@ def _one_thread() -> Iterator[None]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Return the plainest tiny model: 4 layers in 2 layer groups."""
     return load_tiny("llama", tmp_path_factory.mktemp("worker-llama"))
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """Run one Redis for all tests of catalogs."""
+    with RedisServer() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
