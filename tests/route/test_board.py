@@ -90,6 +90,15 @@ def test_a_lost_worker_is_asked_nothing_until_it_is_seen_alive_and_holds_nothing
     assert not next(state for state in board.states(WANTED) if state.name == "a").held
 
 
+def test_a_worker_that_was_late_is_asked_nothing_until_it_is_seen_alive_and_holds_what_it_held(board: Board) -> None:
+    """It did not start anew: nothing was lost."""
+    answer(board, "a")
+    board.doubt(A)
+    assert chosen(board) == "b"
+    board.alive(A)
+    assert chosen(board) == "a"
+
+
 def test_news_of_the_place_where_a_worker_was_are_no_news_of_it(board: Board) -> None:
     """A health check of the dead process may fail after the new one joined."""
     board.join("a", "127.0.0.1:3")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from kvclient import Larder
 from kvstore.core.errors import AuthError, CapacityError, InvalidInputError, KVError, NotFoundError, TierUnavailableError
 from kvworker.route.choose import choose
+from kvworker.route.usual import Usual
 from tests.route.fakes import ANSWER, TOKEN, Script, fronted
 
 
@@ -77,6 +80,28 @@ def test_a_worker_that_goes_silent_is_given_up_and_its_calls_are_done_by_another
         assert hung.entered.wait(10)
         scene.board.give_up(("a", scene.servers["a"].address))
         assert [token.id for token in answer.finish().tokens] == list(ANSWER)
+
+
+def test_a_worker_that_is_late_with_its_first_token_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is asked too; the late one is told to stop, and given nothing more until it is seen alive."""
+    monkeypatch.setattr(Usual, "late_s", 0.05)
+    hung = Script("a", failing="hang")
+    with fronted(hung, Script("b")) as scene:
+        assert scene.ask("1" * 8) == list(ANSWER)
+        assert hung.ended.wait(10)
+
+
+def test_a_late_worker_is_waited_for_where_it_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nobody to ask instead, and it keeps its other questions."""
+    monkeypatch.setattr(Usual, "late_s", 0.05)
+    hung = Script("a", failing="hang")
+    with fronted(hung) as scene, ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(scene.ask, "1" * 8)
+        assert hung.entered.wait(10)
+        with pytest.raises(TimeoutError):
+            asked.result(0.2)
+        hung.gate.set()
+        assert asked.result(10) == list(ANSWER)
 
 
 def test_a_caller_who_leaves_ends_the_call_at_the_worker() -> None:

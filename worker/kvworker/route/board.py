@@ -90,6 +90,12 @@ class Board:
                 member.is_serving = False
                 member.holdings.clear()
 
+    def doubt(self, place: Place) -> None:
+        """Note that a worker is late: it is given nothing more until it is seen alive, and may finish what it has."""
+        with self._changed:
+            if member := self._at(place):
+                member.is_serving = False
+
     def give_up(self, place: Place) -> None:
         """Note that a worker is silent, which is worse: what it had begun is ended, so that others do it."""
         self.lost(place)
@@ -100,7 +106,7 @@ class Board:
     def answered(self, turn: Turn, held: Mapping[PassageKey, int], brought_nbytes: int, brought_s: float, waited_s: float) -> None:
         """Learn from an answer: what the worker has at hand now, how long it took to bring what it had not, and how long it waited."""
         with self._changed:
-            if member := self._at((turn.name, turn.address)):
+            if member := self._at(turn.place):
                 member.holdings.add(held)
                 if brought_nbytes and brought_s > 0:
                     member.bytes_per_s += _WEIGHT * (brought_nbytes / brought_s - member.bytes_per_s)
@@ -135,7 +141,7 @@ class Board:
         with self._changed:
             turn = Turn(member.name, member.address, len(member.turns))
             member.turns.add(turn)
-            is_there = self._at((turn.name, turn.address)) is member
+            is_there = self._at(turn.place) is member
         if not is_there:
             turn.cancel()
         try:

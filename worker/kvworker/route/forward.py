@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,9 @@ from kvstore.core.tracing import TRACE_KEY
 from kvworker.route.board import Board, Place
 from kvworker.route.choose import PassageKey
 from kvworker.route.links import Links
+from kvworker.route.soonest import Begun, Soonest
 from kvworker.route.turn import Turn
+from kvworker.route.usual import Usual
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ class Request:
         and what the caller has heard is compared by this and left out.
     only : str
         The worker to ask if it takes requests; "" for any.
+    usual : Usual or None
+        How soon such calls are answered: a second worker is asked too where the first is late. None where that would cost too much.
     """
 
     method: str
@@ -54,13 +59,14 @@ class Request:
     wanted: Mapping[PassageKey, int] = field(default_factory=dict)
     same: Callable[[Any], object] = lambda message: message.SerializeToString(deterministic=True)
     only: str = ""
+    usual: Usual | None = None
 
 
 class Forwarder:
     """Hands calls on to the workers of a board. Thread-safe."""
 
     def __init__(self, board: Board, links: Links, retry: Retry | None = None) -> None:
-        self._board, self._links = board, links
+        self._board, self._links, self._soonest = board, links, Soonest()
         self._retry = retry or Retry(_TURNS)
 
     def stream(self, request: Request, context: grpc.ServicerContext) -> Iterator[tuple[Turn, Any]]:
@@ -73,17 +79,17 @@ class Forwarder:
         heard: list[object] = []
         failed: set[Place] = set()
         for attempt in range(1, self._retry.attempts + 1):
-            with self._board.turn(request.wanted, request.only, failed, deadline.left_s(), context.is_active) as turn:
-                if not context.add_callback(turn.cancel):
-                    turn.cancel()
+            with ExitStack() as stack:
+                turn = self._take(stack, request, context, failed, deadline.left_s())
                 try:
-                    for message in _behind(heard, self._answers(turn, request, context), request.same):
+                    turn, messages = self._answering(stack, turn, request, context, failed)
+                    for message in _behind(heard, messages, request.same):
                         yield turn, message
                     return
                 except KVError as error:
                     self._judge(turn, error, context.is_active() and attempt < self._retry.attempts)
                     reason = str(error)
-            failed.add((turn.name, turn.address))
+            failed.add(turn.place)
             _log.warning("worker %s did not finish %s, another one does: %s", turn.name, request.method, reason)
             if len(failed) >= len(self._board.places()):
                 self._retry.sleep(self._retry.pause_s(attempt))
@@ -93,6 +99,39 @@ class Forwarder:
         for _, message in self.stream(request, context):
             return message
         raise TierUnavailableError(f"a worker ended {request.method} without an answer; send it again")
+
+    def close(self) -> None:
+        """Begin no more calls."""
+        self._soonest.close()
+
+    def _take(self, stack: ExitStack, request: Request, context: grpc.ServicerContext, but: Collection[Place], patience_s: float) -> Turn:
+        """Choose a worker for as long as the stack lasts; a caller who leaves ends its call."""
+        turn = stack.enter_context(self._board.turn(request.wanted, request.only, but, patience_s, context.is_active))
+        if not context.add_callback(turn.cancel):
+            turn.cancel()
+        return turn
+
+    def _answering(
+        self, stack: ExitStack, turn: Turn, request: Request, context: grpc.ServicerContext, failed: Collection[Place]
+    ) -> tuple[Turn, Iterator[Any]]:
+        """Return who answers, and the answers: the chosen worker, or another one if that is late and the other begins before it."""
+        answers = self._answers(turn, request, context)
+        if request.usual is None:
+            return turn, answers
+
+        def begin_another() -> Begun | None:
+            try:
+                other = self._take(stack, request, context, (*failed, turn.place), 0.0)
+            except TierUnavailableError:
+                return None
+            if other.place == turn.place:  # there is no other
+                return None
+            _log.warning("worker %s is late with %s, %s is asked too", turn.name, request.method, other.name)
+            self._board.doubt(turn.place)
+            return self._soonest.begin(other, self._answers(other, request, context))
+
+        begun = self._soonest.of(self._soonest.begin(turn, answers), request.usual, begin_another)
+        return begun.turn, begun.messages()
 
     def _answers(self, turn: Turn, request: Request, context: grpc.ServicerContext) -> Iterator[Any]:
         """Call a worker and iterate over its answers; raises nothing but KVError."""
@@ -116,7 +155,7 @@ class Forwarder:
         """Return if another worker may finish the call, else raise its error; a worker that could not be reached is off the board."""
         failure = error.__cause__
         if isinstance(error, TierUnavailableError) and isinstance(failure, grpc.RpcError) and not _is_named(failure):
-            self._board.lost((turn.name, turn.address))
+            self._board.lost(turn.place)
         if not (error.retryable and may_try_again):
             raise error
 

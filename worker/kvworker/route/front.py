@@ -19,6 +19,7 @@ from kvworker.route.learn import learn
 from kvworker.route.links import Links
 from kvworker.route.names import Names
 from kvworker.route.turn import Turn
+from kvworker.route.usual import Usual
 
 _MOST_REQUESTS = 4096
 
@@ -29,13 +30,14 @@ class Front(pb_grpc.ContextServiceServicer):
     def __init__(self, board: Board, links: Links, authenticate: Authenticate) -> None:
         self._board, self._authenticate = board, authenticate
         self._forwarder, self._names = Forwarder(board, links), Names()
+        self._usual = Usual()  # of the time to the first token
         self._answered_by: OrderedDict[tuple[str, str], str] = OrderedDict()  # by tenant and request; "" is the tenant's latest
         self._lock = Lock()
 
     def Ask(self, request: pb.AskRequest, context: grpc.ServicerContext) -> Iterator[pb.AskResponse]:  # noqa: N802
         """Stream an answer from the worker that has most of it at hand, weighed against its queue."""
         tenant = self._authenticate(context.invocation_metadata()).tenant
-        call = Request("Ask", request, self._names.wanted(tenant, request.passage_ids), _token_of)
+        call = Request("Ask", request, self._names.wanted(tenant, request.passage_ids), _token_of, usual=self._usual)
         for turn, response in self._forwarder.stream(call, context):
             if response.HasField("report"):
                 self._learn(tenant, request, response.report, turn)
@@ -71,6 +73,10 @@ class Front(pb_grpc.ContextServiceServicer):
         with self._lock:
             name = self._answered_by.get((tenant, request.request_id), "")
         return self._forwarder.one(Request("ExplainAnswer", request, only=name), context)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Hand on no more calls."""
+        self._forwarder.close()
 
     def _one(self, method: str, request: Any, context: grpc.ServicerContext) -> Any:
         """Hand on a call that any worker answers alike."""

@@ -35,7 +35,8 @@ class Fronted:
         authenticate, audit = open_authenticator(tokens, auth), open_audit(auth)
         links = Links(tls)
         self._watch, self._server, self._pages = Watch(board, links), RpcServer(config, audit), ExitStack()
-        self._server.start([registration(Front(board, links, authenticate))])
+        self._front = Front(board, links, authenticate)
+        self._server.start([registration(self._front)])
         self._pages.enter_context(observing("front", self._server, [ServerSource(self._server)], authenticate))
         self._watch.start()
 
@@ -48,5 +49,6 @@ class Fronted:
         """Take no new calls, let running ones finish for a while; return whether all did."""
         is_clean = self._server.drain()
         self._pages.close()
+        self._front.close()
         self._watch.stop()
         return is_clean

@@ -29,6 +29,11 @@ class Turn:
         self._call: Call | None = None
         self._is_over = False
 
+    @property
+    def place(self) -> tuple[str, str]:
+        """The worker's name and address."""
+        return self.name, self.address
+
     def attach(self, call: Call) -> None:
         """Say which call it is; it is ended at once if the turn was cancelled before."""
         self._call = call
