@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from kvstore.core.api import StoreAPI
+from kvstore.core.api import PutNote, PutReceipt, StoreAPI
+from kvstore.core.blob import Buffer
 from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.plan import Load, Offer, PassageAsk, Request
@@ -72,6 +73,31 @@ def test_a_store_that_fails_leaves_assumed_speeds(tiny: Tiny, service: StoreServ
     assert model.predict_prefill(100, 50)
     for tier in ("device", "disk", "redis"):
         assert model.load_rates(tier, "decoded" if tier == "device" else "raw") is not None
+
+
+class Once(Wrapped):
+    """Has what is put to it the first time only."""
+
+    def put(self, blob: Buffer, note: PutNote) -> PutReceipt:
+        """Fail from the second time on."""
+        if self.puts:
+            raise TierUnavailableError("gone")
+        return super().put(blob, note)
+
+
+def test_a_store_that_goes_between_two_reads_is_as_good_as_none(tiny: Tiny, service: StoreService) -> None:
+    """One size says nothing of what the other costs, and a worker starts nevertheless."""
+    model = calibrate(tiny.engine, [RAW], Once(service.bind("calibration")))
+    assert model.load_rates("memory", "raw") is None
+    assert model.load_rates("disk", "raw") is not None
+
+
+def test_workers_that_start_together_do_not_read_each_other_s_probes(tiny: Tiny, service: StoreService) -> None:
+    """The first to be ready would delete what the other one measures."""
+    stores = [Wrapped(service.bind("calibration")) for _ in range(2)]
+    for store in stores:
+        calibrate(tiny.engine, [RAW], store)
+    assert not set(stores[0].gets) & set(stores[1].gets)
 
 
 def test_nothing_is_left_in_the_store(tiny: Tiny, service: StoreService) -> None:

@@ -6,8 +6,9 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -57,7 +58,8 @@ def calibrate(engine: Engine, codecs: Sequence[Pipeline], store: StoreAPI | None
     """
     draw = random.Random(_SEED)
     prefills = _prefill_samples(engine, draw)
-    passages = [_tokens(draw, n) for n in sorted(sample.rows for sample in prefills)[:2]]
+    own = random.Random()  # two workers that start together must not delete each other's probes
+    passages = [_tokens(own, n) for n in sorted(sample.rows for sample in prefills)[:2]]
     by_codec = [[_probe(engine, codec, ids) for ids in passages] for codec in codecs]
     probes = by_codec[0]
     samples: list[CostSample] = [
@@ -137,15 +139,16 @@ def _splice_samples(engine: Engine, probes: Sequence[_Probe]) -> Iterator[Splice
 
 
 def _read_samples(store: StoreAPI | None, probes: list[_Probe]) -> Iterator[ReadSample]:
-    """Yield timed reads of the tier that a new chunk lands in, and assumed speeds for the others."""
+    """Yield timed reads of the tier that new chunks land in, where it was timed with all of them, and assumed speeds for the others."""
+    timed: list[ReadSample] = []
     for probe in probes:
         yield ReadSample(DEVICE, sum(chunk.nbytes for chunk in probe.kv), 1e-6)
         for tier, (latency_s, bytes_per_s) in _ASSUMED.items():
             yield ReadSample(tier, len(probe.blob), latency_s + len(probe.blob) / bytes_per_s)
-        try:
-            yield from _timed_reads(store, probe) if store else ()
-        except KVError:
-            continue
+        with suppress(KVError):
+            timed += _timed_reads(store, probe) if store else ()
+    n_timed = Counter(sample.tier for sample in timed)
+    yield from (sample for sample in timed if sample.tier in _ASSUMED or n_timed[sample.tier] == len(probes))
 
 
 def _timed_reads(store: StoreAPI, probe: _Probe) -> Iterator[ReadSample]:
