@@ -5,7 +5,7 @@ Written from `proto/FORMAT.md` and independent of the worker's codecs: the tests
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvclient.numpy_packings import PACKINGS, unpack
+from kvclient.numpy_rotation import LEVELS, LIMIT, blocks_of, rotate, signs_of
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError, InvalidInputError, UnsupportedError
 from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
@@ -37,29 +38,55 @@ def decode_part(manifest: Manifest, index: int, data: Buffer) -> tuple[Floats, F
     part = manifest.parts[index]
     if not part.layers or min(part.kv_heads, part.k_dim, part.v_dim, manifest.n_tokens) < 1:
         raise FormatError(f"part {index} has a dimension of 0")
-    decode_side, params = _find_decoder(manifest)
-    fields = _Fields(part, memoryview(data).cast("B"), manifest.codec.stages[1:])
+    codec = _find_codec(manifest)
+    fields = _Fields(part, memoryview(data).cast("B"), manifest.codec.stages)
     rows = (len(part.layers), part.kv_heads, manifest.n_tokens)
     with np.errstate(all="ignore"):  # parameters that overflow decode to infinity, as in torch; they are not worth a warning
-        k = decode_side(fields, "k", (*rows, part.k_dim), manifest.dtype, params)
-        v = decode_side(fields, "v", (*rows, part.v_dim), manifest.dtype, params)
+        k = codec.decode(fields, "k", (*rows, part.k_dim), manifest.dtype)
+        v = codec.decode(fields, "v", (*rows, part.v_dim), manifest.dtype)
     if index == 0 and any(f.name == "need" for f in part.fields):
         fields.take("need", "float16", (manifest.n_tokens,))
     fields.check_all_taken()
     return k, v
 
 
-def _find_decoder(manifest: Manifest) -> tuple[SideDecoder, dict[str, Param]]:
-    """Return the function that decodes one side, and the parameters of its codec."""
-    stages, label = manifest.codec.stages, manifest.codec.label
+@dataclass(frozen=True)
+class _Codec:
+    """A quantizer with its parameters, behind as many sinks."""
+
+    n_sinks: int
+    decode_side: SideDecoder
+    params: dict[str, Param]
+
+    def decode(self, fields: _Fields, side: str, shape: Shape, dtype: str) -> Floats:
+        """Return K or V."""
+        if not self.n_sinks:
+            return self.decode_side(fields, side, shape, dtype, self.params)
+        n_first = min(self.n_sinks, shape[2])
+        first = fields.floats(f"sinks.{side}", dtype, _with_axis(shape, 2, n_first))
+        if n_first == shape[2]:
+            return first
+        rest = self.decode_side(fields, side, _with_axis(shape, 2, shape[2] - n_first), dtype, self.params)
+        return np.concatenate((first, rest), 2)
+
+
+def _find_codec(manifest: Manifest) -> _Codec:
+    """Return what decodes the chunk's codec."""
+    label, stages = manifest.codec.label, list(manifest.codec.stages)
+    n_sinks = _known_params(label, stages.pop(0), {"n": range(1, 1025)})["n"] if stages and stages[0].name == "sinks" else 0
     if not stages or stages[0].name not in _DECODERS or any(s.name not in PACKINGS for s in stages[1:]) or manifest.codec.artifact:
-        known = f"known: {', '.join(_DECODERS)}, each alone or with {', '.join(PACKINGS)}"
+        known = f"known: {', '.join(_DECODERS)}, each alone, behind sinks, or with {', '.join(PACKINGS)}"
         raise UnsupportedError(f"codec {label!r} is not known here; {known}")
     decode_side, expected = _DECODERS[stages[0].name]
-    params = dict(stages[0].params)
+    return _Codec(int(n_sinks), decode_side, _known_params(label, stages[0], expected))
+
+
+def _known_params(label: str, stage: StageSpec, expected: Mapping[str, Sequence[int]]) -> dict[str, Param]:
+    """Return a stage's parameters, which have to be among the expected ones."""
+    params = dict(stage.params)
     if set(params) != set(expected) or any(type(v) is not int or v not in expected[k] for k, v in params.items()):
-        raise UnsupportedError(f"codec {label!r} with parameters {params} is not known here; known: {expected}")
-    return decode_side, params
+        raise UnsupportedError(f"codec {label!r} with parameters {params} is not known here; known: {dict(expected)}")
+    return params
 
 
 @dataclass
@@ -176,8 +203,35 @@ def _decode_kivi(fields: _Fields, side: str, shape: Shape, dtype: str, params: d
     return _round_to(np.moveaxis(codes, -1, axis).astype(np.float32) * scale + zero, dtype)
 
 
+def _decode_hadamard(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return code times scale plus zero of every block, turned back."""
+    bits = int(params["bits"])
+    blocks = blocks_of(shape[-1], bits)
+    packed = fields.take(f"{side}.codes", "uint8", _with_axis(shape, -1, blocks[-1][1].stop))
+    scale, zero = (fields.floats(f"{side}.{name}", dtype, _with_axis(shape, -1, len(blocks))) for name in ("scale", "zero"))
+    out = np.empty(shape, np.float32)
+    for n, (own, place) in enumerate(blocks):
+        codes = _unpack_codes(packed[..., place], bits, own.stop - own.start).astype(np.float32)
+        out[..., own] = rotate(codes * scale[..., n : n + 1] + zero[..., n : n + 1])
+    return _saturate(out, dtype)
+
+
+def _decode_turboquant(fields: _Fields, side: str, shape: Shape, dtype: str, params: dict[str, Param]) -> Floats:
+    """Return levels of every block turned back, with the channels' signs, times its norm."""
+    bits = int(params[f"{side}_bits"])
+    blocks = blocks_of(shape[-1], bits)
+    packed = fields.take(f"{side}.codes", "uint8", _with_axis(shape, -1, blocks[-1][1].stop))
+    norm = fields.floats(f"{side}.norm", dtype, _with_axis(shape, -1, len(blocks)))
+    out, signs = np.empty(shape, np.float32), signs_of(shape[-1])
+    for n, (own, place) in enumerate(blocks):
+        size = own.stop - own.start
+        y = rotate(LEVELS[bits][_unpack_codes(packed[..., place], bits, size)]) * signs[own]
+        out[..., own] = np.clip(y * (norm[..., n : n + 1] / np.float32(size**0.5)), -LIMIT, LIMIT)
+    return _saturate(out, dtype)
+
+
 def _unpack_codes(packed: NDArray[np.uint8], bits: int, n_codes: int) -> NDArray[np.uint8]:
-    """Return codes (..., N) of 2, 3 or 4 bits from their bytes: 8 codes of 3 bits in three bytes, else 8 / bits codes in one."""
+    """Return codes (..., N) of 1 to 4 bits from their bytes: 8 codes of 3 bits in three bytes, else 8 / bits codes in one."""
     bit_of = np.unpackbits(packed, axis=-1, count=n_codes * bits, bitorder="little").reshape(*packed.shape[:-1], n_codes, bits)
     return np.packbits(bit_of, axis=-1, bitorder="little")[..., 0]
 
@@ -221,7 +275,7 @@ def _saturate(x: Floats, dtype: str) -> Floats:
 
 SideDecoder = Callable[[_Fields, str, Shape, str, dict[str, Param]], Floats]
 
-_DECODERS: dict[str, tuple[SideDecoder, dict[str, tuple[int, ...]]]] = {
+_DECODERS: dict[str, tuple[SideDecoder, Mapping[str, Sequence[int]]]] = {
     "raw": (_decode_raw, {}),
     "exponent_split": (_decode_exponent_split, {}),
     "int8": (_decode_int8, {}),
@@ -229,4 +283,6 @@ _DECODERS: dict[str, tuple[SideDecoder, dict[str, tuple[int, ...]]]] = {
     "nvfp4": (_decode_nvfp4, {}),
     "mxfp4": (_decode_mxfp4, {}),
     "kivi": (_decode_kivi, {"bits": (2, 3, 4), "group": (8, 16, 32, 64, 128, 256)}),
+    "hadamard": (_decode_hadamard, {"bits": (2, 3, 4)}),
+    "turboquant": (_decode_turboquant, {"k_bits": (1, 2, 3, 4), "v_bits": (1, 2, 3, 4)}),
 }

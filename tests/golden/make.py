@@ -1,7 +1,7 @@
-"""Make the golden files beside this script: `python tests/golden/make.py`.
+"""Make the golden files beside this script: `python -m tests.golden.make`.
 
 They were made once and never change: a released byte stays readable. The script refuses to overwrite; a new format version adds files.
-The inputs come from integer arithmetic, so that they are the same everywhere.
+The inputs come from integer arithmetic, so that they are the same everywhere. Codecs with calibrated tables have an artifact beside them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,14 @@ from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
 from kvstore.core.key import ChunkKey, Kind, chain_keys, content_key, storage_key, tenant_secret
 from kvstore.core.stages import PipelineSpec, StageSpec
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
-from kvworker.codec.decode import decode_part
+from kvworker.codec.artifact import Artifact
+from kvworker.codec.artifacts import Artifacts
+from kvworker.codec.decode import decode_chunk
+from kvworker.codec.pipeline import Pipeline
+from kvworker.codec.registry import pipeline_of
 from kvworker.codec.specs import find_codec
+from kvworker.codec.stages import Calibrated
+from tests.golden.tables import numbers, tables_of
 
 FOLDER = Path(__file__).parent
 LLAMA3 = (("factor", 8.0), ("high_freq_factor", 4.0), ("low_freq_factor", 1.0), ("original_max_position_embeddings", 8192.0))
@@ -62,6 +68,24 @@ CHUNKS = (
     Golden("planes-float32", "raw+planes:width=4", "float32", 40),
     Golden("rans-bfloat16", "exponent_split+rans:fields=exponent", "bfloat16", 40),
     Golden("top16-bfloat16", "exponent_split+top16", "bfloat16", 40),
+    Golden("hadamard4-bfloat16", "hadamard:bits=4", "bfloat16", 5),
+    Golden("hadamard3-float32", "hadamard:bits=3", "float32", 3),
+    Golden("turboquant-bfloat16", "turboquant:k_bits=3,v_bits=2", "bfloat16", 5),
+    Golden("turboquant-float16", "turboquant:k_bits=4,v_bits=1", "float16", 3),
+    Golden("sinks-kivi4-bfloat16", "sinks:n=4+kivi:bits=4,group=64", "bfloat16", 9),
+    Golden("sinks-int8-float32", "sinks:n=4+int8", "float32", 3),
+    Golden("skvq-bfloat16", "skvq:k_levels=4,v_levels=3,group=16", "bfloat16", 5),
+    Golden("skvq-float16", "skvq:k_levels=8,v_levels=16,group=16,parameters=float16", "float16", 5),
+    Golden("cq-bfloat16", "cq:couple=4,bits=4", "bfloat16", 5),
+    Golden("cq-float32", "cq:couple=2,bits=5", "float32", 3),
+    Golden("kvquant-bfloat16", "sinks:n=1+kvquant:k_bits=3,v_bits=3,outliers=100", "bfloat16", 5),
+    Golden("kvquant-float32", "kvquant:k_bits=4,v_bits=2,outliers=0", "float32", 3),
+    Golden("csr-float32", "csr:k_steps=3,v_steps=2,k_split=1,v_split=2,atoms=16", "float32", 3),
+    Golden("pca-bfloat16", "pca:ratio=4", "bfloat16", 5),
+    Golden("cross-bfloat16", "sinks:n=1+cross+pca:over=model,ratio=4", "bfloat16", 5),
+    Golden("think-bfloat16", "think:drop=40+int8", "bfloat16", 5),
+    Golden("lorc-bfloat16", "lorc+int8", "bfloat16", 5),
+    Golden("cachegen-bfloat16", "cachegen:fine=32,coarse=16+trim:fields=streams", "bfloat16", 40),
     Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
     Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )
@@ -98,11 +122,7 @@ def passage(golden: Golden) -> PassageKV:
 
 def _values(shape: tuple[int, ...], dtype: str, seed: int) -> torch.Tensor:
     """Return multiples of 2**-11 within -4 and 4, from a linear congruence."""
-    state, numbers = seed, []
-    for _ in range(torch.Size(shape).numel()):
-        state = (1103515245 * state + 12345) % 2**31
-        numbers.append((state >> 17) / 2**11 - 4)
-    return torch.tensor(numbers, dtype=torch.float32).view(shape).to(DTYPES[dtype])
+    return (torch.tensor(numbers(torch.Size(shape).numel(), 2**14, seed)) / 2**11 - 4).view(shape).to(DTYPES[dtype])
 
 
 def _put_odd_patterns(k: torch.Tensor) -> None:
@@ -116,22 +136,40 @@ def _put_odd_patterns(k: torch.Tensor) -> None:
     words[: len(patterns)] = torch.tensor(patterns, dtype=words.dtype)[: len(words)]
 
 
+def artifact_of(golden: Golden) -> Artifact | None:
+    """Return the tables of a golden chunk's calibrated stage, if it has one."""
+    model, stages = identity(golden.dtype), find_codec(golden.codec).stages
+    stage = next((stage for stage in stages if isinstance(stage, Calibrated)), None)
+    return None if stage is None else Artifact(model.namespace, stage.subject, tables_of(stage.spec, model.layout))
+
+
+def shelf(space: bytes, artifact: Artifact | None) -> Artifacts:
+    """Return artifacts that hold this one."""
+    found = Artifacts(space)
+    if artifact is not None:
+        found.add(artifact)
+    return found
+
+
 def chunk_blob(golden: Golden) -> bytes:
     """Return the blob of a golden chunk."""
-    model = identity(golden.dtype)
+    model, artifact = identity(golden.dtype), artifact_of(golden)
     ids, parent = token_ids(golden.n_tokens), content_key(model.namespace, Kind.ALONE, [1, 2, 3])
     if golden.kind is Kind.ALONE:
         key, parents = content_key(model.namespace, Kind.ALONE, ids), None
     else:
         key, parents = content_key(model.namespace, golden.kind, ids, parent), parent
-    return bytes(find_codec(golden.codec).encode(passage(golden), model, golden.kind, key, parents))
+    stages = find_codec(golden.codec).stages
+    named = Pipeline(tuple(s.naming(artifact.digest) if artifact and isinstance(s, Calibrated) else s for s in stages))
+    return bytes(named.bound(shelf(model.namespace, artifact)).encode(passage(golden), model, golden.kind, key, parents))
 
 
-def decoded_values(blob: bytes) -> bytes:
+def decoded_values(blob: bytes, artifact: Artifact | None) -> bytes:
     """Return what a blob decodes to, widened to float32: per part K then V."""
     manifest = parse_header(blob).manifest
-    chunks = [decode_part(manifest, n, blob[part.offset : part.offset + part.nbytes]) for n, part in enumerate(manifest.parts)]
-    return b"".join(x.float().contiguous().numpy().tobytes() for chunk in chunks for x in (chunk.k, chunk.v))
+    parts = [blob[part.offset : part.offset + part.nbytes] for part in manifest.parts]
+    codec = pipeline_of(manifest.codec).bound(shelf(manifest.namespace, artifact))
+    return b"".join(x.float().contiguous().numpy().tobytes() for chunk in decode_chunk(manifest, parts, codec) for x in (chunk.k, chunk.v))
 
 
 def key_vectors() -> dict[str, Any]:
@@ -170,9 +208,11 @@ def key_vectors() -> dict[str, Any]:
 def main() -> None:
     """Write every file that is not there yet."""
     for golden in CHUNKS:
-        blob = chunk_blob(golden)
+        blob, artifact = chunk_blob(golden), artifact_of(golden)
         _write_once(FOLDER / f"{golden.name}.chunk", blob)
-        _write_once(FOLDER / f"{golden.name}.values", decoded_values(blob))
+        _write_once(FOLDER / f"{golden.name}.values", decoded_values(blob, artifact))
+        if artifact is not None:
+            _write_once(FOLDER / f"{golden.name}.artifact", bytes(artifact.to_bytes()))
     _write_once(FOLDER / "keys.json", json.dumps(key_vectors(), indent=1).encode())
 
 

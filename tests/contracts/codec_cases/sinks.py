@@ -1,4 +1,4 @@
-"""Sinks: exact before an exact codec, and raw bytes beside those of the rest."""
+"""Sinks: exact before an exact codec, and raw bytes beside those of the rest; the presets that have them and no tables."""
 
 from __future__ import annotations
 
@@ -15,4 +15,8 @@ def sizes(spec: ChunkSpec) -> list[int]:
     return raw(first) + (raw(rest) if rest.n_tokens else [])
 
 
-CASES = (Case("sinks+raw", sizes),)
+CASES = (
+    Case("sinks+raw", sizes, in_numpy=True),
+    Case("sinks+int8", in_numpy=True),
+    *(Case(preset, in_numpy=True) for preset in ("balanced", "small", "tiny")),
+)
