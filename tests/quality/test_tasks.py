@@ -152,7 +152,7 @@ def test_rows_tell_modes_ways_families_depths_and_turns_apart() -> None:
     assert {key: value for key, value in rows.items() if key[1].startswith("score")} == {
         ("multi_turn/none@2", "score_kv", 0.1): 1.0,
         ("multi_turn/none@2", "score_kv", 0.9): 0.0,
-        ("multi_turn/none@2", "score_turn_1", 0.0): 0.0,
-        ("multi_turn/none@2", "score_turn_2", 0.0): 1.0,
+        ("multi_turn/none@2", "score", 1.0): 0.0,
+        ("multi_turn/none@2", "score", 2.0): 1.0,
     }
     assert rows["multi_turn/none@2", "kl", 0.9] == 1.5

@@ -1,9 +1,10 @@
 """Shared contexts: eight task families, asked in one conversation and by separate requests, in every way to reuse a stored context.
 
 After SCBench (arXiv 2412.10319), with generated contexts. Variants are `mode/way`, and `mode/way@2` over contexts twice as long; x is the
-depth at which the answer lies, and 0 for averages over all depths. `score_FAMILY` is by the metric of the family; `top1`, `kl` and
-`retained` (probability put on the same tokens) compare the first token with full prefill's, so that they say something where a model
-does not know the answers. The reference model was trained on notes only: it knows `facts`, `many_shot`, `needles` and half of `mix`.
+depth at which the answer lies, or the turn that asked, for `score`, the mean over families and depths. `score_FAMILY` is by the metric of
+the family; `top1`, `kl` and `retained` (probability put on the same tokens) compare the first token with full prefill's, so that they say
+something where a model does not know the answers. The reference model was trained on notes only: it knows `facts`, `many_shot`, `needles`
+and half of `mix`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kvclient.cli.output import Number, Output, Record
@@ -24,6 +25,7 @@ from kvworker.quality.shared import Point, measure_task, ways
 from kvworker.quality.task import tasks
 
 _SEED = 70_000
+_DEPTH, _TURN = "depth", "turn"
 _FIDELITY = (("top1", "share", "is_same"), ("kl", "nats", "kl"), ("retained", "share", "retained"), ("rows", "share", "rows"))
 
 
@@ -44,7 +46,7 @@ class SharedContextBench:
         """Load the model and yield rows, length by length."""
         families = tasks()
         with embedded(asked) as place, progress("asking", len(self.sizes) * len(families) * self.n_contexts) as advance:
-            bench = Bench(self.name, "depth", place.device, place.worker.engine.identity.dtype)
+            bench = Bench(self.name, _DEPTH, place.device, place.worker.engine.identity.dtype)
             probe, compared = Probe(place.worker.engine), ways()
             for size in self.sizes:
                 points: list[Point] = []
@@ -58,7 +60,7 @@ class SharedContextBench:
         """Print one line per mode and way: mean scores by family, and fidelity."""
         values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for row in rows:
-            if row.x > 0:
+            if row.x_name == _DEPTH:
                 values[row.variant][row.metric].append(row.p50)
         means = [{"variant": name, **{m: statistics.mean(v) for m, v in metrics.items()}} for name, metrics in values.items()]
         headings = dict.fromkeys(metric for record in means for metric in record if metric != "variant")
@@ -80,7 +82,7 @@ def rows_of(bench: Bench, points: Iterable[Point], suffix: str) -> Iterator[Row]
     for (variant, task, depth), found in sorted(by_family.items()):
         yield bench.row(variant, f"score_{task}", "share", depth, [statistics.mean(p.score for p in found)])
     for (variant, turn), found in sorted(by_turn.items()):
-        yield bench.row(variant, f"score_turn_{turn + 1}", "share", 0.0, [statistics.mean(p.score for p in found)])
+        yield replace(bench, x_name=_TURN).row(variant, "score", "share", turn + 1, [statistics.mean(p.score for p in found)])
     for (variant, depth), found in sorted(by_depth.items()):
         for metric, unit, name in _FIDELITY:
             yield bench.row(variant, metric, unit, depth, [statistics.mean(float(getattr(p, name)) for p in found)])
