@@ -16,6 +16,7 @@ from kvclient.channel import is_loopback
 from kvstore.core.errors import ConfigError
 from kvstore.core.tokens import default_data_dir, default_tokens_file
 from kvstore.server.settings import SIZE, Tree, build, overlay, place
+from kvstore.store.redis.plaintext import check_plaintext
 
 T = TypeVar("T")
 
@@ -166,7 +167,7 @@ class RedisConfig:
     Parameters
     ----------
     url : str
-        redis://, rediss:// or unix://; "" turns the tier off.
+        redis://, rediss:// or unix://; "" turns the tier off. Plain text to another machine needs `server.allow_plaintext`.
     timeout_s : float
         Longest wait for an exchange, and for the tier in a get or lookup.
     ttl_s : int
@@ -181,7 +182,7 @@ class RedisConfig:
         Buffers of each TCP connection; 0 chooses too.
     """
 
-    url: str = ""
+    url: str = field(default="", repr=False)  # it may hold a password
     timeout_s: float = 0.5
     ttl_s: int = 0
     cluster: str = "off"
@@ -307,6 +308,10 @@ class StoreConfig:
     auth: AuthConfig = field(default_factory=AuthConfig)
     quotas: QuotaConfig = field(default_factory=QuotaConfig)
     encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
+
+    def __post_init__(self) -> None:
+        if not self.server.allow_plaintext:
+            check_plaintext("tiers.redis.url", self.tiers.redis.url)
 
     @property
     def data_path(self) -> Path:

@@ -20,6 +20,7 @@ from kvstore.store.encrypted import EncryptedTier
 from kvstore.store.epochs import Epochs
 from kvstore.store.key_ring import read_key_ring
 from kvstore.store.memory import MemoryTier
+from kvstore.store.redis.plaintext import warn_of_plaintext
 from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.redis.tier import RedisTier
 from kvstore.store.results import StoreSettings
@@ -76,6 +77,7 @@ def _open_slower_tiers(config: StoreConfig) -> Iterator[Tier]:
     if disk.capacity:
         yield encrypted(DiskTier(config.chunks_path, disk.capacity, disk.fsync, direct=disk.direct, pool=pool))
     if redis.url:
+        warn_of_plaintext("tiers.redis.url", redis.url)
         # A record is its blob and a head of at most 64 KiB; encrypted, 16 B more for each 256 KiB.
         tier = RedisTier(RedisSettings(**vars(redis)), config.server.max_blob_bytes + (1 << 17), pool)
         yield encrypted(TracedTier(tier if redis.cluster == "on" else BreakerTier(tier)))

@@ -46,7 +46,7 @@ def place(tree: Tree, path: Sequence[str], value: object) -> None:
 
 
 def to_toml(config: object, path: str = "") -> str:
-    """Write a config dataclass as TOML that reads back the same, except that a password in a URL becomes ***."""
+    """Write a config dataclass as TOML that reads back the same, except that passwords in a URL become ***."""
     tables, lines = [], []
     for f in fields(config):  # type: ignore[arg-type]
         value = getattr(config, f.name)
@@ -118,4 +118,9 @@ def _spell(value: Any, f: Field[Any]) -> str:
         return f'"{value >> 20}MiB"'
     if isinstance(value, bool):
         return str(value).lower()
-    return json.dumps(re.sub(r"(://[^/@]*:)[^/]*@", r"\1***@", value)) if isinstance(value, str) else repr(value)
+    return json.dumps(_without_passwords(value)) if isinstance(value, str) else repr(value)
+
+
+def _without_passwords(text: str) -> str:
+    """Return a text whose passwords of URLs, in front of the host or in the query, are ***."""
+    return re.sub(r"([?&][a-z_]*password=)[^&]*", r"\1***", re.sub(r"(://[^/@]*:)[^/]*@", r"\1***@", text))

@@ -94,6 +94,14 @@ def test_plain_text_within_the_machine_is_served(address: str) -> None:
     assert load_config(None, {}, {"server.address": address}).server.address == address
 
 
+def test_a_redis_in_plain_text_on_another_machine_is_refused() -> None:
+    """Passwords and chunks would cross the network; the flag is the one for listening."""
+    flags = {"tiers.redis.url": "redis://cache:6379/0"}
+    with pytest.raises(ConfigError, match=r"tiers\.redis\.url leads to cache:6379 in plain text"):
+        load_config(None, {}, flags)
+    assert load_config(None, {}, {**flags, "server.allow_plaintext": True}).tiers.redis.url == flags["tiers.redis.url"]
+
+
 def test_a_missing_and_a_malformed_file_are_refused(tmp_path: Path) -> None:
     """With the file's name."""
     with pytest.raises(ConfigError, match=r"absent\.toml"):
@@ -111,9 +119,17 @@ def test_a_printed_configuration_reads_back_the_same(tmp_path: Path) -> None:
 
 def test_a_printed_configuration_shows_no_password() -> None:
     """It ends in bug reports."""
-    text = to_toml(load_config(None, {}, {"tiers.redis.url": "redis://user:hunter2@cache:6379/0"}))
+    url = "rediss://user:hunter2@cache:6379/0?ssl_keyfile_password=hunter2&ssl_ca_certs=/ca.pem"
+    text = to_toml(load_config(None, {}, {"tiers.redis.url": url}))
     assert "hunter2" not in text
-    assert "redis://user:***@cache:6379/0" in text
+    assert "rediss://user:***@cache:6379/0?ssl_keyfile_password=***&ssl_ca_certs=/ca.pem" in text
+
+
+def test_a_setting_that_is_refused_shows_no_password_of_another() -> None:
+    """Errors end in logs."""
+    with pytest.raises(ConfigError, match="timeout_s") as caught:
+        load_config(None, {}, {"tiers.redis.url": "rediss://:hunter2@cache", "tiers.redis.timeout_s": 0})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_the_data_directory_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
-from kvstore.server.config import load
+from kvstore.server.config import ServerConfig, load
 from kvstore.server.settings import to_toml
 from kvworker.reference import MODEL_FOLDER
 from kvworker.serve.config import ENV_PREFIX, ModelConfig, StoreAddress, UpConfig, WorkerConfig
@@ -107,3 +107,20 @@ def test_budgets_may_be_written_as_people_write_sizes(key: str) -> None:
     """Like every other size."""
     config = load(UpConfig, PREFIXES, environ={key: "3MiB"})
     assert 3 << 20 in (config.worker.device_bytes, config.worker.push_bytes)
+
+
+@pytest.mark.parametrize("cls", [UpConfig, WorkerConfig])
+def test_a_catalog_in_plain_text_on_another_machine_is_refused(cls: type[UpConfig] | type[WorkerConfig]) -> None:
+    """It holds the tokens of every document."""
+    settings = WorkerSettings(catalog_url="redis://:hunter2@catalog:6379/0")
+    with pytest.raises(ConfigError, match=r"worker\.catalog_url leads to catalog:6379 in plain text") as caught:
+        cls(worker=settings)
+    assert "hunter2" not in str(caught.value)
+    assert cls(worker=settings, server=ServerConfig(allow_plaintext=True)).worker is settings
+
+
+def test_the_catalogs_password_is_shown_nowhere() -> None:
+    """Neither in what is printed nor in what an error or a log line says of all settings."""
+    config = WorkerConfig(worker=WorkerSettings(catalog_url="rediss://:hunter2@catalog?ssl_keyfile_password=hunter2"))
+    assert "hunter2" not in f"{to_toml(config)} {config!r}"
+    assert "rediss://:***@catalog" in to_toml(config)

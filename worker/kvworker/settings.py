@@ -35,7 +35,7 @@ class WorkerSettings:
         Budgets of decoded chunks in device memory, and of KV that waits to be stored.
     catalog_url : str
         The Redis in which several workers keep one catalog of passages (redis://, rediss:// or unix://); "" keeps a file of one's own in
-        the data directory.
+        the data directory. Plain text to another machine needs `server.allow_plaintext`.
     catalog_bytes : int
         Most bytes that one tenant's tokens take in the catalog of passages, 4 B each.
     load_timeout_s, load_slack_s : float
@@ -58,7 +58,7 @@ class WorkerSettings:
     max_new_tokens: int = 1024
     device_bytes: int = field(default=256 << 20, metadata=SIZE)
     push_bytes: int = field(default=256 << 20, metadata=SIZE)
-    catalog_url: str = ""
+    catalog_url: str = field(default="", repr=False)  # it may hold a password
     catalog_bytes: int = field(default=1 << 30, metadata=SIZE)
     load_timeout_s: float = 5.0
     load_slack_s: float = 0.25

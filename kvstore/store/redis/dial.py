@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -23,6 +23,13 @@ class Address:
 
     host: str
     port: int
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> Address:
+        """Return the server that a URL names, from what `read_url` says of it."""
+        if "path" in options:
+            return cls(str(options["path"]), 0)
+        return cls(str(options.get("host", "localhost")), int(str(options.get("port", 6379))))
 
     @property
     def is_near(self) -> bool:
@@ -44,10 +51,7 @@ class Dialer:
     def __init__(self, settings: RedisSettings) -> None:
         self.settings = settings
         self._options = read_url(settings.url)
-        if "path" in self._options:
-            self.seed = Address(str(self._options["path"]), 0)
-        else:
-            self.seed = Address(str(self._options.get("host", "localhost")), int(str(self._options.get("port", 6379))))
+        self.seed = Address.of(self._options)
         self._tls = tls_context(self._options) if settings.url.startswith("rediss://") else None
 
     @property

@@ -11,6 +11,7 @@ from kvclient.cluster.members import Members
 from kvclient.cluster.store import MAX_REPLICAS
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
+from kvstore.store.redis.plaintext import check_plaintext
 from kvworker.ray.settings import RaySettings
 from kvworker.reference import MODEL_FOLDER
 from kvworker.settings import WorkerSettings
@@ -87,6 +88,10 @@ class WorkerConfig:
     worker: WorkerSettings = field(default_factory=WorkerSettings)
     ray: RaySettings = field(default_factory=RaySettings)
 
+    def __post_init__(self) -> None:
+        if not self.server.allow_plaintext:
+            check_plaintext("worker.catalog_url", self.worker.catalog_url)
+
     @property
     def local(self) -> StoreConfig:
         """What a store's configuration has in common: the data directory, the listener and the tokens."""
@@ -103,6 +108,11 @@ class UpConfig:
     auth: AuthConfig = field(default_factory=AuthConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
+
+    def __post_init__(self) -> None:
+        if not self.server.allow_plaintext:
+            check_plaintext("tiers.redis.url", self.tiers.redis.url)
+            check_plaintext("worker.catalog_url", self.worker.catalog_url)
 
     @property
     def local(self) -> StoreConfig:
