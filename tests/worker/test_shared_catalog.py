@@ -164,6 +164,19 @@ def test_what_was_damaged_in_redis_is_refused(redis_server: RedisServer, two: tu
         two[1].find("alice", "a.txt#0")
 
 
+@pytest.mark.parametrize("name", ["the place", "the identity"])
+def test_a_passage_with_the_tokens_of_another_is_refused(
+    redis_server: RedisServer, two: tuple[RedisCatalog, RedisCatalog], name: str
+) -> None:
+    """Its identity is the digest of its tokens; chunks of it would be stored under a key that is not theirs."""
+    passage, other = store(two[0], document("a.txt", 2))
+    names = Names.of("alice", NAMESPACE)
+    with redis.Redis.from_url(redis_server.unix_url) as client:
+        client.hset(names.tokens, passage.content, client.hget(names.tokens, other.content))
+    with pytest.raises(CorruptError, match="other tokens than those"):
+        two[1].find("alice", "a.txt#0" if name == "the place" else passage.content.hex())
+
+
 def test_a_url_that_is_none_is_refused_without_its_password() -> None:
     """Messages end in logs."""
     with pytest.raises(ConfigError) as caught:

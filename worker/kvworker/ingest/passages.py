@@ -34,6 +34,10 @@ class Passage:
         """How it is read."""
         return Kind.ALONE if self.parent is None else Kind.DOCUMENT
 
+    def is_itself(self, namespace: bytes) -> bool:
+        """Tell whether its content key is the one that its tokens, and what it was read behind, give."""
+        return self.content == content_key(namespace, self.kind, self.token_ids, self.parent)
+
     def key(self, namespace: bytes, variant: bytes) -> ChunkKey:
         """Return the key of this passage's chunk in one variant."""
         return ChunkKey(namespace, self.content, variant)

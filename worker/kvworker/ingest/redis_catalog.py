@@ -174,14 +174,22 @@ class RedisCatalog(Catalog):
         return _without(redis, names, change, heads, [c for c, origin in idle.items() if stands.get(origin) is None])
 
     def _passages(self, redis: Redis, names: Names, contents: Sequence[bytes]) -> dict[bytes, Passage]:
-        """Return passages by content; one that is not known is left out, and one without its tokens raises CorruptError."""
+        """Return passages by content; one that is not known is left out.
+
+        Raises CorruptError for one without its tokens, or with others: whoever can write to this Redis could say what a passage says.
+        """
         wanted = list(dict.fromkeys(contents))
         if not wanted:
             return {}
         heads, tokens = redis.hmget(names.heads, wanted), redis.hmget(names.tokens, wanted)
         if lost := [c for c, head, text in zip(wanted, heads, tokens, strict=True) if head is not None and text is None]:
             raise CorruptError(f"the shared catalog lost the tokens of passage {lost[0].hex()[:16]}; ingest its document again")
-        return {c: Head.from_bytes(head).passage(c, unpack(text)) for c, head, text in zip(wanted, heads, tokens, strict=True) if head}
+        found = {c: Head.from_bytes(head).passage(c, unpack(text)) for c, head, text in zip(wanted, heads, tokens, strict=True) if head}
+        if wrong := [content for content, passage in found.items() if not passage.is_itself(self._namespace)]:
+            raise CorruptError(
+                f"the shared catalog has other tokens than those of passage {wrong[0].hex()[:16]}; ingest its document again"
+            )
+        return found
 
     @contextmanager
     def _answers(self) -> Iterator[Redis]:

@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from kvstore.core import canonical
 from kvstore.core.errors import CorruptError, FormatError
+from kvstore.core.key import DIGEST_NBYTES
 from kvworker.ingest.catalog import TOKEN_NBYTES, Place
 from kvworker.ingest.passages import READ_AS, Passage
 
@@ -77,6 +78,8 @@ class Head:
         """Read a head; raises CorruptError."""
         try:
             parent, source, index, preview, nbytes = _list(data)
+            if len(str(parent)) not in (0, 2 * DIGEST_NBYTES):
+                raise FormatError(f"what it was read behind has {len(str(parent))} hex digits")
             return cls(bytes.fromhex(str(parent)) or None, str(source), int(str(index)), str(preview), int(str(nbytes)))
         except (ValueError, FormatError) as error:
             raise CorruptError(f"a passage in the shared catalog is damaged: {error}; ingest its document again") from error
