@@ -91,6 +91,11 @@ def traceparent() -> str:
     return _write(api.get_current_span()) if api is not None else ""
 
 
+def is_traceparent(text: str) -> bool:
+    """Tell whether a text from elsewhere names a span as one travels: 55 characters in all."""
+    return _TRACEPARENT.fullmatch(text) is not None
+
+
 def trace_id() -> str:
     """Return the 32 hex digits of the current trace; "" where there is none."""
     return traceparent()[3:35]

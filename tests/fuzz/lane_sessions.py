@@ -78,6 +78,7 @@ def sessions() -> dict[str, Target]:
     get, absent = frames.pack_keys([key(blob)]), frames.pack_keys([key(make_blob(1))])
     share = frames.pack_share(key(blob), Share(0, 2, 1 << 20))
     said = [
+        (frames.Kind.ON_BEHALF, frames.pack_behalf(frames.Behalf("0123456789abcdef", f"00-{'a' * 32}-{'b' * 16}-01")), b""),
         (frames.Kind.GET, get, b""),
         (frames.Kind.GET_SHARE, share, b""),
         (frames.Kind.READ, frames.pack_keys([key(blob)], [3]), b""),

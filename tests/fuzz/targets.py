@@ -50,6 +50,7 @@ M = TypeVar("M", bound=Message)
 BLOB = bytes(make_blob(n_parts=2, part_nbytes=40))
 KEY = key(BLOB)
 STORAGE_KEY, RECORD = make_record(1, 40)
+BEHALF = frames.pack_behalf(frames.Behalf("0123456789abcdef", f"00-{'a' * 32}-{'b' * 16}-01"))
 RING = KeyRing({"first": bytes(range(32))}, "first")
 
 
@@ -160,6 +161,7 @@ def read_frame(data: bytes) -> object:
         frames.Kind.GET: frames.parse_keys,
         frames.Kind.PUT: read_put,
         frames.Kind.GET_SHARE: frames.parse_share,
+        frames.Kind.ON_BEHALF: frames.parse_behalf,
         frames.Kind.STORED: frames.parse_receipt,
         frames.Kind.ERROR: frames.parse_error,
     }
@@ -254,6 +256,7 @@ def on_lanes() -> dict[str, Target]:
         "keys": Target(frames.parse_keys, (frames.pack_keys([KEY, KEY], [1, 2, 3]),), repair_head),
         "share": Target(read_share, (share,), repair_head),
         "put": Target(read_put, (put,), repair_head),
+        "behalf": Target(frames.parse_behalf, (BEHALF, frames.pack_behalf(frames.Behalf("request-7"))), repair_head),
         "found": Target(lambda data: frames.parse_found(data, 2), (frames.pack_found(found),), repair_head),
         "placed": Target(lambda data: frames.parse_placed(data, 2), (frames.pack_placed(found),), repair_head),
         "receipt": Target(frames.parse_receipt, (receipt,), repair_head),
@@ -261,7 +264,13 @@ def on_lanes() -> dict[str, Target]:
         "directory place": Target(frames.parse_directory, (frames.pack_directory(frames.DirectoryPlace(64, 8, bytes(16))),), repair_head),
         "error": Target(frames.parse_error, (b"QuotaError\0full\0120", b"KVError\0text")),
     }
-    kinds = {frames.Kind.PUT: put, frames.Kind.STORED: receipt, frames.Kind.GET_SHARE: share, frames.Kind.ERROR: b"AuthError\0no"}
+    kinds = {
+        frames.Kind.PUT: put,
+        frames.Kind.STORED: receipt,
+        frames.Kind.GET_SHARE: share,
+        frames.Kind.ON_BEHALF: BEHALF,
+        frames.Kind.ERROR: b"AuthError\0no",
+    }
     whole = tuple(frames.pack_frame(kind, len(head), 0) + head for kind, head in kinds.items())
     return {**{f"lane {name}": target for name, target in heads.items()}, "lane frame": Target(read_frame, whole)}
 
@@ -316,8 +325,8 @@ def all_targets(folder: Path) -> dict[str, Target]:
 
 NAMES = (
     "chunk", "record", "encrypted record", "redis index", "redis replies", "shared directory", "lane keys", "lane share", "lane put",
-    "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame", "lane session",
-    "message keys", "message hit", "message entry", "message stats", "message scope", "message explanation",
+    "lane behalf", "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame",
+    "lane session", "message keys", "message hit", "message entry", "message stats", "message scope", "message explanation",
     "message epochs", "chunk key", "bearer token", "jwks",
     "key ring", "tokens", "epochs", "trace", "catalog head", "catalog source", "catalog place", "addresses",
 )  # fmt: skip

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvclient.lanes import frames
-from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, MAX_KEYS, MAX_NUMBERS, Found, Kind, Place, sealed
+from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, MAX_KEYS, MAX_NUMBERS, Behalf, Found, Kind, Place, sealed
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core import errors
 from kvstore.core.api import PutNote, PutReceipt, Status
@@ -32,6 +32,7 @@ WORDS = st.text("abcdefghijklmnopqrstuvwxyz_", max_size=14)
 PLACES = st.builds(Place, st.integers(0, 2**64 - 2), U64, U64, U32)
 STATUSES = st.sampled_from([Status.ABSENT, Status.READY, Status.PENDING])
 KEY = ChunkKey(bytes(32), bytes(range(32)), b"v" * 32)
+SPAN = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 def founds(places: st.SearchStrategy[Place | None]) -> st.SearchStrategy[list[Found]]:
@@ -66,6 +67,34 @@ def test_answers_come_back(found: list[Found]) -> None:
 def test_answers_with_places_come_back(found: list[Found]) -> None:
     """No place is told from a place."""
     assert frames.parse_placed(frames.pack_placed(found), len(found)) == found
+
+
+@FEW
+@given(st.from_regex("[0-9A-Za-z_-]{8,64}|", fullmatch=True), st.from_regex("00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]|", fullmatch=True))
+def test_a_request_and_a_span_come_back(request_id: str, traceparent: str) -> None:
+    """Both, one of them, or none."""
+    behalf = Behalf(request_id, traceparent)
+    assert frames.parse_behalf(frames.pack_behalf(behalf)) == behalf
+
+
+@pytest.mark.parametrize(
+    "behalf",
+    [
+        *(Behalf("short"), Behalf("a" * 65), Behalf("two words"), Behalf("line\nbreak"), Behalf("ümlauts-are-none")),
+        *(
+            Behalf("", SPAN.upper()),
+            Behalf("", SPAN[:-1]),
+            Behalf("", SPAN + "-more"),
+            Behalf("", f"ff{SPAN[2:]}"),
+            Behalf("0123456", SPAN),
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_request_and_no_span_is_refused(behalf: Behalf) -> None:
+    """It would be written into logs and traces."""
+    with pytest.raises(FormatError, match="on whose behalf"):
+        frames.parse_behalf(frames.pack_behalf(behalf))
 
 
 @FEW
@@ -115,6 +144,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "found": (lambda head: frames.parse_found(head, 2), frames.pack_found([Found(Status.READY, "memory", 9)] * 2)),
     "placed": (lambda head: frames.parse_placed(head, 1), frames.pack_placed([Found(Status.READY, "memory", 9, Place(1, 2, 3, 4))])),
     "put": (frames.parse_put, frames.pack_put(PutNote("a source", 1.0), b"a header")),
+    "behalf": (frames.parse_behalf, frames.pack_behalf(Behalf("0123456789abcdef", SPAN))),
     "receipt": (lambda head: frames.parse_receipt(head), frames.pack_receipt(PutReceipt(KEY, True, "memory", 9, False))),
     "count": (frames.parse_count, frames.pack_count(5)),
 }
@@ -157,6 +187,7 @@ def test_noise_with_the_right_sum_is_parsed_or_refused(noise: bytes, n_keys: int
     for parse in (
         frames.parse_keys,
         frames.parse_put,
+        frames.parse_behalf,
         lambda head: frames.parse_found(head, n_keys),
         lambda head: frames.parse_placed(head, n_keys),
         lambda head: frames.parse_receipt(head),

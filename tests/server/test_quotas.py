@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,11 +13,11 @@ import pytest
 
 from kvclient.channel import bearer
 from kvclient.lanes.choice import LaneName
-from kvclient.lanes.frames import pack_error, parse_error
+from kvclient.lanes.frames import Kind, pack_error, parse_error
 from kvclient.remote import RemoteStore
 from kvclient.retry import Deadline, Retry
 from kvstore.core.api import PutNote, Scope, Status
-from kvstore.core.errors import ConfigError, KVError, QuotaError
+from kvstore.core.errors import ConfigError, CorruptError, KVError, QuotaError
 from kvstore.server.access.quotas import Allowance
 from kvstore.server.config import QuotaConfig
 from kvstore.server.service import StoreService
@@ -25,7 +26,7 @@ from kvstore.store.epochs import Epochs
 from kvstore.store.memory import MemoryTier
 from kvstore.store.results import StoreSettings
 from kvstore.store.tiered import TieredStore
-from tests.lanes.raw import PATIENCE_S, until
+from tests.lanes.raw import PATIENCE_S, greeted, soon, until
 from tests.server.chunks import MASTER_SECRET, blob_of, key, make_blob
 from tests.server.raw import body_of, head_of, put_on
 from tests.server.serving import TOKENS, dialing, serving
@@ -140,6 +141,17 @@ def test_a_tenant_at_its_limit_gets_a_typed_error_with_a_hint_and_others_nothing
             alpha.get(key(make_blob(1)))
         assert 0 < caught.value.retry_after_s <= 2.0
         assert beta.get(key(blob)) is None
+
+
+@pytest.mark.parametrize("kind", [Kind.GET, Kind.GET_SHARE, Kind.PUT], ids=lambda kind: kind.name)
+def test_what_is_beyond_the_limit_is_refused_before_it_is_read(kind: Kind) -> None:
+    """Or whoever is refused could keep the store busy with what it sends: here, with what is no request at all."""
+    with serving(make_service(QuotaConfig(requests_per_s=0.001, burst=1))) as server, greeted(server, "tcp") as frames:
+        answers = []
+        for _ in range(2):
+            frames.send(kind, struct.pack("<II", 9, 0) + b"nonsense", soon())
+            answers.append(type(parse_error(frames.receive(soon())[1])))
+    assert answers == [CorruptError, QuotaError]
 
 
 def test_a_lookup_of_many_keys_counts_once_and_each_chunk_that_is_read_once() -> None:

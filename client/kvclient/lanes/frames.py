@@ -22,7 +22,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from kvclient.lanes.share import MAX_STRIPES, MIN_PIECE_NBYTES, Share
-from kvstore.core import errors
+from kvstore.core import calling, errors, tracing
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import MAX_MANIFEST_NBYTES, Buffer
 from kvstore.core.directory import SALT_NBYTES
@@ -43,6 +43,7 @@ _SHARE = struct.Struct("<III")
 _NOTE = struct.Struct("<d?xHI")
 _RECEIPT = struct.Struct(f"<??14sQ{KEY_NBYTES}s")
 _COUNT = struct.Struct("<Q")
+_BEHALF = struct.Struct("<BB")
 _DIRECTORY = struct.Struct(f"<QQ{SALT_NBYTES}s")
 _SEAL = struct.Struct("<I")
 _INTACT = 0x2144DF1C  # the CRC-32 of whatever ends with its own CRC-32
@@ -62,6 +63,7 @@ class Kind(IntEnum):
     LANDED = 7  # head: so many more bytes are in the ring; from the server: so many were taken from it
     READ = 9  # head: keys, and how often each was read without a request. Not answered
     GET_SHARE = 8  # head: a key, and which pieces of its blob. Answered by FOUND with those pieces in its body
+    ON_BEHALF = 10  # head: which request and span the requests behind it serve. Not answered
     WELCOME = 16
     FOUND = 17
     PLACED = 18
@@ -77,6 +79,13 @@ class Place(NamedTuple):
     generation: int
     lease: int
     word: int
+
+
+class Behalf(NamedTuple):
+    """What requests serve: the id of the request that they are part of, and the span below which they are, as it travels; "" for none."""
+
+    request_id: str = ""
+    traceparent: str = ""
 
 
 class DirectoryPlace(NamedTuple):
@@ -127,6 +136,11 @@ def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
     return keys, struct.unpack_from(f"<{n_numbers}Q", head, end) if n_numbers else ()
 
 
+def count_keys(head: bytes) -> int:
+    """Return how many keys a head claims to hold, before anything else is read of it; at most `MAX_KEYS`."""
+    return min(_COUNTS.unpack_from(head)[0], MAX_KEYS) if len(head) >= _COUNTS.size else 0
+
+
 def pack_share(key: ChunkKey, share: Share) -> bytes:
     """Return the head of GET_SHARE."""
     return sealed(key.to_bytes() + _SHARE.pack(share.index, share.count, share.piece_nbytes))
@@ -141,6 +155,27 @@ def parse_share(head: bytes) -> tuple[ChunkKey, Share]:
     if not (share.index < share.count <= MAX_STRIPES and share.piece_nbytes >= MIN_PIECE_NBYTES):
         raise FormatError(f"share {share.index} of {share.count} in pieces of {share.piece_nbytes} B can't be asked for")
     return _known_key(head[:KEY_NBYTES]), share
+
+
+def pack_behalf(behalf: Behalf) -> bytes:
+    """Return the head of ON_BEHALF."""
+    request_id, traceparent = (text.encode() for text in behalf)
+    return sealed(_BEHALF.pack(len(request_id), len(traceparent)) + request_id + traceparent)
+
+
+def parse_behalf(head: bytes) -> Behalf:
+    """Return what the requests behind it serve; each text is checked, since it goes into logs and traces."""
+    head = _unsealed(head)
+    lengths = _BEHALF.unpack_from(head) if len(head) >= _BEHALF.size else (0, 0)
+    text, middle = head[_BEHALF.size :].decode("ascii", "replace"), lengths[0]
+    behalf = Behalf(text[:middle], text[middle:])
+    if (
+        len(head) != _BEHALF.size + sum(lengths)
+        or not (behalf.request_id == "" or calling.is_request_id(behalf.request_id))
+        or not (behalf.traceparent == "" or tracing.is_traceparent(behalf.traceparent))
+    ):
+        raise FormatError(f"{len(head)} B do not tell on whose behalf requests are made")
+    return behalf
 
 
 def pack_found(found: Iterable[Found]) -> bytes:

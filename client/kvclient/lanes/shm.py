@@ -94,10 +94,10 @@ class ShmLane:
         line = self._connections.take(deadline)
         try:
             if body.nbytes <= INLINE_NBYTES:
-                line.send(Kind.PUT, head, deadline, body)
+                line.ask(Kind.PUT, head, deadline, body)
             else:
                 ring = line.ring if line.ring is not None else self._stage(line, deadline)
-                line.send(Kind.PUT_STAGED, head, deadline, body_nbytes=body.nbytes)
+                line.ask(Kind.PUT_STAGED, head, deadline, body_nbytes=body.nbytes)
                 _copy_in(line, ring, np.frombuffer(body, np.uint8), deadline)
             receipt = parse_receipt(line.expect(Kind.STORED, deadline, Kind.LANDED)[0])
             line.owes_answer = False
@@ -165,7 +165,7 @@ class ShmLane:
         line = self._connections.take(deadline)
         try:
             ended, line.ended = line.ended[:MAX_NUMBERS], line.ended[MAX_NUMBERS:]
-            line.send(Kind.VIEW, pack_keys(keys, ended), deadline)
+            line.ask(Kind.VIEW, pack_keys(keys, ended), deadline)
             head, body_nbytes = line.expect(Kind.PLACED, deadline)
             found = parse_placed(head, len(keys))
             check_sizes(found, self._max_blob_nbytes)

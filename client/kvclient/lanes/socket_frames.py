@@ -12,7 +12,8 @@ import struct
 import time
 from contextlib import suppress
 
-from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, Kind, pack_frame, parse_error, parse_frame
+from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, Behalf, Kind, pack_behalf, pack_frame, parse_error, parse_frame
+from kvstore.core import calling, tracing
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import DeadlineError, FormatError, KVError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES
@@ -48,6 +49,7 @@ class SocketFrames:
         self.is_closed = False
         self.owes_answer = False
         self.max_head_nbytes = MAX_HEAD_NBYTES  # memory for a head is taken before it came
+        self._told = Behalf()
         self.reads_ahead = True  # False while an open file may come, which is lost when its byte is received with others
 
     def fileno(self) -> int:
@@ -60,9 +62,24 @@ class SocketFrames:
         poller.register(self._socket, _GONE)
         return not poller.poll(0)
 
-    def send(self, kind: Kind, head: Buffer, deadline: float, body: Buffer = b"", body_nbytes: int | None = None) -> None:
-        """Send a message with its whole body, or with the front of one of `body_nbytes` that `send_body` continues."""
-        frame = pack_frame(kind, len(head), len(body) if body_nbytes is None else body_nbytes)
+    def ask(self, kind: Kind, head: Buffer, deadline: float, body: Buffer = b"", body_nbytes: int | None = None) -> None:
+        """Send a request as `send` does; in front of it on whose behalf, unless that is the same as the last one's."""
+        behalf = Behalf(calling.request_id(), tracing.traceparent())
+        if behalf == self._told:
+            self.send(kind, head, deadline, body, body_nbytes)
+            return
+        told = pack_behalf(behalf)
+        self.send(kind, head, deadline, body, body_nbytes, pack_frame(Kind.ON_BEHALF, len(told), 0) + told)
+        self._told = behalf
+
+    def send(
+        self, kind: Kind, head: Buffer, deadline: float, body: Buffer = b"", body_nbytes: int | None = None, before: bytes = b""
+    ) -> None:
+        """Send a message with its whole body, or with the front of one of `body_nbytes` that `send_body` continues.
+
+        `before` is a whole message that goes with it.
+        """
+        frame = before + pack_frame(kind, len(head), len(body) if body_nbytes is None else body_nbytes)
         self.owes_answer = True
         self._bound(deadline)
         try:

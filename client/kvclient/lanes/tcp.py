@@ -96,7 +96,7 @@ class TcpLane:
             shares = [Share(index, len(carriers), PIECE_NBYTES) for index in range(len(carriers))]
             if len(carriers) > 1:
                 for carrier, share in zip(carriers, shares, strict=True):
-                    carrier.send(Kind.GET_SHARE, pack_share(key, share), deadline)
+                    carrier.ask(Kind.GET_SHARE, pack_share(key, share), deadline)
                 found = [_expect_share(*each, self._max_blob_nbytes, deadline) for each in zip(carriers, shares, strict=True)]
                 if found[0].status is Status.READY and len(set(found)) == 1:
                     return found[0], land_in_row(Striped(carriers, self._connections), [found[0].nbytes], self._pool, deadline)[0]
@@ -113,7 +113,7 @@ class TcpLane:
     def _get_whole(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
         frames = self._connections.take(deadline)
         try:
-            frames.send(Kind.GET, pack_keys(keys), deadline)
+            frames.ask(Kind.GET, pack_keys(keys), deadline)
             head, body_nbytes = frames.expect(Kind.FOUND, deadline)
             found = parse_found(head, len(keys))
             check_sizes(found, self._max_blob_nbytes)
@@ -130,7 +130,7 @@ class TcpLane:
         view = memoryview(blob).cast("B")
         frames = self._connections.take(deadline)
         try:
-            frames.send(Kind.PUT, pack_put(note, view[:header_nbytes]), deadline, view[header_nbytes:])
+            frames.ask(Kind.PUT, pack_put(note, view[:header_nbytes]), deadline, view[header_nbytes:])
             receipt = parse_receipt(frames.expect(Kind.STORED, deadline)[0])
             frames.owes_answer = False
             return receipt

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from kvclient.lanes.frames import pack_found, pack_receipt, parse_keys, parse_put
+from kvclient.lanes.frames import count_keys, pack_found, pack_receipt, parse_keys, parse_put
 from kvclient.lanes.grpc_lane import LENGTH_NBYTES, SERVICE
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError
@@ -41,8 +41,8 @@ class GrpcLaneServicer:
     def _fetch(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         """Say what there is under each key, with the chunks if they fit into one message."""
         store = self._entrance.bind(context)
+        store.allowance.request(count_keys(request))
         keys = parse_keys(request)[0]
-        store.allowance.request(len(keys))
         answers = [store.read(key) for key in keys]
         opened = [each for each in answers if isinstance(each, Opened)]
         head = pack_found([found(each) for each in answers])
@@ -61,8 +61,8 @@ class GrpcLaneServicer:
     def _get(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Stream what there is under each key, then the chunks, each piece as soon as it is here."""
         store = self._entrance.bind(context)
+        store.allowance.request(count_keys(request))
         keys = parse_keys(request)[0]
-        store.allowance.request(len(keys))
         answers = [store.read(key) for key in keys]
         opened = [each for each in answers if isinstance(each, Opened)]
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from kvclient.lanes.frames import MAX_HEAD_NBYTES, Kind, pack_count, pack_directory, pack_error
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import near_buffer_bytes, tune
+from kvstore.core import calling
 from kvstore.core.errors import AuthError, ConfigError, KVError
 from kvstore.server.access.entrance import Entrance
 from kvstore.server.budget import ByteBudget
@@ -171,6 +172,7 @@ class Listener:
             self._note_refusal(connection, error)
         try:
             if session is not None and self._enter(connection, session):
+                calling.work_for(session.caller.tenant)
                 session.serve()
         except KVError as error:
             logger.debug("a connection of a lane ended: %s", error)

@@ -9,13 +9,16 @@ from abc import abstractmethod
 from contextlib import closing
 
 from kvclient.lanes.frames import (
+    Behalf,
     Found,
     Kind,
+    count_keys,
     pack_count,
     pack_error,
     pack_found,
     pack_placed,
     pack_receipt,
+    parse_behalf,
     parse_keys,
     parse_put,
     parse_share,
@@ -35,6 +38,7 @@ from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.ring import Ring
 from kvstore.server.observe.calls import OK
 from kvstore.server.service import BoundStore
+from kvstore.server.visit import Work
 from kvstore.store.memory import BlockLanding
 from kvstore.store.pages import make_ring
 from kvstore.store.results import Opened
@@ -42,6 +46,8 @@ from kvstore.store.results import Opened
 logger = logging.getLogger(__name__)
 
 _CALLS = {kind: kind.name.lower() for kind in Kind}
+_OF_NOBODY = Behalf()
+_APART = (Kind.READ, Kind.STAGE)  # serve many requests
 
 INLINE_NBYTES = 16 << 10  # a chunk up to this length is sent even where it could be read in place
 MAX_SKIPPED_NBYTES = 4 << 30
@@ -77,6 +83,7 @@ class Session:
         lane = "shm" if sharing else "tcp"
         self._calls, self._sheet, self._code = store.lane_calls, store.lane_calls.open(lane), OK
         self._sent, self._received = f"lane.{lane}.sent_bytes", f"lane.{lane}.received_bytes"
+        self._lane, self._behalf = lane, _OF_NOBODY
         self._scratch = BufferPool(0)
         self._ring: Ring | None = None
         self.is_idle = True
@@ -87,19 +94,33 @@ class Session:
         while True:
             self.is_idle, self.idle_since = True, time.monotonic()
             kind, head, body_nbytes = self._frames.receive(float("inf"))
+            if kind is Kind.ON_BEHALF:
+                self._behalf = parse_behalf(head)
+                continue
             self.is_idle = False
             self._count(kind, head, body_nbytes)
 
     def _count(self, kind: Kind, head: bytes, body_nbytes: int) -> None:
         """Answer one request, and count it with how it ended."""
         began, self._code = time.perf_counter(), OK
+        work = None if self._behalf == _OF_NOBODY or kind in _APART else self._work(kind)
         try:
-            self._answer(kind, head, body_nbytes)
+            if work is None:
+                self._answer(kind, head, body_nbytes)
+            else:
+                work.run(self._answer, kind, head, body_nbytes)
         except BaseException:
             self._code = "CANCELLED"
             raise
         finally:
             self._sheet[_CALLS[kind]].add(time.perf_counter() - began, self._code)
+            if work is not None:
+                work.end(self._code)
+
+    def _work(self, kind: Kind) -> Work:
+        """Join the request and the span that the peer named; a request that is part of no trace begins none."""
+        request_id, parent = self._behalf
+        return Work(request_id, f"larder.{self._lane}.{_CALLS[kind]}" if parent else "", parent)
 
     def expire(self) -> None:
         """End leases that lasted too long; called from another thread."""
@@ -149,8 +170,8 @@ class Session:
     def _get(self, head: bytes) -> None:
         """Send chunks behind each other."""
         try:
+            self._store.allowance.request(count_keys(head))
             keys, _ = parse_keys(head)
-            self._store.allowance.request(len(keys))
             opened = [self._store.read(key) for key in keys]
         except Exception as error:
             self._refuse(error)
@@ -160,8 +181,8 @@ class Session:
     def _get_share(self, head: bytes) -> None:
         """Send the pieces of one chunk that belong to this connection."""
         try:
-            key, share = parse_share(head)
             self._store.allowance.request()
+            key, share = parse_share(head)
             opened = self._store.read(key)
         except Exception as error:
             self._refuse(error)
@@ -235,12 +256,12 @@ class Session:
         """Receive a chunk into the place where it is kept, verify it on the way, and publish it."""
         receiving: _Receiving | None = None
         try:
+            self._store.allowance.request()
             note, header = parse_put(head)
             if announced_nbytes(header) != len(header) + body_nbytes:
                 raise FormatError(f"{announced_nbytes(header)} B were announced, {len(header) + body_nbytes} B come")
             if self._ring:
                 self._ring.rewind()
-            self._store.allowance.request()
             with self._store.allowance.transfer(body_nbytes), self._budget.lend(body_nbytes):
                 draft = self._store.begin_put(header, note)
                 receiving = receive(self, draft.blob, len(header))
