@@ -16,6 +16,7 @@ from kvclient.channel import is_loopback
 from kvstore.core.errors import ConfigError, UnsupportedError
 from kvstore.server.access.audit import AuditLog
 from kvstore.server.access.certificates import Certificates
+from kvstore.server.access.handshakes import Handshakes, peers_of
 from kvstore.server.budget import ByteBudget
 from kvstore.server.config import ServerConfig
 from kvstore.server.guard import Guard, SilenceWatch
@@ -67,6 +68,7 @@ class RpcServer:
         self.config = config
         self.audit = audit or AuditLog()
         self.certificates = Certificates(config.tls) if config.tls.cert else None
+        self.handshakes = Handshakes(self.audit, lambda: peers_of(self.port)) if config.tls.client_ca else None
         self.watch = SilenceWatch(config.idle_timeout_s, busy_at=max(1, config.max_workers * 3 // 4))
         self.budget = ByteBudget(config.max_inflight_bytes, self.watch.relieve)
         self.calls = CallLog()
@@ -74,12 +76,14 @@ class RpcServer:
         self._pool = ThreadPoolExecutor(config.max_workers, thread_name_prefix="rpc")
         self._server = grpc.server(
             self._pool,
-            interceptors=[Guard(self.watch, self.calls, self.audit)],
+            interceptors=[Guard(self.watch, self.calls, self.audit, self.handshakes)],
             options=_OPTIONS,
             maximum_concurrent_rpcs=4 * config.max_workers,
         )
         self._health = _Health(experimental_non_blocking=False)
-        self._watcher = threading.Thread(target=self.watch.run, name="silence-watch", daemon=True)
+        self._watchers = [threading.Thread(target=self.watch.run, name="silence-watch", daemon=True)]
+        if self.handshakes is not None:
+            self._watchers.append(threading.Thread(target=self.handshakes.run, name="handshakes", daemon=True))
         self.port = 0
         self.is_serving = False
         self.closers: list[Callable[[float], object]] = []  # called with the seconds that a drain may take
@@ -103,7 +107,8 @@ class RpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection([r.name for r in registrations] + [health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
         self.port = self._bind()
-        self._watcher.start()
+        for watcher in self._watchers:
+            watcher.start()
         self._server.start()
         self.is_serving = True
 
@@ -120,6 +125,8 @@ class RpcServer:
         is_clean = stopped.wait(self.config.drain_s)
         stopped.wait(5.0)
         self.watch.stop()
+        if self.handshakes is not None:
+            self.handshakes.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         return is_clean
 
@@ -130,7 +137,8 @@ class RpcServer:
             logger.warning("%s serves plain text to other machines: allow_plaintext is set", address)
         try:
             if self.certificates is not None:
-                return self._server.add_secure_port(address, self.certificates.credentials())
+                begun = self.handshakes.begin if self.handshakes is not None else lambda: None
+                return self._server.add_secure_port(address, self.certificates.credentials(begun))
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
             raise ConfigError(f"server.address {address} can't be bound: it is taken or not of this machine") from error

@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from kvclient.status import ERROR_KEY, RETRY_KEY
 from kvstore.core.errors import AuthError, FormatError, KVError
 from kvstore.server.access.audit import AuditLog
+from kvstore.server.access.handshakes import Handshakes
 from kvstore.server.observe.calls import OK, CallLog
 from kvstore.server.visit import Visit
 
@@ -105,8 +106,11 @@ class SilenceWatch:
 class Guard(grpc.ServerInterceptor):
     """Wraps every method of a server; see the module's docstring. A caller without an accepted identity leaves an audit line."""
 
-    def __init__(self, watch: SilenceWatch, calls: CallLog | None = None, audit: AuditLog | None = None) -> None:
+    def __init__(
+        self, watch: SilenceWatch, calls: CallLog | None = None, audit: AuditLog | None = None, handshakes: Handshakes | None = None
+    ) -> None:
         self._watch, self._calls, self._audit = watch, calls or CallLog(), audit or AuditLog()
+        self._handshakes = handshakes
         self._guarded: dict[str, tuple[Any, Any]] = {}  # by method: its handler, which a server keeps, and the guarded one
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -126,6 +130,8 @@ class Guard(grpc.ServerInterceptor):
         run = self._answer_many if handler.response_streaming else self._answer_one
 
         def behaviour(messages: Iterator[bytes], context: grpc.ServicerContext) -> Any:
+            if self._handshakes is not None and self._handshakes.is_watching:
+                self._handshakes.called(context.peer())
             requests = self._requests(messages, context, handler.request_deserializer)
             return run(name, act, requests if handler.request_streaming else None, requests, context)
 

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from kvclient.channel import bearer
-from kvclient.lanes.frames import Kind, pack_frame
+from kvclient.lanes.frames import Kind, pack_frame, parse_error
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
@@ -29,17 +29,13 @@ from kvstore.server.config import LanesConfig, ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.store_servicer import register_store
 from tests.lanes.raw import connect, doors_of, soon, until
+from tests.server.audit_file import lines_of
 from tests.server.chunks import key, make_blob, make_service
 from tests.server.issuer import make_token, write_jwks
 
 USER, ADMIN = "a-token-of-a-user-0123", "a-token-of-an-admin-0123"
 BLOB = make_blob()
 ROOT = Identity("alpha", "token on line 3", is_admin=True)
-
-
-def lines_of(file: Path) -> list[dict[str, object]]:
-    """Return the lines of an audit file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.fixture
@@ -152,7 +148,7 @@ def test_a_call_without_a_token_is_unauthenticated_and_noted(server: RpcServer, 
                 stub.Lookup(pb.LookupRequest(), metadata=metadata, timeout=5)
             assert isinstance(caught.value, grpc.Call)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-    assert [line["event"] for line in lines_of(file)] == ["refused", "refused"]
+    assert [(line["event"], line["outcome"]) for line in lines_of(file)] == [("refused", "UNAUTHENTICATED")] * 2
 
 
 @pytest.mark.parametrize("lane", ["shm", "tcp"])
@@ -163,11 +159,11 @@ def test_a_ticket_that_is_shown_again_is_refused_and_noted(server: RpcServer, fi
         frames = SocketFrames(connect(offered, lane), lane)
         frames.reads_ahead = False
         frames.send(Kind.HELLO, offered.ticket, soon())
-        kind = frames.receive(soon())[0]
+        kind, head, _ = frames.receive(soon())
         frames.close()
-    assert kind is Kind.ERROR
+    assert (kind, parse_error(head).code) == (Kind.ERROR, "UNAUTHENTICATED")
     until(lambda: bool(lines_of(file)))
-    assert [(line["event"], line["call"]) for line in lines_of(file)] == [("refused", f"lane {lane}")]
+    assert [(line["event"], line["call"], line["outcome"]) for line in lines_of(file)] == [("refused", f"lane {lane}", "UNAUTHENTICATED")]
     assert offered.ticket.hex() not in file.read_text()
 
 

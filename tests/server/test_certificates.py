@@ -121,7 +121,7 @@ def test_files_that_are_spoilt_at_the_start_are_refused(tls: TLSConfig, tmp_path
 def test_a_stranger_of_the_lane_leaves_an_audit_line(
     server: RpcServer, authorities: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of gRPC's handshakes nobody tells us; the lane's are our own."""
+    """Its handshakes are our own; for gRPC's see test_handshakes.py."""
     stranger = ClientTLS(str(authorities["old"] / "ca.pem"))
     offered = doors_of(server).open_lane(Identity("alpha"))
     lane = TcpLane(TcpSettings("127.0.0.1", offered.tcp_port, tls=stranger.context()), lambda _: offered.ticket, BufferPool(0), 1 << 20)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +44,14 @@ class Certificates:
         """Return the context for a connection that is accepted now."""
         return self._loaded.current().context
 
-    def credentials(self) -> grpc.ServerCredentials:
-        """Return what gRPC asks again before each handshake."""
+    def credentials(self, begun: Callable[[], None] = lambda: None) -> grpc.ServerCredentials:
+        """Return what gRPC asks again before each handshake; `begun` is called then, too."""
         self._shown = self._loaded.current()
-        replacement: Any = self._replacement  # its type is stated without the None that gRPC takes for "no change"
+
+        def replacement() -> Any:  # its type is stated without the None that gRPC takes for "no change"
+            begun()
+            return self._replacement()
+
         return grpc.dynamic_ssl_server_credentials(_configuration(self._shown), replacement, "client_ca" in self._files)
 
     def _replacement(self) -> grpc.ServerCertificateConfiguration | None:
