@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from kvstore.core.errors import CorruptError, DeadlineError, KVError, TierUnavai
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey, Kind, content_key
 from kvstore.server.service import BoundStore, StoreService
+from kvworker.answer import load
 from kvworker.answer.device_tier import DeviceTier
 from kvworker.answer.load import Loader, StoredSource, fetch
 from kvworker.codec.specs import find_codec
@@ -277,6 +279,22 @@ def test_a_batch_brings_the_first_group_of_all_before_the_second_of_any(shelf: S
     store = TamperedParts(shelf.store, lambda index, data: (order.append(index), data)[1])
     fetch(store, [shelf.hold(), shelf.loader.hold("alice", other, 3)], 1.0)
     assert order == [0, 0, 1, 1]
+
+
+def test_each_chunk_of_a_batch_is_charged_for_its_own_parts(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all take together is the time of the batch, so that a byte costs the same in a batch as alone: here 1, 2, 3 and 4 s a part."""
+    other, blob = encode(shelf.tiny, (256, 1, 2))
+    shelf.store.put(blob, PutNote())
+    now_s, parts_s = [0.0], iter((1.0, 2.0, 3.0, 4.0))
+    monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+
+    def take_time(_: int, data: memoryview) -> memoryview:
+        now_s[0] += next(parts_s)
+        return data
+
+    sources = [shelf.hold(), shelf.loader.hold("alice", other, 3)]
+    fetch(TamperedParts(shelf.store, take_time), sources, 1.0)
+    assert [source.seconds for source in sources] == pytest.approx([1 + 3, 2 + 4])
 
 
 def test_one_chunk_of_a_batch_that_fails_leaves_the_others_alone(shelf: Shelf) -> None:

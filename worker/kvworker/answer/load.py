@@ -86,16 +86,15 @@ class StoredSource:
         self._decoder = ChunkDecoder(reader.manifest, self._codec_of(reader.manifest.codec), self._device)
         self.tier, self.nbytes = reader.tier, reader.nbytes
 
-    def take(self, reader: BlobReader, seconds: Callable[[], float]) -> None:
-        """Receive and decode the next part and tell who listens; `seconds` is what the fetch took so far.
+    def take(self, reader: BlobReader, lap: Callable[[], float]) -> None:
+        """Receive and decode the next part and tell who listens; `lap` returns the seconds since it was last called by the same fetch.
 
         Where a GPU decodes a chunk as it writes it into a cache, the part stays coded until then.
         """
         assert self._decoder is not None
         index = len(self._chunks)
         chunk = self._decoder.part_to_place(index, reader.part(index))
-        if index + 1 == self._n_groups:
-            self.seconds = max(seconds(), 1e-9)
+        self.seconds += lap()
         self._chunks.append(chunk)
         self._tell()
 
@@ -146,30 +145,44 @@ def _open_each(store: StoreAPI, sources: Sequence[StoredSource], deadline: float
 
 
 def _read(sources: Sequence[StoredSource], readers: Sequence[BlobReader | None], started: float) -> None:
-    """Take all parts in; each source is charged for its share of the bytes."""
+    """Take all parts in; each source is charged for its own parts, and all alike for what opening them took."""
     opened: list[tuple[StoredSource, BlobReader]] = []
+    lap = _laps(started)
     try:
         for source, reader in zip(sources, readers, strict=True):
             if reader is None:
                 source.fail(LoadFailed("the chunk is no longer stored"))
             elif _try(source, lambda s=source, r=reader: s.open(r)):  # type: ignore[misc]
                 opened.append((source, reader))
-        all_nbytes = sum(source.nbytes for source, _ in opened)
+        opening_s = lap()
+        for source, _ in opened:
+            source.seconds = opening_s / len(opened)
         while opened:
-            opened = [(s, r) for s, r in opened if _take(s, r, all_nbytes, started)]
+            opened = [(s, r) for s, r in opened if _take(s, r, lap)]
     finally:
         for reader in readers:
             if reader is not None:
                 reader.close()
 
 
-def _take(source: StoredSource, reader: BlobReader, all_nbytes: int, started: float) -> bool:
+def _laps(started: float) -> Callable[[], float]:
+    """Return a stopwatch that says at each call how long ago the last call, or the start, was."""
+    last = started
+
+    def lap() -> float:
+        nonlocal last
+        last, before = time.perf_counter(), last
+        return max(last - before, 1e-9)
+
+    return lap
+
+
+def _take(source: StoredSource, reader: BlobReader, lap: Callable[[], float]) -> bool:
     """Take one part in; return whether there is more to come for somebody who waits."""
     if not source.n_holders:
         source.fail(LoadFailed("nobody waits for it any more"))
         return False
-    is_sound = _try(source, lambda: source.take(reader, lambda: (time.perf_counter() - started) * source.nbytes / all_nbytes))
-    return is_sound and not source.has_arrived
+    return _try(source, lambda: source.take(reader, lap)) and not source.has_arrived
 
 
 def _try(source: StoredSource, step: Callable[[], None]) -> bool:
