@@ -14,9 +14,25 @@ from typing import Any, NamedTuple
 
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.planners.linear import LinearCost, first_guess, fit
-from kvstore.planners.samples import OUTCOME, PREFILL, SPLICE, CostSample, WaitSample, codec_subject, tier_subject
+from kvstore.planners.samples import (
+    PREFILL,
+    SPLICE,
+    CostSample,
+    Manner,
+    OutcomeSample,
+    Pass,
+    PassSample,
+    PrefillSample,
+    WaitSample,
+    codec_subject,
+    outcome_subject,
+    pass_subject,
+    tier_subject,
+)
 
 _WAIT_WEIGHT = 0.2  # of one observation, as for the costs
+_TRUSTED = LinearCost((0.0, 1.0), n_samples=4)  # a plan adds up until outcomes say otherwise: its parts are corrected by then
+_MEASURED = LinearCost((0.0, 1.0), n_samples=1)  # a pass takes what was measured at start, which counts as one observation
 
 
 class LoadRates(NamedTuple):
@@ -27,6 +43,14 @@ class LoadRates(NamedTuple):
     land_s: float
     land_byte_s: float
     land_token_s: float
+
+
+class Landed(NamedTuple):
+    """A chunk that a pass put in its place: the label of its codec, its size in bytes and its tokens."""
+
+    codec: str
+    nbytes: int
+    n_tokens: int
 
 
 class Prediction(NamedTuple):
@@ -43,8 +67,9 @@ class CostModel:
     Parameters
     ----------
     costs : mapping of subject to LinearCost
-        "prefill" over (1, rows, rows * context), "tier NAME" and "codec LABEL" over (1, stored bytes), "splice" over (1, tokens),
-        "outcome" over (1, planned seconds).
+        As measured at start: "prefill" over (1, rows, rows * context), "codec LABEL" over (1, stored bytes), "splice" over
+        (chunks, tokens). As seen since: "tier NAME" over (1, stored bytes), "pass KIND" over (1, seconds by what was measured at start),
+        "outcome MANNER" over (1, planned seconds).
     overlap : float
         Share of the last load that hides behind the last step. A loader that runs one of G layer groups ahead of the engine reaches about
         1 - 1/G.
@@ -79,13 +104,20 @@ class CostModel:
         if isinstance(sample, WaitSample):
             known_s = self.waits.get(sample.tier, sample.seconds)
             return replace(self, waits={**self.waits, sample.tier: known_s + _WAIT_WEIGHT * (sample.seconds - known_s)})
-        known = self.costs.get(sample.subject)
+        known = self.costs.get(sample.subject) or _PRIORS.get(type(sample))
         updated = known.observe(sample.features, sample.seconds) if known else first_guess(sample.features, sample.seconds)
         return replace(self, costs={**self.costs, sample.subject: updated})
 
+    def prefill(self, work: Pass) -> LinearCost | None:
+        """Return what passes of a kind take over (1, rows, rows * context), as lately seen; None before any measurement."""
+        prefill, seen = self.costs.get(PREFILL), self.costs.get(pass_subject(work))
+        if prefill is None or seen is None:
+            return prefill
+        return replace(seen, coefficients=tuple(c * seen.coefficients[1] for c in prefill.coefficients))
+
     def predict_prefill(self, rows: int, context: float) -> float | None:
-        """Return the seconds of a pass over `rows` rows that see `context` keys each on average; None before any measurement."""
-        prefill = self.costs.get(PREFILL)
+        """Return the seconds of one pass over a prompt of `rows` rows that see `context` keys each on average; None if unknown."""
+        prefill = self.prefill(Pass.WHOLE)
         return prefill.predict((1.0, float(rows), rows * context)) if prefill else None
 
     def load_rates(self, tier: str, codec: str) -> LoadRates | None:
@@ -93,20 +125,32 @@ class CostModel:
         read, decode, splice = (self.costs.get(subject) for subject in (tier_subject(tier), codec_subject(codec), SPLICE))
         if read is None or decode is None or splice is None:
             return None
+        seen = self.costs.get(pass_subject(Pass.LAST), _MEASURED).coefficients[1]
         (read_s, read_byte_s), (decode_s, decode_byte_s), (splice_s, token_s) = (c.coefficients for c in (read, decode, splice))
-        return LoadRates(read_s, read_byte_s, decode_s + splice_s, decode_byte_s, token_s)
+        return LoadRates(read_s, read_byte_s, (decode_s + splice_s) * seen, decode_byte_s * seen, token_s * seen)
+
+    def pass_sample(self, work: Pass, measured: PrefillSample, landed: Iterable[Landed] = ()) -> PassSample | None:
+        """Return what a pass that put chunks in their place besides says about its kind; None where its costs were never measured."""
+        prefill, splice = self.costs.get(PREFILL), self.costs.get(SPLICE)
+        if prefill is None or splice is None:
+            return None
+        planned_s = prefill.predict(measured.features)
+        for codec, nbytes, n_tokens in landed:
+            decode = self.costs.get(codec_subject(codec))
+            planned_s += splice.predict((1.0, float(n_tokens))) + (decode.predict((1.0, float(nbytes))) if decode else 0.0)
+        return PassSample(work, planned_s, measured.seconds)
 
     def error(self, subject: str) -> float:
         """Return by how much predictions of a subject missed, as a share; 1 for what was never measured."""
         cost = self.costs.get(subject)
         return cost.relative_error if cost else 1.0
 
-    def predict(self, planned_s: float, compute_s: float, load_s: float, tiers: Iterable[str]) -> Prediction:
-        """Return when a plan that adds up to `planned_s` gives its first token, corrected by how earlier plans came out.
+    def predict(self, manner: Manner, planned_s: float, compute_s: float, load_s: float, tiers: Iterable[str]) -> Prediction:
+        """Return when a plan that adds up to `planned_s` gives its first token, corrected by how earlier plans of its manner came out.
 
-        Before any outcome, the errors of computing `compute_s` and of loading `load_s` over `tiers` are taken to be independent.
+        Before any of them, the errors of computing `compute_s` and of loading `load_s` over `tiers` are taken to be independent.
         """
-        outcome = self.costs.get(OUTCOME)
+        outcome = self.costs.get(outcome_subject(manner))
         load_error = max((self.error(tier_subject(tier)) for tier in tiers), default=0.0)
         error_s = math.hypot(compute_s * self.error(PREFILL), load_s * load_error)
         if outcome is None:
@@ -130,6 +174,9 @@ class CostModel:
             return cls(costs, float(value["overlap"]), {str(tier): float(wait_s) for tier, wait_s in value["waits"].items()})
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise FormatError(f"not a cost model: {error!r}") from error
+
+
+_PRIORS: Mapping[type, LinearCost] = {PassSample: _MEASURED, OutcomeSample: _TRUSTED}
 
 
 def fit_samples(samples: Sequence[CostSample]) -> LinearCost:

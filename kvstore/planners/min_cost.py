@@ -11,7 +11,7 @@ from kvstore.planners.cost import CostModel
 from kvstore.planners.makespan import Option
 from kvstore.planners.parallel_tiers import split_over_tiers
 from kvstore.planners.plan import Hits, Plan, Request, format_s
-from kvstore.planners.samples import PREFILL
+from kvstore.planners.samples import PREFILL, Manner
 from kvstore.planners.share_out import Timeline, share_out
 from kvstore.planners.weigh import Form, Scale, make_plan, quickest, weigh
 
@@ -79,7 +79,8 @@ def _choose(scale: Scale) -> Choice:
 def _is_in_time(scale: Scale, choice: Choice) -> bool:
     """Tell whether a choice keeps to the deadline even when it is late by its error."""
     tiers = {form.offer.tier for form, loads in zip(choice.chosen, choice.is_loaded, strict=True) if form and loads}
-    predicted = scale.costs.predict(*choice.timeline, tiers)
+    manner = Manner.RACED if any(choice.is_loaded) else Manner.COMPUTED
+    predicted = scale.costs.predict(manner, *choice.timeline, tiers)
     return predicted.seconds + predicted.error_s <= scale.request.deadline_s
 
 

@@ -4,10 +4,40 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from enum import StrEnum
 
 from kvstore.core.errors import InvalidInputError
 
-PREFILL, SPLICE, OUTCOME = "prefill", "splice", "outcome"
+PREFILL, SPLICE = "prefill", "splice"
+
+
+class Pass(StrEnum):
+    """What a forward pass was for; each kind differs from prefill as it was measured at start in a way of its own."""
+
+    WHOLE = "whole"
+    """A prompt without anything loaded, in one pass on a device that does nothing else."""
+    STEP = "step"
+    """Some rows, beside loads that take the processor and its memory now and then."""
+    LAST = "last"
+    """The rows that are left, with everything that was loaded put in its place."""
+
+
+class Manner(StrEnum):
+    """How a request came to its first token."""
+
+    COMPUTED = "computed"
+    LOADED = "loaded"
+    RACED = "raced"
+
+
+def pass_subject(work: Pass) -> str:
+    """Return the subject of how much longer passes of a kind take than was measured at start."""
+    return f"pass {work}"
+
+
+def outcome_subject(manner: Manner) -> str:
+    """Return the subject of how much longer requests of a manner take than their plans add up to."""
+    return f"outcome {manner}"
 
 
 def tier_subject(tier: str) -> str:
@@ -88,8 +118,9 @@ class DecodeSample:
 
 @dataclass(frozen=True)
 class SpliceSample:
-    """Rotating and scattering a chunk of `n_tokens` tokens into the cache took `seconds`."""
+    """Rotating and scattering `n_chunks` chunks of `n_tokens` tokens in all into the cache took `seconds`."""
 
+    n_chunks: int
     n_tokens: int
     seconds: float
 
@@ -103,14 +134,37 @@ class SpliceSample:
 
     @property
     def features(self) -> tuple[float, ...]:
-        """One chunk and its tokens."""
-        return (1.0, float(self.n_tokens))
+        """Chunks and their tokens."""
+        return (float(self.n_chunks), float(self.n_tokens))
+
+
+@dataclass(frozen=True)
+class PassSample:
+    """A pass that takes `planned_s` by what was measured at start, with all that it lands, took `seconds`."""
+
+    work: Pass
+    planned_s: float
+    seconds: float
+
+    def __post_init__(self) -> None:
+        _check_positive(self)
+
+    @property
+    def subject(self) -> str:
+        """The cost that this measures."""
+        return pass_subject(self.work)
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """One pass, and its planned seconds."""
+        return (1.0, self.planned_s)
 
 
 @dataclass(frozen=True)
 class OutcomeSample:
     """A request whose costs add up to `planned_s` had its first token after `ttft_s`; it tells how well plans predict."""
 
+    manner: Manner
     planned_s: float
     ttft_s: float
 
@@ -120,7 +174,7 @@ class OutcomeSample:
     @property
     def subject(self) -> str:
         """The cost that this measures."""
-        return OUTCOME
+        return outcome_subject(self.manner)
 
     @property
     def features(self) -> tuple[float, ...]:
@@ -145,7 +199,7 @@ class WaitSample:
             raise InvalidInputError(f"WaitSample: seconds must be finite and at least 0, got {self.seconds}")
 
 
-CostSample = PrefillSample | ReadSample | DecodeSample | SpliceSample | OutcomeSample
+CostSample = PrefillSample | ReadSample | DecodeSample | SpliceSample | PassSample | OutcomeSample
 
 
 def _check_positive(sample: CostSample) -> None:

@@ -11,7 +11,7 @@ from kvstore.core.errors import InvalidInputError
 from kvstore.planners.cost import CostModel, LoadRates
 from kvstore.planners.makespan import Option
 from kvstore.planners.plan import Compute, Hits, Load, Offer, PassageAsk, Plan, Request, Terms, format_s
-from kvstore.planners.samples import PREFILL
+from kvstore.planners.samples import PREFILL, Manner, Pass
 from kvstore.planners.share_out import NOWHERE, Timeline, Work, lay_out
 
 STEP_ROWS = 512  # a step of about so many rows shares what every pass costs
@@ -75,20 +75,26 @@ def weigh(request: Request, hits: Hits, costs: CostModel) -> Scale:
     """Return the costs of every passage. Offers for a passage that the request lacks raise InvalidInputError."""
     if strange := set(hits) - {ask.index for ask in request.passages}:
         raise InvalidInputError(f"hits hold offers for passages {sorted(strange)}, which the request does not have")
-    prefill = costs.costs.get(PREFILL)
-    pass_s, row_s, pair_s = prefill.coefficients if prefill else (0.0, 0.0, 0.0)
+    pass_s, row_s, pair_s = _coefficients(costs, Pass.STEP)
+    last_s, last_row_s, last_pair_s = _coefficients(costs, Pass.LAST)
     lanes = {tier: lane for lane, tier in enumerate(sorted({offer.tier for found in hits.values() for offer in found}))}
     rates: dict[tuple[str, str], LoadRates | None] = {}
-    compute_s, forms, rows_s = [], [], 0.0
+    compute_s, forms = [], []
     for ask in request.passages:
-        one_row_s = row_s + pair_s * (ask.start + (ask.n_tokens + 1) / 2)  # a row sees the keys up to its own
-        rows_s += ask.n_tokens * one_row_s
-        compute_s.append(ask.n_tokens * one_row_s + pass_s * min(1.0, ask.n_tokens / STEP_ROWS))
-        forms.append(_forms(hits.get(ask.index, ()), ask, one_row_s, costs, lanes, rates))
+        context = ask.start + (ask.n_tokens + 1) / 2  # a row sees the keys up to its own
+        compute_s.append(ask.n_tokens * (row_s + pair_s * context) + pass_s * min(1.0, ask.n_tokens / STEP_ROWS))
+        forms.append(_forms(hits.get(ask.index, ()), ask, last_row_s + last_pair_s * context, costs, lanes, rates))
     question_context = request.n_tokens - (request.question_tokens - 1) / 2
-    question_s = pass_s + request.question_tokens * (row_s + pair_s * question_context)
+    question_s = last_s + request.question_tokens * (last_row_s + last_pair_s * question_context)
+    all_computed_s = costs.predict_prefill(request.n_tokens, (request.n_tokens + 1) / 2) or 0.0
     ready_s = tuple(costs.waits.get(tier, 0.0) for tier in lanes)
-    return Scale(request, costs, tuple(compute_s), tuple(forms), tuple(lanes), ready_s, question_s, question_s + rows_s)
+    return Scale(request, costs, tuple(compute_s), tuple(forms), tuple(lanes), ready_s, question_s, all_computed_s)
+
+
+def _coefficients(costs: CostModel, work: Pass) -> tuple[float, ...]:
+    """Return the seconds per pass, row, and pair of row and key."""
+    prefill = costs.prefill(work)
+    return prefill.coefficients if prefill else (0.0, 0.0, 0.0)
 
 
 def _forms(
@@ -146,7 +152,8 @@ def make_plan(scale: Scale, chosen: Sequence[Form | None], is_loaded: Sequence[b
     why = f"loads {len(loaded)} of {len(items)} passages, first token predicted after"
     if PREFILL not in costs.costs or timeline.seconds == math.inf:
         return Plan(tuple(items), None, None, None, None, None, loss, f"{why} {format_s(None)}; {note}", terms)
-    predicted = costs.predict(*timeline, {offer.tier for offer in loaded})
+    manner = Manner.RACED if loaded else Manner.COMPUTED
+    predicted = costs.predict(manner, *timeline, {offer.tier for offer in loaded})
     why = f"{why} {format_s(predicted.seconds)} give or take {format_s(predicted.error_s)}; {note}"
     return Plan(tuple(items), predicted.seconds, predicted.error_s, *timeline, loss, why, terms)
 

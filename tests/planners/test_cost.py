@@ -8,14 +8,24 @@ from typing import Any
 import pytest
 
 from kvstore.core.errors import FormatError, InvalidInputError
-from kvstore.planners.cost import CostModel, fit_samples
+from kvstore.planners.cost import CostModel, Landed, fit_samples
 from kvstore.planners.linear import LinearCost
-from kvstore.planners.samples import CostSample, DecodeSample, OutcomeSample, PrefillSample, ReadSample, SpliceSample, WaitSample
+from kvstore.planners.samples import (
+    CostSample,
+    DecodeSample,
+    Manner,
+    OutcomeSample,
+    Pass,
+    PrefillSample,
+    ReadSample,
+    SpliceSample,
+    WaitSample,
+)
 
 PREFILL = [PrefillSample(n, c, 1e-3 + 1e-5 * n + 1e-9 * n * c) for n in (16, 256, 1024) for c in (16.0, 512.0)]
 READS = [ReadSample("disk", n, 1e-4 + n / 1e9) for n in (1 << 12, 1 << 16, 1 << 22)]
 DECODES = [DecodeSample("int8", n, 2e-5 + n / 4e9) for n in (1 << 12, 1 << 16, 1 << 22)]
-SPLICES = [SpliceSample(n, 1e-5 + n * 1e-7) for n in (16, 128, 1024)]
+SPLICES = [SpliceSample(8, n, 8e-5 + n * 1e-7) for n in (128, 1024)]
 CALIBRATED = CostModel.calibrated([*PREFILL, *READS, *DECODES, *SPLICES])
 
 
@@ -63,7 +73,7 @@ def test_the_first_observation_of_a_tier_makes_it_known() -> None:
 def test_observing_leaves_the_model_itself_alone() -> None:
     """Plans in flight keep the model that they were made with."""
     before = CALIBRATED.to_json()
-    CALIBRATED.observe(SpliceSample(10, 1.0))
+    CALIBRATED.observe(SpliceSample(1, 10, 1.0))
     assert CALIBRATED.to_json() == before
 
 
@@ -85,23 +95,82 @@ def test_waits_are_averaged_and_may_be_none() -> None:
 def test_the_error_of_a_prediction_adds_up_from_its_costs() -> None:
     """3 s of computing known to 10 % and 4 s of loading known to 10 %: independent errors of 0.3 and 0.4 s make 0.5 s."""
     model = CostModel({"prefill": LinearCost((0.0, 1.0, 0.0), 0.1, 9), "tier disk": LinearCost((0.0, 1.0), 0.1, 9)})
-    assert model.predict(5.0, 3.0, 4.0, ["disk"]) == pytest.approx((5.0, 0.5))
+    assert model.predict(Manner.RACED, 5.0, 3.0, 4.0, ["disk"]) == pytest.approx((5.0, 0.5))
 
 
 def test_a_tier_that_was_never_measured_has_the_whole_load_for_its_error() -> None:
     """Unknown is not certain."""
     model = CostModel({"prefill": LinearCost((0.0, 1.0, 0.0), 0.0, 9)})
-    assert model.predict(5.0, 3.0, 4.0, ["disk"]).error_s == 4.0
+    assert model.predict(Manner.RACED, 5.0, 3.0, 4.0, ["disk"]).error_s == 4.0
 
 
 def test_outcomes_correct_predictions_and_replace_their_error() -> None:
-    """Requests that take twice what was planned, 20 times: planned again, 4 s become 8."""
+    """Requests that take twice what was planned, 40 times: planned again, 4 s become 8."""
     model = CostModel({"prefill": LinearCost((0.0, 1.0, 0.0), 0.5, 9)})
-    for _ in range(20):
-        model = model.observe(OutcomeSample(planned_s=2.0, ttft_s=4.0))
-    predicted = model.predict(4.0, 4.0, 0.0, [])
-    assert predicted.seconds == pytest.approx(8.0)
+    for _ in range(40):
+        model = model.observe(OutcomeSample(Manner.LOADED, planned_s=2.0, ttft_s=4.0))
+    predicted = model.predict(Manner.LOADED, 4.0, 4.0, 0.0, [])
+    assert predicted.seconds == pytest.approx(8.0, rel=1e-3)
     assert predicted.error_s < 0.1 * predicted.seconds
+
+
+def test_outcomes_of_one_manner_say_nothing_about_another() -> None:
+    """Loads and computing that hinder each other do so in races only."""
+    model = CALIBRATED.observe(OutcomeSample(Manner.RACED, planned_s=2.0, ttft_s=4.0))
+    assert model.predict(Manner.RACED, 2.0, 1.0, 1.0, []).seconds > 2.0
+    assert model.predict(Manner.LOADED, 2.0, 1.0, 1.0, []).seconds == 2.0
+
+
+def test_the_first_outcome_moves_predictions_by_a_fifth_of_what_they_missed() -> None:
+    """2 ** 0.2: the costs that a plan adds up are corrected by what they took themselves."""
+    model = CALIBRATED.observe(OutcomeSample(Manner.RACED, planned_s=2.0, ttft_s=4.0))
+    assert model.predict(Manner.RACED, 1.0, 1.0, 1.0, []).seconds == pytest.approx(2**0.2)
+
+
+def seen(work: Pass, factor: float, n_times: int) -> CostModel:
+    """Return the model after passes of 100 rows that took so many times what was measured at start."""
+    model = CALIBRATED
+    for _ in range(n_times):
+        sample = model.pass_sample(work, PrefillSample(100, 200.0, factor * 2.02e-3))
+        assert sample
+        model = model.observe(sample)
+    return model
+
+
+@pytest.mark.parametrize("work", Pass)
+def test_passes_of_one_kind_are_predicted_by_what_such_passes_lately_took(work: Pass) -> None:
+    """Half as quick 20 times, whatever the other kinds do: 1 / 20 of the first error would be left, 0.8 ** 16 more of it is not."""
+    model = seen(work, 2.0, 20)
+    for kind in Pass:
+        cost = model.prefill(kind)
+        assert cost
+        assert cost.predict((1.0, 50.0, 50 * 400.0)) == pytest.approx(1.52e-3 * (2 if kind is work else 1), rel=0.01)
+
+
+def test_whole_passes_are_what_a_prefill_is_predicted_by() -> None:
+    """2.02 ms at start; the first observation counts as much as what was measured then."""
+    assert seen(Pass.WHOLE, 4.0, 1).predict_prefill(100, 200.0) == pytest.approx(2 * 2.02e-3)
+
+
+def test_landing_takes_as_much_longer_as_last_steps_lately_did() -> None:
+    """Reading from a tier takes what it took."""
+    before, after = CALIBRATED.load_rates("disk", "int8"), seen(Pass.LAST, 4.0, 1).load_rates("disk", "int8")
+    assert before
+    assert after
+    assert after == pytest.approx((*before[:2], *(2 * rate for rate in before[2:])))
+
+
+def test_a_pass_is_compared_with_its_rows_and_all_that_it_landed() -> None:
+    """2.02 ms of rows, and two chunks of 1 MB and 100 tokens: 270 us of decoding and 20 us of splicing each; a new codec adds nothing."""
+    landed = [Landed("int8", 1_000_000, 100)] * 2 + [Landed("kivi", 1_000_000, 100)]
+    sample = CALIBRATED.pass_sample(Pass.LAST, PrefillSample(100, 200.0, 1.0), landed)
+    assert sample
+    assert sample.planned_s == pytest.approx(2.02e-3 + 2 * (20e-6 + 250e-6) + 3 * 20e-6, rel=1e-6)
+
+
+def test_a_pass_tells_nothing_while_prefill_was_never_measured() -> None:
+    """There is nothing to compare it with."""
+    assert CostModel().pass_sample(Pass.STEP, PrefillSample(1, 1.0, 1.0)) is None
 
 
 def test_a_model_survives_json() -> None:

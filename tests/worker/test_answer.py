@@ -276,6 +276,20 @@ def test_waiting_for_another_question_is_not_counted_as_prefill(lab: Lab) -> Non
     assert sum(report.ttft_split_s.values()) == pytest.approx(report.ttft_s, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("planner", "learned"),
+    [("always_compute", {"pass whole", "outcome computed"}), ("always_load", {"pass last", "outcome loaded"})],
+)
+def test_a_request_teaches_what_passes_and_requests_of_its_kind_take(lab: Lab, planner: str, learned: set[str]) -> None:
+    """Whatever else was measured stays: what a pass over everything takes says little about one that lands chunks."""
+    names, costs = lab.names(), lab.worker.costs
+    lab.ask(names, policy="none", planner=planner)  # learns what reading takes, so that the next one is predicted
+    before = costs.model.costs
+    lab.ask(names, policy="none", planner=planner)
+    changed = {subject for subject, cost in costs.model.costs.items() if cost != before.get(subject)}
+    assert {subject for subject in changed if not subject.startswith("tier ")} == learned
+
+
 def test_a_report_can_be_asked_for_again_by_its_own_tenant_only(lab: Lab) -> None:
     """The latest request by default."""
     names = lab.names()

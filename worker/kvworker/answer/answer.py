@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 from kvclient.records import AnswerExplanation, Report, Token
@@ -15,19 +15,20 @@ from kvstore.core import calling, tracing
 from kvstore.core.api import Hit, Status, StoreAPI
 from kvstore.core.errors import DeadlineError, InvalidInputError, KVError
 from kvstore.core.key import ChunkKey
+from kvstore.planners.cost import Landed
 from kvstore.planners.plan import Load
 from kvstore.planners.planner import find_planner
-from kvstore.planners.samples import SPLICE, CostSample, OutcomeSample, PrefillSample, ReadSample, WaitSample
+from kvstore.planners.samples import CostSample, OutcomeSample, Pass, PassSample, ReadSample, WaitSample
 from kvworker.answer.costs import CostBook
 from kvworker.answer.course import Course, Timing
 from kvworker.answer.device_tier import DeviceTier
-from kvworker.answer.execute import Execution
+from kvworker.answer.execute import SOONER, Execution
 from kvworker.answer.explain import Explanations, explain
 from kvworker.answer.fetches import RequestFetches
 from kvworker.answer.job import job_of
 from kvworker.answer.load import Loader, StoredSource
 from kvworker.answer.probes import TierProbes
-from kvworker.answer.prompt import Asked, Prompt, forms, offers, read_as
+from kvworker.answer.prompt import DECODED, Asked, Prompt, forms, offers, read_as
 from kvworker.answer.report import make_report
 from kvworker.answer.target import Way, effect
 from kvworker.answer.text_stream import TextStream
@@ -234,22 +235,30 @@ class Answerer:
 
     def _learn(self, tenant: str, course: Course) -> None:
         """Keep what was decoded in device memory, and let the cost model know what was measured."""
-        samples: list[CostSample | WaitSample] = [*course.samples]
+        samples: list[CostSample | WaitSample] = [*self._passes(course)]
         for source in course.sources.values():
             if isinstance(source, StoredSource) and source.has_arrived:  # what is computed all again leaves its chunk on its way
                 self._loader.keep(tenant, source)
                 samples += [ReadSample(source.tier, source.nbytes, source.seconds), WaitSample(source.tier, source.queued_s)]
-        samples += self._last_step(course)
         ttft_s = course.timing.ttft_s - course.timing.seconds.get("queue", 0.0)
-        if course.planned_s and not course.failures:
-            samples.append(OutcomeSample(course.planned_s, ttft_s))
+        if course.planned_s and set(course.failures.values()) <= {SOONER}:
+            samples.append(OutcomeSample(course.manner, course.planned_s, ttft_s))
         self._costs.observe(samples)
 
-    def _last_step(self, course: Course) -> list[PrefillSample]:
-        """Return what the last step's rows took, less what landing the loaded passages beside them is known to take."""
-        step, splice = course.last_step, self._costs.model.costs.get(SPLICE)
-        if step is None:
-            return []
-        lengths = [len(course.prompt.passages[i].token_ids) for i in course.sources]
-        landing_s = sum(splice.predict((1.0, float(n))) for n in lengths) if splice else 0.0
-        return [replace(step, seconds=step.seconds - landing_s)] if step.seconds > 2 * landing_s else []
+    def _passes(self, course: Course) -> Iterator[PassSample]:
+        """Yield what the passes of a request took, beside what they were measured to take at start."""
+        costs = self._costs.model
+        found = [costs.pass_sample(Pass.STEP, step) for step in course.samples]
+        if course.last_step:
+            is_whole = not course.sources and not course.samples
+            found.append(costs.pass_sample(Pass.WHOLE if is_whole else Pass.LAST, course.last_step, self._landed(course)))
+        yield from (sample for sample in found if sample)
+
+    def _landed(self, course: Course) -> Iterator[Landed]:
+        """Yield what was put in its place."""
+        for index, source in course.sources.items():
+            n_tokens = len(course.prompt.passages[index].token_ids)
+            if isinstance(source, StoredSource):
+                yield Landed(self._codecs[source.key.variant].label, source.nbytes, n_tokens)
+            else:
+                yield Landed(DECODED, sum(chunk.nbytes for chunk in source.kv), n_tokens)

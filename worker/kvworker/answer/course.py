@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kvstore.planners.plan import Plan, Request
-from kvstore.planners.samples import PrefillSample
+from kvstore.planners.plan import Load, Plan, Request
+from kvstore.planners.samples import Manner, PrefillSample
 from kvworker.answer.load import DeviceSource, StoredSource
 from kvworker.answer.prompt import Asked, Prompt, Stored
 from kvworker.quality.gate import Choice
@@ -73,10 +73,12 @@ class Course:
     rows: tuple[int, ...] = ()
     samples: list[PrefillSample] = field(default_factory=list)
     last_step: PrefillSample | None = None
+    manner: Manner = field(init=False)
     planned_s: float | None = field(init=False)
     predicted_s: float | None = field(init=False)
     n_generated: int = 0
 
     def __post_init__(self) -> None:
         """Predict what was planned until something else is done."""
+        self.manner = Manner.RACED if any(isinstance(item, Load) for item in self.plan.items) else Manner.COMPUTED
         self.planned_s, self.predicted_s = self.plan.planned_s, self.plan.predicted_s

@@ -14,7 +14,7 @@ from kvstore.core.units import format_nbytes
 from kvstore.planners.cost import CostModel
 from kvstore.planners.linear import LinearCost
 from kvstore.planners.plan import Compute, Load, format_s
-from kvstore.planners.samples import PREFILL, tier_subject
+from kvstore.planners.samples import Pass, tier_subject
 from kvworker.answer.course import Course
 from kvworker.answer.prompt import Asked
 
@@ -39,7 +39,7 @@ def explain(report: Report, course: Course, costs: CostModel) -> Iterator[str]:
 
 def _costs(course: Course, costs: CostModel) -> Iterator[str]:
     """Yield what the plan took for granted about prefill and about each tier that has something."""
-    if prefill := costs.costs.get(PREFILL):
+    if prefill := costs.prefill(Pass.WHOLE):
         pass_s, row_s, pair_s = prefill.coefficients
         yield f"prefill {format_s(pass_s)} + {format_s(row_s)} a row + {format_s(pair_s)} a row and key {_trust(prefill)}"
     found = (stored.hit.tier for asked in course.asked for stored in asked.stored if stored.hit.status is Status.READY)

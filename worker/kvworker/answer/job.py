@@ -10,6 +10,7 @@ from typing import NamedTuple
 from kvstore.planners.cost import CostModel
 from kvstore.planners.plan import Load, Offer, Plan
 from kvstore.planners.race_of_plan import race_of_plan
+from kvstore.planners.samples import Manner
 from kvstore.planners.share_out import NOWHERE
 from kvworker.answer.course import Course
 from kvworker.answer.execute import Job
@@ -86,7 +87,10 @@ def _outlasts(plan: Plan, straight: _StraightPlan, patience_s: float) -> bool:
 
 def _correct(course: Course, straight: _StraightPlan, costs: CostModel) -> None:
     """Predict what will be done instead of what was planned."""
-    if straight.loads and course.planned_s is not None and straight.seconds < math.inf:
+    if not straight.loads:
+        return
+    course.manner = Manner.LOADED
+    if course.planned_s is not None and straight.seconds < math.inf:
         course.planned_s = straight.seconds
         tiers = {offer.tier for offer in straight.loads.values()}
-        course.predicted_s = costs.predict(straight.seconds, straight.compute_s, straight.load_s, tiers).seconds
+        course.predicted_s = costs.predict(course.manner, straight.seconds, straight.compute_s, straight.load_s, tiers).seconds

@@ -24,11 +24,13 @@ from kvworker.answer.stopwatch import least_seconds
 from kvworker.chunk import PassageKV
 from kvworker.codec.decode import decode_chunk
 from kvworker.codec.pipeline import Pipeline
-from kvworker.engine.engine import Engine, Segment
+from kvworker.engine.engine import Engine, Generation, Segment
 from kvworker.engine.sampling import Sampling
 
 _SEED = 12345
 _READS = 5
+_COPIES = 8
+_LEAST_SHARE = 0.01  # of a pass: less is lost in how much passes differ
 _LONGEST_STEP_S = 0.4
 _MOST_EXCESS = 0.3  # a quiet machine's prefills are predicted to within a tenth
 _ATTEMPTS, _LONGEST_S = 3, 2.0
@@ -65,7 +67,7 @@ def calibrate(engine: Engine, codecs: Sequence[Pipeline], store: StoreAPI | None
     samples: list[CostSample] = [
         *prefills,
         *(sample for codec, own in zip(codecs, by_codec, strict=True) for sample in _decode_samples(codec, own)),
-        *_splice_samples(engine, probes),
+        *_landing_samples(engine, probes),
         *_read_samples(store, probes),
     ]
     return CostModel.calibrated(samples, overlap=1 - 1 / len(engine.identity.layout.groups))
@@ -126,16 +128,27 @@ def _decode_samples(pipeline: Pipeline, probes: Sequence[_Probe]) -> Iterator[De
         yield DecodeSample(DECODED, sum(chunk.nbytes for chunk in probe.kv), 1e-7)
 
 
-def _splice_samples(engine: Engine, probes: Sequence[_Probe]) -> Iterator[SpliceSample]:
-    """Yield what a spliced passage adds to computing the token behind it."""
-    last, sampling = Segment(probes[0].token_ids[:1]), Sampling(max_new_tokens=1)
-    runs = [partial(engine.prefill, [last], [0], sampling)]
-    for probe in probes:
-        sourced = [Segment(probe.token_ids, DeviceSource(probe.kv)), last]
-        runs.append(partial(engine.prefill, sourced, [len(probe.token_ids)], sampling))
-    without, *with_passage = least_seconds(runs)
-    for probe, seconds in zip(probes, with_passage, strict=True):
-        yield SpliceSample(len(probe.token_ids), max(seconds - without, 1e-6))
+def _landing_samples(engine: Engine, probes: Sequence[_Probe]) -> Iterator[SpliceSample | PrefillSample]:
+    """Yield what spliced passages add to computing the token behind them, and what more rows behind them take.
+
+    Several passages at once, because one takes less than a pass over the model's weights varies.
+    """
+    own, sampling = probes[0].token_ids, Sampling(max_new_tokens=1)
+    n_copies = max(1, min(_COPIES, (engine.max_context_tokens - len(own)) // len(probes[-1].token_ids)))
+    alone = partial(engine.prefill, [Segment(own[:1])], [0], sampling)
+    runs = [alone, *(_behind(engine, probe, n_copies, own[:1]) for probe in probes), _behind(engine, probes[-1], n_copies, own)]
+    without, *spliced, longer = least_seconds(runs)
+    for probe, seconds in zip(probes, spliced, strict=True):
+        yield SpliceSample(n_copies, n_copies * len(probe.token_ids), max(seconds - without, _LEAST_SHARE * seconds))
+    context = n_copies * len(probes[-1].token_ids) + (len(own) + 1) / 2
+    yield PrefillSample(len(own), context, max(longer - spliced[-1] + without, without))
+
+
+def _behind(engine: Engine, probe: _Probe, n_copies: int, token_ids: tuple[int, ...]) -> partial[Generation]:
+    """Return what computes tokens behind copies of a stored passage."""
+    segments = [*[Segment(probe.token_ids, DeviceSource(probe.kv))] * n_copies, Segment(token_ids)]
+    first = n_copies * len(probe.token_ids)
+    return partial(engine.prefill, segments, range(first, first + len(token_ids)), Sampling(max_new_tokens=1))
 
 
 def _read_samples(store: StoreAPI | None, probes: list[_Probe]) -> Iterator[ReadSample]:
