@@ -1,4 +1,4 @@
-"""Decode, rotate and write stored codes to their rows of a cache, in one pass over memory: int8, fp8, and kivi with 2 or 4 bits.
+"""Decode, rotate and write stored codes to their rows of a cache, in one pass over memory: int8, fp8, kivi with 2 or 4 bits, and pca.
 
 What `rotate_scatter.write` does with keys, these do with their codes: values are decoded in float32, keys are rotated in float32, and the
 result is rounded once to the cache's dtype (in float16 to at most 65504). Going through decoded keys rounds twice, so the last bit may
@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import torch
 
-from kvkernels import backend, fp8, int8, kivi, rotate_scatter
-from kvkernels.checks import require, require_device, require_value_dtype
+from kvkernels import backend, fp8, int8, kivi, pca, rotate_scatter
+from kvkernels.checks import require, require_device, require_value_dtype, require_values
 from kvkernels.saturate import saturated
 
 Turn = tuple[torch.Tensor, torch.Tensor]
 """Cosine and sine of the target positions, float32 (T, R) each, as `rotate_scatter` has them."""
+
+
+def write_values(values: torch.Tensor, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+    """Write values (M, T, D) as they are; see `write_int8`. `rotate_scatter.write` does this for rows that are all written."""
+    require_values("values", values)
+    _check(values, values.shape[1], turn, rows, cache)
+    if not backend.runs_triton(values):
+        return _write(values.float(), turn, rows, cache)
+    from kvkernels import place_triton
+
+    return place_triton.write_values(values, turn, rows, cache)
 
 
 def write_int8(codes: torch.Tensor, scale: torch.Tensor, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
@@ -64,6 +75,25 @@ def write_kivi(
     from kvkernels import place_triton
 
     return place_triton.write_kivi(parts, bits, group, axis, turn, rows, cache)
+
+
+def write_pca(
+    codes: torch.Tensor, axes: pca.Axes, gain: torch.Tensor | None, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor
+) -> None:  # fmt: skip
+    """Write what `pca` stored of one side of one layer, codes (T, B) and gains (M, T), to a cache whose M heads are the layer's."""
+    axes = pca.Axes(*axes)
+    axes.check(cache.shape[0] * cache.shape[-1])
+    require("codes", codes, (len(rows), axes.nbytes), torch.uint8)
+    gains = () if gain is None else (gain,)
+    for own in gains:
+        require("gain", own, (cache.shape[0], len(rows)), torch.uint8)
+    _check(codes[None].expand(cache.shape[0], -1, -1), len(rows), turn, rows, cache, *gains, *axes[:4])
+    if not backend.runs_triton(codes):
+        limit = torch.finfo(cache.dtype).max
+        return _write(pca.reference_decode(codes, axes, gain, cache.shape[0], torch.float32).clamp_(-limit, limit), turn, rows, cache)
+    from kvkernels import pca_triton
+
+    return pca_triton.write(codes, axes, gain, turn, rows, cache)
 
 
 def _write(x: torch.Tensor, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:

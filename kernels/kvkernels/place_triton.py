@@ -13,7 +13,7 @@ from kvkernels.fp8_triton import from_e4m3
 from kvkernels.rounding_triton import saturated
 
 TOKENS = 32
-INT8, FP8, KIVI_TOKEN, KIVI_CHANNEL = (tl.constexpr(n) for n in range(4))
+INT8, FP8, KIVI_TOKEN, KIVI_CHANNEL, VALUES = (tl.constexpr(n) for n in range(5))
 
 
 @triton.jit
@@ -22,6 +22,8 @@ def decode(
     D: tl.constexpr, CODEC: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Return float32 values of token (TOKENS, 1) and channel (1, C) of a head, 0 where not inside."""
+    if CODEC == VALUES:
+        return tl.load(codes_ptr + (head * n_tokens + token) * D + channel, mask=inside, other=0.0).to(tl.float32)
     if CODEC == INT8:
         code = tl.load(codes_ptr + (head * n_tokens + token) * D + channel, mask=inside, other=0).to(tl.float32)
         return code * tl.load(scale_ptr + head * n_tokens + token, mask=token < n_tokens, other=0.0)
@@ -80,6 +82,11 @@ def write_kernel(
 Turn = tuple[torch.Tensor, torch.Tensor] | None
 
 
+def write_values(values: torch.Tensor, turn: Turn, rows: torch.Tensor, cache: torch.Tensor) -> None:
+    """Write as `place.write_values` does."""
+    _write((values, values, values), turn, rows, cache, VALUES.value, 8, 1)
+
+
 def write_int8(codes: torch.Tensor, scale: torch.Tensor, turn: Turn, rows: torch.Tensor, cache: torch.Tensor) -> None:
     """Write as `place.write_int8` does."""
     _write((codes, scale, scale), turn, rows, cache, INT8.value, 8, 1)
@@ -108,9 +115,12 @@ def _write(
     rotary_dim = cos.shape[-1] if turn is not None else 0
     blocks = (triton.next_power_of_2(max(1, rotary_dim // 2)), triton.next_power_of_2(max(1, n_channels - rotary_dim)))
     with torch.cuda.device_of(cache):
-        # The gather is the bounds check, as in `rotate_scatter_triton`; -1 stays -1.
-        rows = torch.arange(-1, n_rows, device=rows.device).index_select(0, rows + 1)
         write_kernel[(n_heads * triton.cdiv(n_tokens, TOKENS),)](
-            *(part.contiguous() for part in parts), cos, sin, rows, cache,
+            *(part.contiguous() for part in parts), cos, sin, within(rows, n_rows), cache,
             n_tokens, n_rows, *cache.stride(), n_channels, rotary_dim, *blocks, TOKENS, codec, bits, group,
         )  # fmt: skip
+
+
+def within(rows: torch.Tensor, n_rows: int) -> torch.Tensor:
+    """Return rows that lie within -1 and n_rows - 1: the gather is the bounds check, as in `rotate_scatter_triton`; -1 stays -1."""
+    return torch.arange(-1, n_rows, device=rows.device).index_select(0, rows + 1)

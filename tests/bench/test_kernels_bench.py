@@ -33,12 +33,13 @@ def test_every_operation_has_its_rows_and_what_is_open_is_said(capsys: pytest.Ca
 
 def test_calls_timed_on_a_gpu_run_and_count_what_they_move() -> None:
     """On the CPU they run through the references: at least the codes and the values move."""
-    x = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    x = torch.randn(kernel_gpu.HEADS, 64, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     found = list(kernel_gpu.cases(x))
     for case in found:
         case.call()
     names = {case.variant for case in found}
-    assert {"int8_encode", "fp8_decode", "kivi4_token_encode", "turboquant3_decode", "kivi4_place", "fp8_place", "int8_place"} <= names
+    assert {"int8_encode", "fp8_decode", "kivi4_token_encode", "turboquant3_decode", "skvq2_encode", "cq2_decode", "pca2_decode"} <= names
+    assert {"kivi4_place", "fp8_place", "int8_place", "pca2_place", "values_place"} <= names
     assert all(case.nbytes > x.nbytes for case in found)
 
 

@@ -57,15 +57,21 @@ def turboquant_cases() -> Iterator[tuple[str, Case]]:
 
 
 def place_cases() -> Iterator[tuple[str, Case]]:
-    """Yield the kernel with its variants: every codec for keys of which 32 of 80 channels rotate, and 4-bit values."""
+    """Yield the kernel with its variants: every codec for keys of which 32 of 80 channels rotate, values and 4-bit codes of V."""
     shape = {"D": 80, "BLOCK_HALF": 16, "TOKENS": 32}
     keys, values = shape | {"R": 32, "BLOCK_REST": 64}, shape | {"R": 0, "BLOCK_REST": 128}
     others = {"cos_ptr": "fp32", "sin_ptr": "fp32", "rows_ptr": "i64"}
-    codecs = ((0, "i8", "fp32", keys), (1, "u8", "fp32", keys), (2, "u8", "bf16", keys), (3, "u8", "bf16", values))
+    codecs = (
+        (0, "i8", "fp32", keys),
+        (1, "u8", "fp32", keys),
+        (2, "u8", "bf16", keys),
+        (3, "u8", "bf16", values),
+        (4, "bf16", "bf16", keys),
+    )
     for codec, codes, parameter, constants in codecs:
         for cache in FLOATS if codec == 0 else ("bf16",):
             pointers = {"codes_ptr": codes, "scale_ptr": parameter, "zero_ptr": parameter, "cache_ptr": cache} | others
-            yield "write_kernel", (pointers, constants | {"CODEC": codec, "BITS": 8 if codec < 2 else 4, "GROUP": 32})
+            yield "write_kernel", (pointers, constants | {"CODEC": codec, "BITS": 4 if codec in (2, 3) else 8, "GROUP": 32})
 
 
 def exponent_split_cases() -> Iterator[tuple[str, Case]]:
@@ -99,6 +105,10 @@ def pca_cases() -> Iterator[tuple[str, Case]]:
         pointers = {"gain_ptr": gain, **tables, "codes_ptr": "u8"}
         yield "encode_kernel", (pointers | {"x_ptr": dtype}, shape | {"HAS_GAIN": has_gain})
         yield "decode_kernel", (pointers | {"out_ptr": dtype}, shape | {"HAS_GAIN": has_gain, "LARGEST": 65504.0})
+    places = {"cos_ptr": "fp32", "sin_ptr": "fp32", "rows_ptr": "i64", "cache_ptr": "bf16", "codes_ptr": "u8", **tables}
+    for rotary_dim, has_gain, gain, channels in ((128, 0, "fp32", 128), (0, 1, "u8", 32)):
+        constants = shape | {"R": rotary_dim, "HAS_GAIN": has_gain, "LARGEST": 3e38, "CHANNELS": channels}
+        yield "write_kernel", (places | {"gain_ptr": gain}, constants)
 
 
 def skvq_cases() -> Iterator[tuple[str, Case]]:

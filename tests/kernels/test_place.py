@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from kvkernels import fp8, int8, kivi, place, rotate_scatter
+from kvkernels import fp8, int8, kivi, pca, place, rotate_scatter
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SIZES = [(1, 32, 32), (63, 80, 32), (33, 7, 6), (257, 128, 128)]  # tokens, channels, rotary dimension
-CODECS = ("int8", "fp8", "kivi4 token", "kivi2 token", "kivi4 channel", "kivi2 channel")
+CODECS = ("values", "int8", "fp8", "kivi4 token", "kivi2 token", "kivi4 channel", "kivi2 channel")
 
 
 def stored(codec: str, n_tokens: int, n_channels: int) -> tuple[str, list[Any], torch.Tensor]:
     """Return the operator's function, its arguments before `turn`, and the float32 values that they stand for."""
     x = torch.randn(2, n_tokens, n_channels, generator=torch.Generator().manual_seed(0))
     x[..., 3] = x[..., 3] * 30 + 100
+    if codec == "values":
+        return "write_values", [x.bfloat16()], x.bfloat16().float()
     if codec.startswith("kivi"):
         bits, axis = int(codec[4]), codec[6:]
         parts = kivi.reference_encode(x.bfloat16(), bits, 16, axis)  # type: ignore[arg-type]
@@ -165,3 +167,40 @@ def test_three_bits_are_refused() -> None:
     parts = kivi.encode(torch.zeros(2, 8, 32), 3, 16, "token")
     with pytest.raises(ValueError, match=r"call rotate_scatter\.write"):
         place.write_kivi(parts, 3, 16, "token", None, torch.arange(8), torch.zeros(2, 9, 32))
+
+
+def axes(n_channels: int) -> pca.Axes:
+    """Return axes of 24 components, of which some blocks are wider than others."""
+    draw, widths = torch.Generator().manual_seed(1), (6, 3, 1)
+    basis = torch.randn(n_channels, 24, generator=draw).half() / n_channels**0.5
+    step = 2.0 ** -torch.tensor(widths).repeat_interleave(pca.BLOCK).float()
+    return pca.Axes(0.5 + torch.rand(n_channels, generator=draw), torch.randn(n_channels, generator=draw), basis, step, widths)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n_tokens", "dim", "rotary_dim", "has_gain"), [(1, 32, 32, 0), (63, 80, 32, 1), (33, 7, 6, 0), (9, 130, 0, 1)])
+def test_components_are_written_as_decoded_and_rotated(
+    kernel: Callable[..., Any], n_tokens: int, dim: int, rotary_dim: int, has_gain: int, dtype: torch.dtype
+) -> None:
+    """Sums of 24 products in another order, 2**-24 of their magnitudes each; then rotation and cast as above. One row is left out."""
+    own, draw = axes(2 * dim), torch.Generator().manual_seed(2)
+    data = torch.randint(0, 256, (n_tokens, own.nbytes), generator=draw, dtype=torch.uint8)
+    gain = torch.randint(120, 140, (2, n_tokens), generator=draw, dtype=torch.uint8) if has_gain else None
+    tables, rows = turn(n_tokens, rotary_dim) if rotary_dim else None, rows_of(n_tokens)
+    rows[n_tokens // 2] = -1 if n_tokens > 1 else rows[0]
+    expected = poisoned(dim, torch.float32)
+    place.write_pca(data, own, gain, tables, rows, expected)
+    _, (*_, cache) = kernel("place", "write_pca", data, tuple(own), gain, tables, rows, poisoned(dim, dtype))
+    assert torch.equal(cache.isnan(), expected.isnan())
+    wanted = expected.nan_to_num()
+    tolerance = 2**-17 * wanted.abs().max() + torch.finfo(dtype).eps * wanted.abs()
+    assert ((cache.float().nan_to_num() - wanted).abs() <= tolerance).all()
+
+
+def test_components_of_another_layer_are_refused() -> None:
+    """A kernel does not check bounds."""
+    data, rows = torch.zeros(4, axes(64).nbytes, dtype=torch.uint8), torch.arange(4)
+    with pytest.raises(ValueError, match=r"weight: expected torch\.float32 \(60,\)"):
+        place.write_pca(data, axes(64), None, None, rows, torch.zeros(2, 9, 30))
+    with pytest.raises(ValueError, match=r"codes: expected torch\.uint8 \(4, 10\)"):
+        place.write_pca(data[:, 1:], axes(64), None, None, rows, torch.zeros(2, 9, 32))

@@ -23,7 +23,7 @@ from kvworker.bench.benchmark import Asked, show_rows
 from kvworker.bench.kernel_plain import decode_int8, decode_kivi4, encode_int8, encode_kivi4
 from kvworker.bench.rows import Bench, Row, cpu_name
 
-_LAYERS, _GROUP_LAYERS, _HEADS, _DIM, _DTYPE = 32, 8, 8, 128, torch.bfloat16
+_LAYERS, _GROUP_LAYERS, _HEADS, _DIM, _DTYPE = 32, 8, kernel_gpu.HEADS, 128, torch.bfloat16
 _WARM = 4
 Call = Callable[[], object]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -16,7 +17,7 @@ from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
 from kvworker.codec.coded import CodedChunk
 from kvworker.codec.pipeline import NEED, Pipeline, descend, restore
 from kvworker.codec.registry import pipeline_of
-from kvworker.codec.stages import Fields, Placing
+from kvworker.codec.stages import Fields, Placing, PlacingTransform
 from kvworker.codec.tensor_bytes import tensor_of, unguarded
 
 
@@ -51,19 +52,27 @@ class ChunkDecoder:
         gone. Raises FormatError for fields that do not fit codec and geometry.
         """
         fields, need = self._fields(index, data)
-        try:
+        with self._telling_misfits(index):
             chunk = self._decode(index, fields)
-        except ValueError as error:  # what a kernel says of tensors that do not fit each other, as tables and geometry of other models
-            raise FormatError(f"part {index} does not decode as {self._pipeline.spec.label}: {error}") from error
         return chunk if need is None else KVChunk(chunk.k, chunk.v, need)
 
     def part_to_place(self, index: int, data: Buffer) -> KVChunk | CodedChunk:
         """Return the chunk of layer group `index` as `part` does; still coded where a GPU decodes it as it is written into a cache."""
-        quantizer = self._pipeline.quantizer
-        if self._pipeline.transforms or not isinstance(quantizer, Placing) or not quantizer.is_placed or not fuses(self._device):
+        quantizer, transforms = self._pipeline.quantizer, self._pipeline.transforms
+        outer = tuple(stage for stage in transforms if isinstance(stage, PlacingTransform))
+        if len(outer) != len(transforms) or not isinstance(quantizer, Placing) or not quantizer.is_placed or not fuses(self._device):
             return self.part(index, data)
-        fields, need = self._fields(index, data)
-        return CodedChunk(fields, self._specs[index], quantizer, need)
+        (fields, need), spec = self._fields(index, data), self._specs[index]
+        with self._telling_misfits(index):
+            return CodedChunk(fields, spec, outer, quantizer, lambda: self._decode_core(fields, spec), need)
+
+    @contextmanager
+    def _telling_misfits(self, index: int) -> Iterator[None]:
+        """Raise FormatError for what kernels and stages say of tensors that do not fit each other, as tables and geometry of two models."""
+        try:
+            yield
+        except ValueError as error:
+            raise FormatError(f"part {index} does not decode as {self._pipeline.spec.label}: {error}") from error
 
     def _fields(self, index: int, data: Buffer) -> tuple[Fields, torch.Tensor | None]:
         """Return the codec's fields of a part on the device, unpacked, and the need of its rows if it says so."""

@@ -73,11 +73,14 @@ class Placing(Quantizer):
         """Whether it does so with these parameters."""
         return True
 
+    def check(self, spec: ChunkSpec) -> None:
+        """Raise ValueError where calibrated tables do not fit a chunk, before any of it is written."""
+
     @abstractmethod
-    def place(self, fields: Fields, side: str, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+    def place(self, fields: Fields, spec: ChunkSpec, side: str, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
         """Write K or V to cache[:, :, rows] of cache (L, H, N, D), rotated by `turn` if given; see `kvkernels.place`.
 
-        Tokens whose row is -1 are left out. `fields` are those of the cache's layers, on its device.
+        Tokens whose row is -1 are left out. `fields` and `spec` are those of the cache's layers, on its device.
         """
 
 
@@ -103,6 +106,16 @@ class Transform(Stage):
     @abstractmethod
     def restore(self, chunk: KVChunk, fields: Fields, spec: ChunkSpec) -> KVChunk:
         """Return a chunk of the shape `spec` from what `apply` made, or what a lossy stage left of it."""
+
+
+class PlacingTransform(Transform):
+    """A transform of which each token is either among its fields or handed on whole: a GPU writes both into a cache."""
+
+    @abstractmethod
+    def place(
+        self, fields: Fields, spec: ChunkSpec, side: str, turn: Turn | None, rows: torch.Tensor, cache: torch.Tensor
+    ) -> tuple[Turn | None, torch.Tensor]:
+        """Write the tokens in its fields as `Placing.place` does, and return `turn` and `rows` of those that are handed on."""
 
 
 class Crossing(Stage):

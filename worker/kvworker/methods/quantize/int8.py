@@ -48,7 +48,9 @@ class Int8(Compiled, Placing):
         k, v = (int8.decode(fields[f"{side}.codes"], fields[f"{side}.scale"], dtype) for side in "kv")
         return k, v
 
-    def place(self, fields: Fields, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+    def place(
+        self, fields: Fields, spec: ChunkSpec, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor
+    ) -> None:  # fmt: skip
         """Write code times scale, K turned, to rows of a cache."""
         codes, scale = (fields[f"{side}.{name}"].flatten(0, 1) for name in ("codes", "scale"))
         place.write_int8(codes, scale, turn, rows, cache.view(-1, *cache.shape[2:]))

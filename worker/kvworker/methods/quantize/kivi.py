@@ -85,7 +85,9 @@ class Kivi(Compiled, Placing):
         """3 bits are not: their codes span bytes."""
         return self.bits != 3
 
-    def place(self, fields: Fields, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor) -> None:
+    def place(
+        self, fields: Fields, spec: ChunkSpec, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor
+    ) -> None:  # fmt: skip
         """Write code times scale plus zero, K turned, to rows of a cache."""
         codes, scale, zero = (fields[f"{side}.{name}"].flatten(0, 1) for name in ("codes", "scale", "zero"))
         place.write_kivi((codes, scale, zero), self.bits, self.group, dict(_SIDES)[side], turn, rows, cache.view(-1, *cache.shape[2:]))

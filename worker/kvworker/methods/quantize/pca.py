@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import torch
 
-from kvkernels import pca
+from kvkernels import pca, place
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.stages import Traits
 from kvworker.calibrate.allocation import allocate
 from kvworker.calibrate.components import Components, components
 from kvworker.calibrate.statistics import LayerStatistics, Statistics
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
-from kvworker.codec.stages import Calibrated, Fields, Layout, Quantizer, Tables
+from kvworker.codec.stages import Calibrated, Fields, Layout, Placing, Tables
 
 OVER = ("layer", "model")
 _RATIOS = range(2, 129)
@@ -28,7 +28,7 @@ _LEAST_WEIGHT = 0.1  # of a channel of K, over the layer's: queries that were no
 
 
 @dataclass(frozen=True)
-class Pca(Calibrated, Quantizer):
+class Pca(Calibrated, Placing):
     """Turn the channels of all heads of a layer to their principal components and give each block of eight 0 to 8 bits.
 
     Components, their steps and their bits are calibrated: bits by dynamic programming over the blocks of K and V together, so that
@@ -136,11 +136,39 @@ class Pca(Calibrated, Quantizer):
             for dim in (spec.k_dim, spec.v_dim)
         )
         for n in range(spec.n_layers):
-            k_axes, v_axes = (self._axes(side, spec, n, codes.device) for side in "kv")
-            k_codes, v_codes, _ = codes[n].tensor_split((k_axes.nbytes, k_axes.nbytes + v_axes.nbytes), 1)
+            (k_codes, k_axes), (v_codes, v_axes) = (self._coded(side, codes, spec, n) for side in "kv")
             k[n] = pca.decode(k_codes, k_axes, None, spec.kv_heads, k.dtype)
             v[n] = pca.decode(v_codes, v_axes, gain[n], spec.kv_heads, v.dtype)
         return k, v
+
+    @property
+    def is_placed(self) -> bool:
+        """Components of all layers are not: they are decoded before any layer is written."""
+        return self.over == "layer"
+
+    def check(self, spec: ChunkSpec) -> None:
+        """Raise ValueError unless there are axes for every layer, whose codes fill a token at most."""
+        room = self._nbytes(spec.kv_heads * (spec.k_dim + spec.v_dim), spec.kv_heads)
+        for n in range(spec.n_layers):
+            k_axes, v_axes = (self._axes(side, spec, n, torch.device("cpu")) for side in "kv")
+            k_axes.check(spec.kv_heads * spec.k_dim)
+            v_axes.check(spec.kv_heads * spec.v_dim)
+            if k_axes.nbytes + v_axes.nbytes > room:
+                raise ValueError(f"widths: {k_axes.nbytes} B of K and {v_axes.nbytes} B of V do not fit into {room} B a token")
+
+    def place(
+        self, fields: Fields, spec: ChunkSpec, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor
+    ) -> None:  # fmt: skip
+        """Write components turned back, K turned, to rows of a cache, layer by layer."""
+        for n in range(spec.n_layers):
+            codes, axes = self._coded(side, fields["codes"], spec, n)
+            place.write_pca(codes, axes, fields["v.gain"][n] if side == "v" else None, turn, rows, cache[n])
+
+    def _coded(self, side: str, codes: torch.Tensor, spec: ChunkSpec, index: int) -> tuple[torch.Tensor, pca.Axes]:
+        """Return the codes of a side of layer `index` of a chunk, and what they are turned by; V's stand behind K's."""
+        axes = self._axes(side, spec, index, codes.device)
+        start = 0 if side == "k" else self._axes("k", spec, index, codes.device).nbytes
+        return codes[index, :, start : start + axes.nbytes], axes
 
     def _axes(self, side: str, spec: ChunkSpec, index: int, device: torch.device) -> pca.Axes:
         """Return what a side of layer `index` of a chunk is turned by."""

@@ -7,16 +7,17 @@ from typing import ClassVar
 
 import torch
 
+from kvkernels import place
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.stages import Traits
 from kvworker.chunk import ChunkSpec, KVChunk
-from kvworker.codec.stages import Fields, Layout, Transform
+from kvworker.codec.stages import Fields, Layout, PlacingTransform
 
 _MOST = 1024
 
 
 @dataclass(frozen=True)
-class Sinks(Transform):
+class Sinks(PlacingTransform):
     """Keep the first tokens of a chunk in the model's dtype and hand on the others.
 
     Most passages are read alone, behind a BOS of their own, so every chunk has sinks: tokens that draw attention whatever they say, with
@@ -56,3 +57,11 @@ class Sinks(Transform):
     def restore(self, chunk: KVChunk, fields: Fields, spec: ChunkSpec) -> KVChunk:
         """Return the first tokens and the others in one chunk."""
         return KVChunk(torch.cat((fields["sinks.k"], chunk.k), 2), torch.cat((fields["sinks.v"], chunk.v), 2))
+
+    def place(
+        self, fields: Fields, spec: ChunkSpec, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor
+    ) -> tuple[place.Turn | None, torch.Tensor]:
+        """Write the first tokens to their rows."""
+        first, rest = (None, None) if turn is None else ((turn[0][: self.n], turn[1][: self.n]), (turn[0][self.n :], turn[1][self.n :]))
+        place.write_values(fields[f"sinks.{side}"].flatten(0, 1), first, rows[: self.n], cache.view(-1, *cache.shape[2:]))
+        return rest, rows[self.n :]
