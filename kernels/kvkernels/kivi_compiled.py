@@ -1,8 +1,9 @@
 """Compiled forms of `kivi` with 4 bits in groups of 32 for the CPU, for axes that are whole groups; see `compiled`.
 
-Groups of tokens are (N, GROUP, D), groups of channels (N, GROUP): every form runs along the last axis. A compiler keeps float32 where the
-definition rounds to 16 bits, so forms cut scales toward zero by their bits; codes of channels are put together and taken apart as pairs in
-an int16, the first in its lower byte.
+Groups of tokens are (N, GROUP, D), groups of channels (N, GROUP). A compiler is fast along a last axis and slow at reducing it, so groups
+of channels are encoded as if they were tokens: GROUP groups make a tile, which is turned before and behind. It keeps float32 where the
+definition rounds to 16 bits, so forms cut scales toward zero by their bits; codes of channels are taken apart as pairs in an int16, the
+first in its lower byte.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def cut(step: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def range_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return groups x in float32, their scales and lowest values (N, 1, D) or (N, 1)."""
+    """Return groups x (N, GROUP, D) in float32, their scales and lowest values (N, 1, D)."""
     values = x.float()
     low, high = -((-values).amax(1, keepdim=True)), values.amax(1, keepdim=True)  # amin beside amax is not vectorised
     return values, cut(((high - low) / TOP).clamp(min=kivi.SCALE_FLOOR), x.dtype), low
@@ -41,15 +42,9 @@ def encode_tokens_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (first + 2**BITS * second).to(torch.uint8), scale, low
 
 
-def codes_channels_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return one byte per code of groups x (N, GROUP), with scale and low (N, 1)."""
-    values, scale, low = range_of(x)
-    return ((values - low) / scale).round().clamp(max=TOP).to(torch.uint8), scale, low
-
-
-def pack_channels_form(pairs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return the bytes (N, GROUP / 2) of pairs of codes."""
-    return (((pairs | pairs >> 8 - BITS) & 255).to(torch.uint8),)
+def turn_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return tiles (N, A, B) as (N, B, A)."""
+    return (x.transpose(1, 2).contiguous(),)
 
 
 def unpack_form(codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -75,28 +70,42 @@ def prepare(head_dim: int, dtype: torch.dtype) -> None:
         x = torch.ones(64, GROUP, head_dim, dtype=dtype)
         packed, scale, low = compile_form(made, "kivi_encode_token", encode_tokens_form, x)
         compile_form(made, "kivi_values_token", token_values_form, packed, scale.to(dtype), low.to(dtype))
-        x = torch.ones(64, GROUP, dtype=dtype)
-        codes, scale, low = compile_form(made, "kivi_encode_channel", codes_channels_form, x)
-        (packed,) = compile_form(made, "kivi_pack_channel", pack_channels_form, codes.view(torch.int16))
-        compile_form(made, _unpacker(dtype), unpack_form, packed)
-        compile_form(made, "kivi_values_channel", channel_values_form, codes, scale.to(dtype), low.to(dtype))
+        (turned,) = compile_form(made, "kivi_turn", turn_form, torch.ones(64, GROUP, GROUP, dtype=dtype))
+        packed, scale, low = compile_form(made, "kivi_encode_token", encode_tokens_form, turned)
+        (packed,) = compile_form(made, "kivi_turn", turn_form, packed)
+        (codes,) = compile_form(made, _unpacker(dtype), unpack_form, packed.view(-1, GROUP // 2))
+        parameters = (part.to(dtype).view(-1, 1) for part in (scale, low))
+        compile_form(made, "kivi_values_channel", channel_values_form, codes.view(torch.uint8), *parameters)
 
 
 def encodes(x: torch.Tensor, bits: int, group: int, axis: kivi.Axis) -> bool:
     """Tell whether `encode` takes x."""
     if not _is_whole(x.shape, bits, group, axis) or not x.is_contiguous():
         return False
-    return has_form(f"kivi_encode_{axis}", x.view(_grouped(x.shape, axis)))
+    return has_form("kivi_turn", _tiles(x)) if axis == "channel" else has_form("kivi_encode_token", x.view(-1, GROUP, x.shape[-1]))
 
 
 def encode(x: torch.Tensor, axis: kivi.Axis) -> kivi.Parts:
     """Return codes, scale and zero as `kivi.encode` does."""
     codes_shape, parameter_shape = kivi.stored_shapes(x.shape, BITS, GROUP, axis)
-    packed, scale, low = call_form(f"kivi_encode_{axis}", x.view(_grouped(x.shape, axis)))
-    if axis == "channel":
-        (packed,) = call_form("kivi_pack_channel", packed.view(torch.int16))
+    encode_groups = _encode_channels if axis == "channel" else _encode_tokens
+    packed, scale, low = encode_groups(x)
     low.add_(0.0)  # -0 + 0 is +0
     return packed.view(codes_shape), scale.to(x.dtype).view(parameter_shape), low.to(x.dtype).view(parameter_shape)
+
+
+def _encode_tokens(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return bytes, scales and lowest values of groups of tokens of x (..., T, D)."""
+    return call_form("kivi_encode_token", x.view(-1, GROUP, x.shape[-1]))
+
+
+def _encode_channels(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return bytes (N, GROUP / 2), scales and lowest values (N,) of the N groups of channels of x; the last tile is filled up."""
+    n_groups = x.numel() // GROUP
+    lines = torch.nn.functional.pad(x.view(-1, GROUP), (0, 0, 0, -n_groups % GROUP)) if n_groups % GROUP else x
+    packed, scale, low = call_form("kivi_encode_token", *call_form("kivi_turn", _tiles(lines)))
+    (packed,) = call_form("kivi_turn", packed)
+    return packed.view(-1, GROUP // 2)[:n_groups], scale.view(-1)[:n_groups], low.view(-1)[:n_groups]
 
 
 def decodes(parts: kivi.Parts, shape: tuple[int, ...], bits: int, group: int, axis: kivi.Axis) -> bool:
@@ -127,9 +136,10 @@ def _is_whole(shape: Sequence[int], bits: int, group: int, axis: kivi.Axis) -> b
     return (bits, group) == (BITS, GROUP) and length > 0 and length % GROUP == 0
 
 
-def _grouped(shape: Sequence[int], axis: kivi.Axis) -> tuple[int, ...]:
-    """Return the shape by groups of (..., T, D)."""
-    return (-1, GROUP, shape[-1]) if axis == "token" else (-1, GROUP)
+def _tiles(x: torch.Tensor) -> torch.Tensor:
+    """Return the groups of channels of x, GROUP by GROUP, without those that fill no tile: a view (N, GROUP, GROUP)."""
+    n_tiles = x.numel() // GROUP**2
+    return x.view(-1)[: n_tiles * GROUP**2].view(n_tiles, GROUP, GROUP)
 
 
 def _by_group(parts: kivi.Parts, shape: Sequence[int], axis: kivi.Axis) -> kivi.Parts:
