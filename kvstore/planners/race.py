@@ -38,7 +38,6 @@ from kvstore.planners.race_events import (
     Failed,
     Fetch,
     Finish,
-    Measured,
     Remind,
     StepDone,
     StepStopped,
@@ -49,6 +48,7 @@ from kvstore.planners.share_out import NOWHERE, Work, order_of_loads, share_out
 _LEAST_ERROR = 0.1  # what is less late than this is not late
 _LEAST_HIDDEN = 0.05  # of a wait: lanes break down less often than once in twenty
 _MOST_VISITED = 300  # per event; the first plan has looked at more
+_CAUTION = 100.0  # a wait spares a step if it is shorter by 1 + this times the error of its lane; 0 would spare the device for others
 _WORTH_A_CHANGE = 0.9  # a chunk changes its lane only to be done in less than this share of the time
 
 
@@ -80,9 +80,6 @@ class Race:
         Tokens that one step computes at most, unless a single chunk has more.
     window : int
         Fetches under way per lane: 2 hide the latency of a request behind the one before it.
-    caution : float
-        How much shorter than a step a wait must be instead of which the step is not run: 1 + caution * error of the lane times. 0 spares
-        the device for others.
     """
 
     def __init__(
@@ -94,12 +91,10 @@ class Race:
         ready_s: Sequence[float] = (),
         step_rows: int = 512,
         window: int = 2,
-        caution: float = 100.0,
     ) -> None:
         if window < 1 or step_rows < 1:
             raise InvalidInputError(f"a race needs a window and steps of at least 1, got {window} fetches and {step_rows} rows")
         self._work, self._rows, self._step_rows, self._window = work, rows, step_rows, window
-        self._caution = caution
         self._errors = list(lane_errors)
         self._options = [{o.lane: o.seconds for o in found} for found in options]
         self._lanes = list(work.lanes)
@@ -140,8 +135,6 @@ class Race:
                 self._land(now_s, chunk)
             case Failed(now_s, chunk):
                 self._lose(now_s, chunk)
-            case Measured(_, lane, pace):
-                self.lane_pace[lane] = self.lane_pace[lane].observe(1.0, pace)
             case StepDone(now_s):
                 return self._complete(now_s)
             case StepStopped():
@@ -343,7 +336,7 @@ class Race:
             lane = self._lanes[chunk]
             if self.state[chunk] is ChunkState.WAITING:
                 ready_s[lane] += self._seconds(chunk, lane)
-            wait_s = max(wait_s, ready_s[lane] * (1 + self._caution * self._errors[lane]))
+            wait_s = max(wait_s, ready_s[lane] * (1 + _CAUTION * self._errors[lane]))
         return wait_s <= self._work.compute_s[next(iter(plan))] * self.compute_pace.used
 
     def _stop(self, plan: dict[int, bool], rest: Sequence[int]) -> int:

@@ -25,14 +25,6 @@ class Failed(NamedTuple):
     chunk: int
 
 
-class Measured(NamedTuple):
-    """A lane is seen to take `pace` times as long as its loads were planned to, without a chunk being complete."""
-
-    now_s: float
-    lane: int
-    pace: float
-
-
 class BetweenLayers(NamedTuple):
     """The step under way has run the share `done` of its layers and could stop here."""
 
@@ -52,7 +44,7 @@ class StepStopped(NamedTuple):
     now_s: float
 
 
-Event = Tick | Arrived | Failed | Measured | BetweenLayers | StepDone | StepStopped
+Event = Tick | Arrived | Failed | BetweenLayers | StepDone | StepStopped
 
 
 class Fetch(NamedTuple):

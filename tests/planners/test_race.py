@@ -25,7 +25,6 @@ from kvstore.planners.race_events import (
     Failed,
     Fetch,
     Finish,
-    Measured,
     StepDone,
     StepStopped,
     Tick,
@@ -137,11 +136,11 @@ def test_a_chunk_that_one_lane_lost_comes_over_another() -> None:
 
 
 def test_chunks_move_to_a_lane_that_is_much_sooner() -> None:
-    """Lane 0 turns out to take sixteen times as long; what nobody asked for yet goes to lane 1."""
+    """Lane 0 takes sixteen times as long for its first chunk; what nobody asked for yet goes to lane 1."""
     work = Work([99.0] * 6, [0] * 6, [1.0] * 6, [0.0] * 6)
     race = Race(work, [[Option(0, 1.0), Option(1, 1.5)]] * 6, [1] * 6, [0.0, 0.0])
     assert [action for action in race.handle(Tick(0.0)) if isinstance(action, Fetch)] == [Fetch(5, 0), Fetch(4, 0)]
-    assert [action for action in race.handle(Measured(0.5, 0, 16.0)) if isinstance(action, Fetch)] == [Fetch(3, 1), Fetch(2, 1)]
+    assert [action for action in race.handle(Arrived(16.0, 5)) if isinstance(action, Fetch)] == [Fetch(3, 1), Fetch(2, 1)]
 
 
 def test_the_lanes_of_the_plan_are_kept_as_long_as_it_holds() -> None:
