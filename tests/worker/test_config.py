@@ -124,3 +124,17 @@ def test_the_catalogs_password_is_shown_nowhere() -> None:
     config = WorkerConfig(worker=WorkerSettings(catalog_url="rediss://:hunter2@catalog?ssl_keyfile_password=hunter2"))
     assert "hunter2" not in f"{to_toml(config)} {config!r}"
     assert "rediss://:***@catalog" in to_toml(config)
+
+
+@pytest.mark.parametrize("address", ["store:7420", "127.0.0.1:7420,store:7420", "dns:stores:7420", "192.0.2.7:1"])
+def test_a_store_in_plain_text_on_another_machine_is_refused(address: str) -> None:
+    """Callers' tokens would cross the network."""
+    with pytest.raises(ConfigError, match=r"store\.address .* in plain text"):
+        WorkerConfig(store=StoreAddress(address))
+    assert WorkerConfig(store=StoreAddress(address, ca="ca.pem")).store.tls
+    assert WorkerConfig(store=StoreAddress(address), server=ServerConfig(allow_plaintext=True)).store.is_plain_to_others
+
+
+def test_stores_of_this_machine_need_no_certificate() -> None:
+    """Nothing leaves it."""
+    assert not WorkerConfig(store=StoreAddress("127.0.0.1:1,[::1]:2,localhost:3")).store.is_plain_to_others

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvclient.channel import ClientTLS
+from kvclient.channel import ClientTLS, is_loopback
 from kvclient.cluster.members import Members
 from kvclient.cluster.store import MAX_REPLICAS
 from kvstore.core.errors import ConfigError
@@ -47,7 +47,8 @@ class StoreAddress:
     """The store that a worker of its own process uses; its callers' tokens are passed on to it.
 
     `address` is host:port, several of them with commas between them, or dns:name:port for all that a name stands for; `replicas` is how
-    many of several stores get each chunk, 1 or 2.
+    many of several stores get each chunk, 1 or 2. Without `ca` it is spoken to in plain text, which needs `server.allow_plaintext` off
+    loopback.
     """
 
     address: str = "127.0.0.1:7420"
@@ -72,6 +73,12 @@ class StoreAddress:
         """How to connect; None for plain text."""
         return ClientTLS(self.ca, self.cert, self.key, self.server_name) if self.ca else None
 
+    @property
+    def is_plain_to_others(self) -> bool:
+        """Whether tokens and chunks cross a network in plain text."""
+        stores = Members.parse(self.address).listed
+        return not self.ca and not (stores and all(is_loopback(store) for store in stores))
+
 
 @dataclass(frozen=True)
 class WorkerConfig:
@@ -91,6 +98,11 @@ class WorkerConfig:
     def __post_init__(self) -> None:
         if not self.server.allow_plaintext:
             check_plaintext("worker.catalog_url", self.worker.catalog_url)
+        if self.store.is_plain_to_others and not self.server.allow_plaintext:
+            raise ConfigError(
+                f"store.address {self.store.address} leads to other machines in plain text, and callers' tokens with it: set store.ca, "
+                "or server.allow_plaintext = true where the network itself is private"
+            )
 
     @property
     def local(self) -> StoreConfig:

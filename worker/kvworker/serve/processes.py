@@ -82,6 +82,8 @@ class ServedWorker:
 
     def __init__(self, config: WorkerConfig) -> None:
         authenticate, data_path = open_authenticator(config.local.tokens_path, config.auth), config.local.data_path
+        if config.store.is_plain_to_others:
+            logger.warning("store.address %s leads to other machines in plain text: allow_plaintext is set", config.store.address)
         self._stores = RemoteStores(config.store)
         engine = open_engine(config.model, data_path)
         self.worker = Worker(engine, config.worker, self._stores.own(data_path), data_path, config.model.path)
