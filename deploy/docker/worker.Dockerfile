@@ -1,11 +1,13 @@
 # The worker, for CUDA and linux/amd64. torch's wheels bring CUDA's libraries; the driver comes from the container runtime.
 # From the root of the checkout: docker build -f deploy/docker/worker.Dockerfile -t larder-worker:0.1.0 .
+# With Ray, for `larder worker --ray` and the chart's worker.ray: add --build-arg LOCK=worker-ray
 ARG BASE=python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build
+ARG LOCK=worker
 WORKDIR /source
-COPY deploy/docker/worker.lock /locks/
-RUN python -m venv /opt/larder && /opt/larder/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /locks/worker.lock
+COPY deploy/docker/worker.lock deploy/docker/worker-ray.lock /locks/
+RUN python -m venv /opt/larder && /opt/larder/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /locks/${LOCK}.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY kvstore kvstore
 COPY client client

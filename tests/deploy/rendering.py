@@ -63,6 +63,16 @@ SEVERAL: Values = {
     "store": {"replicas": 3},
     "worker": {"replicas": 2, "config": {"store": {"replicas": 2}}},
 }
+ON_RAY: Values = {
+    "tls": {"enabled": True, "existingSecret": "kv-certificate", "clientCertificates": True},
+    "redis": {"existingSecret": "cache-url", "allowPlaintext": True},
+    "catalog": {"existingSecret": "catalog-url"},
+    "worker": {
+        "ray": {"enabled": True},
+        "config": {"server": {"drain_s": 20}, "ray": {"workers": 4, "waiting_per_worker": 2.5}},
+        "gpu": {"count": 4},
+    },
+}
 STORE_ALONE: Values = {"worker": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"enabled": False}}
 VARIANTS: Mapping[str, Values] = {
     "defaults": {},
@@ -70,6 +80,7 @@ VARIANTS: Mapping[str, Values] = {
     "everything": EVERYTHING,
     "one worker with data": ONE_WORKER_WITH_DATA,
     "several": SEVERAL,
+    "on ray": ON_RAY,
     "store alone": STORE_ALONE,
 }
 

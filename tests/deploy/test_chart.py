@@ -63,6 +63,9 @@ def test_helm_finds_nothing_to_complain_about() -> None:
         {"store": {"replicas": 3}, "worker": {"config": {"store": {"replicas": 3}}}},
         {"catalog": {"url": "redis://:password@host"}},
         {"worker": {"dataClaim": "one", "autoscaling": {"enabled": True}}},
+        {"worker": {"config": {"ray": {"workers": 2}}}},
+        {"worker": {"ray": {"enabled": True}}, "networkPolicy": {"enabled": False}},
+        {"worker": {"ray": {"enabled": True}, "config": {"ray": {"host": "0.0.0.0"}}}},
         {"image": {"store": {"repository": "r", "digest": "latest"}}},
         {"networkPolicy": {"clients": [{}]}},
         {"auth": {"existingSecret": ""}},
@@ -150,7 +153,7 @@ def test_a_pod_has_time_to_leave_drain_and_flush(rendered: Rendered) -> None:
     for part, after_s in (("store", 42), ("worker", 60)):
         if part in rendered.parts:
             leaving_s = rendered.container(part)["lifecycle"]["preStop"]["sleep"]["seconds"]
-            draining_s = rendered.config(part)["server"]["drain_s"]
+            draining_s = rendered.config(part)["server"]["drain_s"] * (2 if "ray" in rendered.config(part) else 1)
             assert rendered.pod(part)["terminationGracePeriodSeconds"] >= leaving_s + draining_s + after_s
 
 
@@ -254,6 +257,16 @@ def test_a_worker_with_gpus_asks_for_them_and_takes_nothing_less() -> None:
     release = variant("everything")
     assert release.container("worker")["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert release.config("worker")["model"]["device"] == "cuda"
+
+
+def test_a_pod_on_ray_starts_one_of_its_own_with_memory_for_it() -> None:
+    """A container's own /dev/shm has 64 MiB, less than Ray takes; other pods run as before."""
+    for name, words in (("on ray", ["worker", "--ray", "--config"]), ("several", ["worker", "--config"])):
+        container = variant(name).container("worker")
+        assert container["args"] == [*words, "/etc/larder/config/worker.toml"]
+        assert ("/dev/shm" in {mount["mountPath"] for mount in container["volumeMounts"]}) == ("--ray" in words)
+    (shm,) = [volume["emptyDir"] for volume in variant("on ray").pod("worker")["volumes"] if volume["name"] == "shm"]
+    assert shm == {"medium": "Memory", "sizeLimit": "256Mi"}
 
 
 def test_a_catalog_on_a_claim_has_one_writer() -> None:

@@ -10,10 +10,12 @@ from typing import Any, get_type_hints
 import pytest
 import yaml
 
+from kvclient.channel import ClientTLS
 from kvstore.core.units import parse_nbytes
 from kvstore.server.config import StoreConfig, load
+from kvworker.ray.command import tls_to_actors
 from kvworker.serve.config import WorkerConfig
-from tests.deploy.rendering import CHART, Rendered, render, variant
+from tests.deploy.rendering import CHART, NAMESPACE, RELEASE, Rendered, render, variant
 
 CONFIGS: dict[str, type[StoreConfig] | type[WorkerConfig]] = {"store": StoreConfig, "worker": WorkerConfig}
 # What the chart sets itself, or what means nothing in a pod.
@@ -48,7 +50,9 @@ NOT_OFFERED = {
         "store.key",
         "store.server_name",
         "worker.catalog_url",
-        "ray",
+        "ray.host",
+        "ray.ca",
+        "ray.server_name",
     },
 }
 MIB = 1 << 20
@@ -115,6 +119,29 @@ def test_who_may_call_and_what_encrypts_reach_the_programs(tmp_path: Path) -> No
     assert "/etc/larder/auth/keys" in release.pod("store")["initContainers"][0]["command"]
     assert "/etc/larder/auth/keys" not in release.pod("worker")["initContainers"][0]["command"]
     assert (worker.store.cert, worker.store.key) == (worker.server.tls.cert, worker.server.tls.key)
+
+
+def test_actors_of_a_pod_listen_within_it_and_are_known_by_its_certificate(tmp_path: Path) -> None:
+    """They serve under the pod's own TLS; the front dials them at 127.0.0.1."""
+    release = variant("on ray")
+    worker = read(release, "worker", tmp_path)
+    assert (worker.ray.workers, worker.ray.waiting_per_worker, worker.ray.host) == (4, 2.5, "127.0.0.1")
+    assert tls_to_actors(worker) == ClientTLS(
+        "/etc/larder/tls/ca.crt", worker.server.tls.cert, worker.server.tls.key, f"{RELEASE}-worker.{NAMESPACE}.svc"
+    )
+
+
+def test_an_actor_gets_a_gpu_where_the_pod_has_some_unless_told_otherwise(tmp_path: Path) -> None:
+    """Ray hides GPUs that an actor did not ask for."""
+    asked = {"worker": {"ray": {"enabled": True}, "gpu": {"count": 1}, "config": {"ray": {"gpus": 0.5}}}}
+    assert read(variant("on ray"), "worker", tmp_path).ray.gpus == 1.0
+    assert read(render(asked), "worker", tmp_path).ray.gpus == 0.5
+
+
+def test_plain_text_to_redis_is_allowed_by_name_only(tmp_path: Path) -> None:
+    """The URL is in a Secret, which the chart cannot read."""
+    for name, is_allowed in (("defaults", False), ("several", False), ("on ray", True)):
+        assert {read(variant(name), part, tmp_path).server.allow_plaintext for part in ("store", "worker")} == {is_allowed}
 
 
 def test_by_default_the_store_fits_its_memory_and_its_disk_the_volume(tmp_path: Path) -> None:

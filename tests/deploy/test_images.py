@@ -13,8 +13,9 @@ from packaging.requirements import Requirement
 from tests.architecture.source import ROOT
 
 DOCKER = ROOT / "deploy" / "docker"
-EXTRAS = {"store": {"store", "cli", "lz4", "otel"}, "worker": {"store", "cli", "lz4", "otel", "worker", "kernels"}}
-IMAGES = list(EXTRAS)
+IMAGES = ("store", "worker")
+COMMON = {"store", "cli", "lz4", "otel"}
+LOCKS = {"store": COMMON, "worker": COMMON | {"worker", "kernels"}, "worker-ray": COMMON | {"worker", "kernels", "ray"}}
 
 
 def instructions(image: str) -> list[tuple[str, str]]:
@@ -24,9 +25,9 @@ def instructions(image: str) -> list[tuple[str, str]]:
     return [(name, rest) for name, rest in lines]
 
 
-def locked(image: str) -> dict[str, str]:
-    """Return what an image installs: version by name."""
-    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (DOCKER / f"{image}.lock").read_text(), re.MULTILINE))
+def locked(lock: str) -> dict[str, str]:
+    """Return what a lock installs: version by name."""
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (DOCKER / f"{lock}.lock").read_text(), re.MULTILINE))
 
 
 def project() -> dict[str, Any]:
@@ -34,22 +35,34 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-@pytest.mark.parametrize("image", IMAGES)
-def test_the_lock_holds_what_the_project_requires(image: str) -> None:
+@pytest.mark.parametrize("lock", LOCKS)
+def test_the_lock_holds_what_the_project_requires(lock: str) -> None:
     """A requirement that is newer than the lock would fail when the server starts: run `make lock`."""
     extras = project()["optional-dependencies"]
-    wanted = [Requirement(text) for text in [*project()["dependencies"], *(t for extra in EXTRAS[image] for t in extras[extra])]]
-    versions = locked(image)
+    wanted = [Requirement(text) for text in [*project()["dependencies"], *(t for extra in LOCKS[lock] for t in extras[extra])]]
+    versions = locked(lock)
     lacking = [str(each) for each in wanted if each.name != "kv-larder" and not each.specifier.contains(versions.get(each.name, "0"))]
     assert not lacking
 
 
-@pytest.mark.parametrize("image", IMAGES)
-def test_every_locked_package_has_a_digest(image: str) -> None:
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_locked_package_has_a_digest(lock: str) -> None:
     """pip then refuses a file that was replaced."""
-    pinned = re.findall(r"^\S+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", (DOCKER / f"{image}.lock").read_text(), re.MULTILINE)
-    assert len(pinned) == len(locked(image))
-    assert any("--require-hashes" in rest for name, rest in instructions(image) if name == "RUN")
+    pinned = re.findall(r"^\S+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", (DOCKER / f"{lock}.lock").read_text(), re.MULTILINE)
+    assert len(pinned) == len(locked(lock))
+
+
+def test_a_worker_with_ray_has_the_versions_of_one_without() -> None:
+    """What is measured with one holds for the other."""
+    assert locked("worker").items() <= locked("worker-ray").items()
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_installs_nothing_that_is_not_locked(image: str) -> None:
+    """A digest that nobody asks for pins nothing; the worker's lock is an argument of its build."""
+    lock = {"store": "store", "worker": "${LOCK}"}[image]
+    assert any(f"--require-hashes --only-binary :all: -r /locks/{lock}.lock" in rest for name, rest in instructions(image) if name == "RUN")
+    assert [rest for name, rest in instructions(image) if name == "ARG"][1:] == ([] if image == "store" else ["LOCK=worker"])
 
 
 def test_the_store_goes_without_torch() -> None:
@@ -61,7 +74,7 @@ def test_the_store_goes_without_torch() -> None:
 @pytest.mark.parametrize("image", IMAGES)
 def test_bases_are_pinned_to_a_full_version(image: str) -> None:
     """The same build next month begins from the same release."""
-    (base,) = [rest for name, rest in instructions(image) if name == "ARG"]
+    base, *_ = [rest for name, rest in instructions(image) if name == "ARG"]
     assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-[a-z]+", base)
     assert [rest.split()[0] for name, rest in instructions(image) if name == "FROM"] == ["${BASE}", "${BASE}"]
 

@@ -63,7 +63,8 @@ server:
     {{- if .Values.tls.clientCertificates }}
     client_ca: /etc/larder/tls/ca.crt
     {{- end }}
-  {{- else }}
+  {{- end }}
+  {{- if or (not .Values.tls.enabled) .Values.redis.allowPlaintext }}
   allow_plaintext: true
   {{- end }}
 auth:
@@ -98,7 +99,20 @@ auth:
 {{- end -}}
 {{- $more := dict "server" (dict "address" "0.0.0.0:7421") "store" $store -}}
 {{- if .Values.worker.gpu.count }}{{ $_ := set $more "model" (dict "device" "cuda") }}{{ end -}}
+{{- if .Values.worker.ray.enabled }}{{ $_ := set $more "ray" (include "larder.rayConfig" . | fromYaml) }}{{ end -}}
 {{- include "larder.toml" (dict "path" "" "tree" (mergeOverwrite (deepCopy .Values.worker.config) $own $more)) | trim }}
+{{- end }}
+
+{{/* Actors listen within their pod only, and Ray hides the GPUs that it was not asked for. */}}
+{{- define "larder.rayConfig" -}}
+host: 127.0.0.1
+{{- if .Values.tls.enabled }}
+ca: /etc/larder/tls/ca.crt
+server_name: {{ include "larder.host" (dict "root" . "part" "worker") }}
+{{- end }}
+{{- if and .Values.worker.gpu.count (not (hasKey (default dict .Values.worker.config.ray) "gpus")) }}
+gpus: 1
+{{- end }}
 {{- end }}
 
 {{/* Pods of a part as evenly over zones and nodes as may be. */}}

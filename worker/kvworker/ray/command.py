@@ -77,11 +77,17 @@ def pooled(config: WorkerConfig) -> Iterator[tuple[Fronted, Pool]]:
     pool = Pool(config, Board(config.worker.device_bytes))
     try:
         pool.start()
-        tls = ClientTLS(ca=config.ray.ca, server_name=config.ray.server_name) if config.server.tls.cert else None
-        front = Fronted(config.server, config.auth, config.local.tokens_path, pool.board, tls)
+        front = Fronted(config.server, config.auth, config.local.tokens_path, pool.board, tls_to_actors(config))
         try:
             yield front, pool
         finally:
             front.close()
     finally:
         pool.close()
+
+
+def tls_to_actors(config: WorkerConfig) -> ClientTLS | None:
+    """Return how the front speaks to actors: as they serve, and with the server's own certificate where they ask for one."""
+    served = config.server.tls
+    shown = (served.cert, served.key) if served.client_ca else ("", "")
+    return ClientTLS(config.ray.ca, *shown, config.ray.server_name) if served.cert else None

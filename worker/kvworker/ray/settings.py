@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvstore.core.errors import ConfigError
+from kvstore.server.config import ServerConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class RaySettings:
         Where actors listen: an address of each node; "" is the one that Ray knows it by. Other than loopback, it needs `server.tls` or
         `server.allow_plaintext`, as every listener.
     ca, server_name : str
-        With `server.tls`: the authority that signed the workers' certificates, and the name in them.
+        With `server.tls`: the authority that signed the workers' certificates, and the name in them. With `client_ca`, the front shows
+        `server.tls.cert`, which then has to be good for clients.
     start_s : float
         How long the first actor may take to load the model, or to get a place on the cluster.
     waiting_per_worker : float
@@ -63,3 +65,9 @@ class RaySettings:
             if not name.strip() or not 0 < found[name.strip()] < math.inf:
                 raise ConfigError(f"ray.resources is a list such as name=1,other=0.5; {part!r} is no part of one")
         return found
+
+
+def beside_others(server: ServerConfig, host: str) -> ServerConfig:
+    """Return how an actor's server listens: as it is configured, on free ports of its node."""
+    metrics_host = server.metrics_address.rpartition(":")[0]
+    return replace(server, address=f"{host}:0", metrics_address=f"{metrics_host}:0" if metrics_host else "")

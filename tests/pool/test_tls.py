@@ -1,0 +1,25 @@
+"""How the front of a pool speaks to its actors."""
+
+from __future__ import annotations
+
+from kvclient.channel import ClientTLS
+from kvstore.server.config import ServerConfig, TLSConfig
+from kvworker.ray.command import tls_to_actors
+from kvworker.ray.settings import RaySettings
+from kvworker.serve.config import WorkerConfig
+
+RAY = RaySettings(ca="ca.pem", server_name="worker.test")
+
+
+def test_actors_that_ask_for_certificates_are_shown_the_servers_own() -> None:
+    """They would let the front in as little as a stranger."""
+    asking = WorkerConfig(server=ServerConfig(tls=TLSConfig("own.pem", "own.key", "clients.pem")), ray=RAY)
+    assert tls_to_actors(asking) == ClientTLS("ca.pem", "own.pem", "own.key", "worker.test")
+
+
+def test_a_key_is_shown_to_nobody_who_does_not_ask() -> None:
+    """TLS where actors serve it, and plain text where they serve that."""
+    assert tls_to_actors(WorkerConfig(server=ServerConfig(tls=TLSConfig("own.pem", "own.key")), ray=RAY)) == ClientTLS(
+        "ca.pem", "", "", "worker.test"
+    )
+    assert tls_to_actors(WorkerConfig(ray=RAY)) is None
