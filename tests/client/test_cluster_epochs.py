@@ -97,6 +97,17 @@ def test_epochs_of_one_tenant_are_nothing_to_another(lab: ClusterLab) -> None:
     assert lab.stores["b:1"].service.epochs.current("tenant", "beta") == 0
 
 
+def test_a_store_that_invents_epochs_costs_hits_and_nothing_else(lab: ClusterLab) -> None:
+    """The others refuse what no store with the master secret made; who is right a client cannot tell, so it reads from one side only."""
+    fill(lab.client())
+    liar = lab.add("d:1").service
+    liar._master_secret = bytes(32)
+    liar.bind("alpha").invalidate(TENANT)
+    hits = lab.client().lookup(KEYS)
+    assert {hit.reason for hit in hits if hit.status is not Status.READY} <= {"unavailable", "never_stored"}
+    assert {store.service.epochs.current("tenant", "alpha") for address, store in lab.stores.items() if address != "d:1"} == {0}
+
+
 def test_chunks_that_were_deleted_while_their_store_was_away_do_not_come_back(lab: ClusterLab) -> None:
     """It deletes them before it is read again."""
     api = lab.client()
