@@ -36,6 +36,7 @@ $(BIN)/helm: deploy/helm.txt deploy/unpack_helm.py | $(VENV)/.ready
 lock: setup  ## choose the versions that go into the images anew
 	$(BIN)/uv pip compile -q pyproject.toml --extra store --extra lz4 --extra otel $(LOCK) -o deploy/docker/store.lock
 	$(BIN)/uv pip compile -q pyproject.toml --extra worker --extra kernels --extra lz4 --extra otel $(LOCK) -o deploy/docker/worker.lock
+	$(BIN)/uv pip compile -q pyproject.toml --extra worker --extra kernels --extra lz4 --extra otel --extra ray -c deploy/docker/worker.lock $(LOCK) -o deploy/docker/worker-ray.lock
 
 test: setup $(BIN)/helm  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
@@ -76,7 +77,7 @@ bench-peers: setup  ## measure other systems' clients beside ours, in environmen
 
 soak: setup  ## run the long fault campaigns
 	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse tests/fuzz \
-	  tests/e2e/test_rolling_restart.py tests/worker/test_catalog.py --timeout 3600
+	  tests/e2e/test_rolling_restart.py tests/worker/test_shared_catalog.py --timeout 3600
 
 console-check: setup  ## look at the console in a real browser; needs Chromium, which no package of ours brings
 	$(BIN)/python -m pytest tests/console/check_console.py
