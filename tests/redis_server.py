@@ -47,6 +47,11 @@ class RedisServer:
         """Where it listens on this machine only."""
         return f"unix://{self.socket}?db=0"
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there, paused or not."""
+        return self._process is not None
+
     def start(self) -> RedisServer:
         """Start the process and wait until it answers."""
         command = [

@@ -12,23 +12,50 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TextIO
 
 from kvstore.core.tokens import read_tokens
 
 LARDER = [sys.executable, "-m", "kvclient.cli.main"]
 START_S = 300.0  # nearly all of it imports, on a machine that has other things to do; a process that dies is noticed at once
 STOP_S = 120.0
-_LISTENS = re.compile(r"listens on (\S+)")
+_LISTENS = re.compile(r"listens on (\S+)(?:.*console at (\S+)/console)?")
+
+
+class Running(Protocol):
+    """What is asked of a process; subprocess.Popen does it."""
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it runs."""
+        ...
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end and return the exit status; raises TimeoutExpired."""
+        ...
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        ...
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        ...
 
 
 @dataclass
 class Process:
-    """A running server of ours."""
+    """A running server of ours; `pages` is where its metrics and console are."""
 
-    popen: subprocess.Popen[str]
+    popen: Running
     address: str
     home: Path
     command: tuple[str, ...]
+    pages: str = ""
 
     @property
     def token(self) -> str:
@@ -67,27 +94,32 @@ def start(home: Path, *command: str, variables: Mapping[str, str] | None = None)
         popen = subprocess.Popen(
             [*LARDER, *command], stdout=subprocess.PIPE, stderr=log, text=True, env={**environment(home), **(variables or {})}
         )
-    found: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(popen, found), daemon=True).start()
-    try:
-        address = found.get(timeout=START_S)
-    except queue.Empty:
-        address = ""
-    if not address:
-        popen.kill()
-        popen.wait(STOP_S)
-        raise AssertionError(f"larder {' '.join(command)} does not listen:\n{log_of(home, command).read_text()}")
-    return Process(popen, address, home, command)
-
-
-def _read(popen: subprocess.Popen[str], found: queue.Queue[str]) -> None:
-    """Put the address that a server prints, then read on so that it never waits for us; put nothing found as empty."""
     assert popen.stdout is not None
-    with popen.stdout as lines:
+    return listening(popen, popen.stdout, home, command)
+
+
+def listening(running: Running, stdout: TextIO, home: Path, command: tuple[str, ...]) -> Process:
+    """Return a server that was just started once it says where it listens; fail with its log after START_S."""
+    found: queue.Queue[tuple[str, str]] = queue.Queue()
+    threading.Thread(target=_read, args=(stdout, found), daemon=True).start()
+    try:
+        address, pages = found.get(timeout=START_S)
+    except queue.Empty:
+        address, pages = "", ""
+    if not address:
+        running.kill()
+        running.wait(STOP_S)
+        raise AssertionError(f"larder {' '.join(command)} does not listen:\n{log_of(home, command).read_text()}")
+    return Process(running, address, home, command, pages)
+
+
+def _read(stdout: TextIO, found: queue.Queue[tuple[str, str]]) -> None:
+    """Put the addresses that a server prints, then read on so that it never waits for us; put nothing found as empty."""
+    with stdout as lines:
         for line in lines:
             if match := _LISTENS.search(line):
-                found.put(match[1])
-    found.put("")
+                found.put((match[1], match[2] or ""))
+    found.put(("", ""))
 
 
 def stop(process: Process, by: signal.Signals = signal.SIGTERM) -> int:

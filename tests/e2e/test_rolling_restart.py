@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from kvclient import Larder
-from tests.e2e.processes import Process, start, stop
+from tests.e2e.processes import Process, stop
 from tests.faults.soak import n_runs
+from tests.forked import fork
 from tests.redis_server import RedisServer
 from tests.worker.waiting import until
 
@@ -46,11 +47,11 @@ class Cluster:
         auth = {f"LARDER_{part}__AUTH__TOKENS_FILE": str(self.home / "tokens") for part in ("STORE", "WORKER")}
         if name.startswith("store"):
             secret = {"LARDER_STORE__AUTH__SECRET_FILE": str(self.home / "secret")}
-            started = start(home, "store", "--memory", "32MiB", "--disk", "64MiB", *address, variables=auth | secret)
+            started = fork(home, "store", "--memory", "32MiB", "--disk", "64MiB", *address, variables=auth | secret)
         else:
             stores = ",".join(self.addresses[each] for each in ("store-0", "store-1"))
             more = {"LARDER_WORKER__WORKER__CATALOG_URL": self.catalog, "LARDER_TOKEN": TOKEN}
-            started = start(home, "worker", "--model", str(self.model), "--store", stores, *address, variables=auth | more)
+            started = fork(home, "worker", "--model", str(self.model), "--store", stores, *address, variables=auth | more)
         self.running[name], self.addresses[name] = started, started.address
 
     def start_all(self) -> None:
@@ -122,7 +123,7 @@ def answer(larder: Larder, source: str) -> str:
     return larder.ask(names, QUESTION, max_tokens=4, policy="none", planner="always_load").finish().text
 
 
-@pytest.mark.timeout(n_runs(full=3600, short=600))  # six starts, nearly all of them imports
+@pytest.mark.timeout(n_runs(full=3600, short=600))
 def test_restarting_each_of_two_stores_and_two_workers_under_load_fails_no_request(cluster: Cluster) -> None:
     """What an upgrade of each does: a stop signal, and a start some time later, while clients go on."""
     with cluster.connect() as larder:

@@ -1,19 +1,20 @@
-"""Callers that ask without pause, and compare every answer with the computed one."""
+"""Callers that ask one question after another, and compare every answer with the computed one."""
 
 from __future__ import annotations
 
 import threading
-import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from kvclient import Larder, Report
 from kvclient.retry import Retry
+from tests.faults.campaign.awake import Awake
 
 N_TOKENS = 6
 DEADLINE_S = 10.0
-RECENT_S = 1.0
+PAUSE_S = 0.02  # between a caller's requests, or they would take the processors from what is starting
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,13 @@ def ask(larder: Larder, question: Question, planner: str) -> tuple[list[int], Re
 
 @dataclass
 class Tally:
-    """What came of the questions; times are of the monotonic clock."""
+    """What came of the questions; times are of the campaign's clock."""
 
     answered_at_s: list[float] = field(default_factory=list)
     loaded_all_at_s: float = 0.0  # when a store had every passage of an answer, last
     took_s: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    n_unjudged: int = 0  # failed while the machine stood still
 
     @property
     def n_right(self) -> int:
@@ -47,14 +49,14 @@ class Tally:
 
     def rate(self, since_s: float, until_s: float) -> float:
         """Return the right answers per second between two moments."""
-        return sum(since_s < at_s <= until_s for at_s in reversed(self.answered_at_s)) / (until_s - since_s)
+        return (bisect_right(self.answered_at_s, until_s) - bisect_right(self.answered_at_s, since_s)) / (until_s - since_s)
 
 
 class Callers:
     """Threads that ask one question after another in turn, half of them loading all that is stored."""
 
-    def __init__(self, address: str, token: str, expected: Mapping[Question, Sequence[int]]) -> None:
-        self._address, self._token, self._expected = address, token, expected
+    def __init__(self, address: str, token: str, expected: Mapping[Question, Sequence[int]], clock: Awake) -> None:
+        self._address, self._token, self._expected, self._clock = address, token, expected, clock
         self._questions = list(expected)
         self.tally = Tally()
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -75,24 +77,28 @@ class Callers:
     def _run(self, number: int) -> None:
         planner, turn = ("always_load", "min_cost")[number % 2], number
         with Larder(self._address, self._token, timeout_s=DEADLINE_S, retry=Retry(1)) as larder:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_S):
                 turn += 1
                 self._ask_once(larder, self._questions[turn % len(self._questions)], planner)
 
     def _ask_once(self, larder: Larder, question: Question, planner: str) -> None:
-        started_s, failure, has_loaded_all = time.monotonic(), "", False
+        started_s, lost_s = self._clock.now_s(), self._clock.lost_s
         try:
             tokens, report = ask(larder, question, planner)
-            has_loaded_all = all(row.action == "load" for row in report.passages)
-            if tokens != self._expected[question]:
-                failure = f"{tokens}, not {self._expected[question]}"
         except Exception as error:  # whatever it is, a request failed
-            failure = repr(error)
-        now_s = time.monotonic()
+            took_s = self._clock.now_s() - started_s
+            with self._lock:
+                if self._clock.lost_s > lost_s:
+                    self.tally.n_unjudged += 1
+                else:
+                    self.tally.wrong.append(f"{question.source} after {took_s:.2f} s: {error!r}")
+            return
+        took_s = self._clock.now_s() - started_s
         with self._lock:
-            self.tally.took_s.append(now_s - started_s)
-            if failure:
-                self.tally.wrong.append(f"{question.source} after {now_s - started_s:.2f} s: {failure}")
-            else:
-                self.tally.answered_at_s.append(now_s)
-                self.tally.loaded_all_at_s = now_s if has_loaded_all else self.tally.loaded_all_at_s
+            self.tally.took_s.append(took_s)
+            if tokens != self._expected[question]:
+                self.tally.wrong.append(f"{question.source}: {tokens}, not {self._expected[question]}")
+                return
+            self.tally.answered_at_s.append(self._clock.now_s())
+            if all(row.action == "load" for row in report.passages):
+                self.tally.loaded_all_at_s = self._clock.now_s()

@@ -1,8 +1,10 @@
-"""What a process holds: memory, threads and open files, as the system counts them."""
+"""What a process holds: memory, threads and open files, as the system counts them, and the leases of a store, as it counts them."""
 
 from __future__ import annotations
 
 import os
+import re
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,3 +34,11 @@ def footprint(process_id: int) -> Footprint:
     folder = Path("/proc") / str(process_id)
     status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
     return Footprint(int(status["VmRSS"].split()[0]) << 10, int(status["Threads"]), len(os.listdir(folder / "fd")))
+
+
+def n_leases(pages: str) -> int:
+    """Return how many chunks a store protects from eviction, as its metrics say."""
+    with urllib.request.urlopen(f"{pages}/metrics", timeout=10) as answer:
+        found = re.search(r"^larder_leases(?:{.*})? (\S+)$", answer.read().decode(), re.MULTILINE)
+    assert found, f"{pages} says nothing of leases"
+    return int(float(found[1]))

@@ -8,46 +8,60 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from tests.e2e.processes import kill
-from tests.faults.campaign.plant import SKEWED, Plant, StoreNode
+from tests.faults.campaign.plant import Plant
 from tests.faults.campaign.wire import Harm, Wire
+from tests.redis_server import RedisServer
+from tests.worker.waiting import until
 
 Fault = Callable[[Plant, random.Random], AbstractContextManager[None]]
 _FULL_NBYTES = 4096  # of a file: what is written beyond fails, as on a full disk
+_TAKES_OVER_S = 20.0
 
 
 @contextmanager
 def store_killed(plant: Plant, rng: random.Random) -> Iterator[None]:
     """SIGKILL, and a restart at the same address."""
-    number = rng.randrange(len(plant.stores))
-    kill(plant.stores[number].process)
+    store = rng.choice(plant.stores)
+    kill(store.process)
     yield
-    plant.restart_store(number)
+    plant.restart(store)
 
 
 @contextmanager
 def store_skewed(plant: Plant, rng: random.Random) -> Iterator[None]:
     """A store restarts with a clock that is two hours ahead, and later with the right one."""
-    number = rng.randrange(len(plant.stores))
-    kill(plant.stores[number].process)
-    plant.restart_store(number, SKEWED)
+    store = rng.choice(plant.stores)
+    kill(store.process)
+    plant.restart_skewed(store)
     yield
-    kill(plant.stores[number].process)
-    plant.restart_store(number)
+    kill(store.process)
+    plant.restart(store)
 
 
 @contextmanager
 def worker_killed(plant: Plant, rng: random.Random) -> Iterator[None]:
     """SIGKILL, and a restart at the same address."""
-    number = rng.randrange(len(plant.workers))
-    kill(plant.workers[number])
+    worker = rng.choice(plant.workers)
+    kill(worker.process)
     yield
-    plant.restart_worker(number)
+    plant.restart(worker)
+
+
+@contextmanager
+def disk_full(plant: Plant, rng: random.Random) -> Iterator[None]:
+    """No file of the store with the disk grows beyond a page, which fails as a full disk does, and what lies behind it is gone."""
+    pid = plant.stores[0].process.popen.pid
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (_FULL_NBYTES, before[1]))
+    plant.redis.command("FLUSHALL")
+    yield
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
 @contextmanager
 def redis_paused(plant: Plant, rng: random.Random) -> Iterator[None]:
     """SIGSTOP: connections stand and nothing comes."""
-    redis = _node(plant, rng).redis
+    redis = _redis(plant, rng)
     redis.pause()
     yield
     redis.resume()
@@ -56,16 +70,26 @@ def redis_paused(plant: Plant, rng: random.Random) -> Iterator[None]:
 @contextmanager
 def redis_killed(plant: Plant, rng: random.Random) -> Iterator[None]:
     """SIGKILL; it comes back empty."""
-    redis = _node(plant, rng).redis
-    redis.stop()
+    plant.redis.stop()
     yield
-    redis.start()
+    plant.redis.start()
+
+
+@contextmanager
+def master_killed(plant: Plant, rng: random.Random) -> Iterator[None]:
+    """SIGKILL of a master of the cluster; its replica takes its place, and it comes back as a replica of that."""
+    until(plant.cluster.is_whole, _TAKES_OVER_S)
+    master = rng.choice(plant.cluster.masters())
+    master.stop()
+    until(lambda: len(plant.cluster.masters()) == 3, _TAKES_OVER_S)
+    yield
+    master.start()
 
 
 @contextmanager
 def redis_full(plant: Plant, rng: random.Random) -> Iterator[None]:
     """It takes no more and evicts nothing."""
-    redis = _node(plant, rng).redis
+    redis = _redis(plant, rng)
     redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
     redis.command("CONFIG", "SET", "maxmemory", "1mb")
     yield
@@ -75,30 +99,18 @@ def redis_full(plant: Plant, rng: random.Random) -> Iterator[None]:
 @contextmanager
 def redis_flushed(plant: Plant, rng: random.Random) -> Iterator[None]:
     """It forgets everything, twice."""
-    redis = _node(plant, rng).redis
+    redis = _redis(plant, rng)
     redis.command("FLUSHALL")
     yield
     redis.command("FLUSHALL")
 
 
-@contextmanager
-def disk_full(plant: Plant, rng: random.Random) -> Iterator[None]:
-    """No file of a store grows beyond a page, and what was written is gone from memory soon."""
-    node = _node(plant, rng)
-    pid = node.process.popen.pid
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (_FULL_NBYTES, before[1]))
-    node.redis.command("FLUSHALL")
-    yield
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
-
-
-def network(harm: Harm, wire_of: Callable[[StoreNode], Wire]) -> Fault:
-    """Return a harm to one of a store's networks."""
+def network(harm: Harm, wires: Callable[[Plant], list[Wire]]) -> Fault:
+    """Return a harm to one of several networks."""
 
     @contextmanager
     def harmed(plant: Plant, rng: random.Random) -> Iterator[None]:
-        wire = wire_of(_node(plant, rng))
+        wire = rng.choice(wires(plant))
         wire.harm(harm)
         yield
         wire.mend()
@@ -106,8 +118,17 @@ def network(harm: Harm, wire_of: Callable[[StoreNode], Wire]) -> Fault:
     return harmed
 
 
-def _node(plant: Plant, rng: random.Random) -> StoreNode:
-    return rng.choice(plant.stores)
+def _redis(plant: Plant, rng: random.Random) -> RedisServer:
+    """Choose the Redis of the first store, or a master of the cluster."""
+    return rng.choice([plant.redis, rng.choice(plant.cluster.masters())])
+
+
+def _to_stores(plant: Plant) -> list[Wire]:
+    return [node.wire for node in plant.stores]
+
+
+def _to_workers(plant: Plant) -> list[Wire]:
+    return [node.wire for node in plant.workers]
 
 
 FAULTS: dict[str, Fault] = {
@@ -119,6 +140,9 @@ FAULTS: dict[str, Fault] = {
     "redis paused": redis_paused,
     "redis full": redis_full,
     "redis flushed": redis_flushed,
-    **{f"network to the store: {harm.value}": network(harm, lambda node: node.to_store) for harm in Harm},
-    **{f"network to redis: {harm.value}": network(harm, lambda node: node.to_redis) for harm in Harm},
+    "redis cluster master killed": master_killed,
+    **{f"network to a store: {harm.value}": network(harm, _to_stores) for harm in Harm},
+    **{f"network to redis: {harm.value}": network(harm, lambda plant: [plant.to_redis]) for harm in Harm},
+    # Flipped bits of an answer in plain text are the answer, to a client: where they can happen, workers serve TLS.
+    **{f"network to a worker: {harm.value}": network(harm, _to_workers) for harm in Harm if harm is not Harm.FLIP},
 }

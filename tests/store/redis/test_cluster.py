@@ -5,76 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 
 import pytest
 
 from kvstore.core.errors import DeadlineError, EvictedError, TierUnavailableError
 from kvstore.core.landing import PIECE_NBYTES
 from kvstore.store.redis.record import index_name, piece_names
-from kvstore.store.redis.route import N_SLOTS, slot_of
+from kvstore.store.redis.route import slot_of
 from kvstore.store.redis.settings import RedisSettings
 from kvstore.store.redis.tier import RedisTier
+from tests.redis_cluster import RedisCluster, node_id
 from tests.redis_server import RedisServer
 from tests.store.chunks import make_record
 
 TIMEOUT_S = 1.0  # within which a living node answers a busy machine, too
 SLACK_S = 4.0  # for a busy machine; a node that is asked each time costs fifteen deadlines in the first test
-HIGHEST_PORT = 55_535  # a node's second port is 10,000 above its first
-
-
-@dataclass
-class ThreeNodes:
-    """Three servers that each serve a third of the slots."""
-
-    servers: list[RedisServer]
-
-    @property
-    def url(self) -> str:
-        """Any node will do."""
-        return self.servers[0].url
-
-    def owner(self, name: bytes) -> RedisServer:
-        """Return the server that has a key from the beginning."""
-        return self.servers[slot_of(name) * 3 // N_SLOTS]
-
-    def keys(self) -> list[int]:
-        """Return how many keys each server has."""
-        return [int(server.command("DBSIZE")[1:]) for server in self.servers]
-
-
-def start_cluster(stack: ExitStack) -> ThreeNodes:
-    """Start three servers, give each its slots and wait until they know each other."""
-    servers: list[RedisServer] = []
-    while len(servers) < 3:
-        server = RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no")
-        if server.port <= HIGHEST_PORT:
-            servers.append(stack.enter_context(server))
-        else:
-            server.__exit__(None, None, None)
-    for number, server in enumerate(servers):
-        mine = [str(slot) for slot in range(N_SLOTS) if slot * 3 // N_SLOTS == number]
-        assert server.command("CLUSTER", "ADDSLOTS", *mine) == b"+OK"
-        server.command("CLUSTER", "SET-CONFIG-EPOCH", str(number + 1))
-        for other in servers[:number]:
-            server.command("CLUSTER", "MEET", "127.0.0.1", str(other.port))
-    until = time.monotonic() + 20
-    while any(server.command("GET", str(n))[:6] not in (b"$-1", b"-MOVED") for server in servers for n in range(30)):
-        assert time.monotonic() < until, "the nodes do not find each other"
-        time.sleep(0.02)
-    return ThreeNodes(servers)
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[ThreeNodes]:
+def started() -> Iterator[RedisCluster]:
     """One cluster for the tests that leave it whole."""
-    with ExitStack() as stack:
-        yield start_cluster(stack)
+    with RedisCluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def cluster(started: ThreeNodes) -> ThreeNodes:
+def cluster(started: RedisCluster) -> RedisCluster:
     """The cluster, empty."""
     for server in started.servers:
         server.command("FLUSHALL")
@@ -82,14 +38,14 @@ def cluster(started: ThreeNodes) -> ThreeNodes:
 
 
 @pytest.fixture
-def tier(cluster: ThreeNodes) -> Iterator[RedisTier]:
+def tier(cluster: RedisCluster) -> Iterator[RedisTier]:
     """A tier on the empty cluster."""
     opened = open_tier(cluster)
     yield opened
     opened.close()
 
 
-def open_tier(cluster: ThreeNodes, timeout_s: float = 5.0) -> RedisTier:
+def open_tier(cluster: RedisCluster, timeout_s: float = 5.0) -> RedisTier:
     """Return a tier that knows the first node."""
     return RedisTier(RedisSettings(cluster.url, timeout_s=timeout_s, cluster="on"))
 
@@ -112,7 +68,7 @@ def record_where(wanted: Callable[[bytes, list[bytes]], bool], n_pieces: int = 2
     raise AssertionError("no such record")
 
 
-def test_the_pieces_of_a_record_are_spread_over_all_nodes(cluster: ThreeNodes, tier: RedisTier) -> None:
+def test_the_pieces_of_a_record_are_spread_over_all_nodes(cluster: RedisCluster, tier: RedisTier) -> None:
     """A record is as fast as all nodes together, and comes back in order."""
     key, record = make_record(1, 15 * PIECE_NBYTES)
     tier.put(key, [record[:1000], memoryview(record)[1000:]])
@@ -121,7 +77,7 @@ def test_the_pieces_of_a_record_are_spread_over_all_nodes(cluster: ThreeNodes, t
     assert read(tier, key) == record
 
 
-def test_find_scan_delete_and_used_bytes_cover_all_nodes(cluster: ThreeNodes, tier: RedisTier) -> None:
+def test_find_scan_delete_and_used_bytes_cover_all_nodes(cluster: RedisCluster, tier: RedisTier) -> None:
     """Keys of one call lie anywhere."""
     records = [make_record(seed, 100 * seed) for seed in range(20)]
     for key, record in records[::2]:
@@ -133,7 +89,7 @@ def test_find_scan_delete_and_used_bytes_cover_all_nodes(cluster: ThreeNodes, ti
     assert cluster.keys() == [0, 0, 0]
 
 
-def test_a_missing_piece_is_an_error_that_cleans_up_on_all_nodes(cluster: ThreeNodes, tier: RedisTier) -> None:
+def test_a_missing_piece_is_an_error_that_cleans_up_on_all_nodes(cluster: RedisCluster, tier: RedisTier) -> None:
     """Each node evicts on its own."""
     key, record = make_record(2, 7 * PIECE_NBYTES)
     tier.put(key, [record])
@@ -145,7 +101,7 @@ def test_a_missing_piece_is_an_error_that_cleans_up_on_all_nodes(cluster: ThreeN
     assert tier.get(key) is None
 
 
-def test_a_slot_that_moved_is_followed(cluster: ThreeNodes, tier: RedisTier) -> None:
+def test_a_slot_that_moved_is_followed(cluster: RedisCluster, tier: RedisTier) -> None:
     """MOVED is followed in the middle of a record, and asked about no more."""
     key, record = record_where(lambda key, names: cluster.owner(names[2]) is cluster.servers[1])
     tier.put(key, [record])
@@ -168,7 +124,7 @@ def test_a_slot_that_moved_is_followed(cluster: ThreeNodes, tier: RedisTier) -> 
             server.command("CLUSTER", "SETSLOT", slot, "NODE", node_id(cluster.servers[1]))
 
 
-def test_a_slot_on_its_way_is_asked_where_it_goes(cluster: ThreeNodes, tier: RedisTier) -> None:
+def test_a_slot_on_its_way_is_asked_where_it_goes(cluster: RedisCluster, tier: RedisTier) -> None:
     """ASK is for one command only: while a slot moves, old keys are here and new ones there."""
     key, record = record_where(lambda key, names: cluster.owner(names[2]) is cluster.servers[1])
     name = piece_names(key, len(record))[1]
@@ -184,19 +140,10 @@ def test_a_slot_on_its_way_is_asked_where_it_goes(cluster: ThreeNodes, tier: Red
             server.command("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
-def node_id(server: RedisServer) -> str:
-    """Return the name under which a node knows itself."""
-    import redis
-
-    with redis.Redis(port=server.port) as client:
-        return str(client.execute_command("CLUSTER", "MYID").decode())
-
-
 @pytest.mark.parametrize("fault", [RedisServer.stop, RedisServer.pause], ids=["killed", "paused"])
 def test_a_dead_node_costs_its_deadline_once_and_only_its_own_keys(fault: Callable[[RedisServer], None]) -> None:
     """Records wholly on living nodes are served and written; the others are refused at once; find tells of what can be reached."""
-    with ExitStack() as stack:
-        cluster = start_cluster(stack)
+    with RedisCluster() as cluster:
         dead = cluster.servers[2]
         alive, record_alive = record_where(lambda key, names: all(cluster.owner(name) is not dead for name in names))
         fresh, record_fresh = record_where(lambda key, names: key != alive and all(cluster.owner(name) is not dead for name in names))
@@ -233,8 +180,7 @@ def test_a_dead_node_costs_its_deadline_once_and_only_its_own_keys(fault: Callab
 @pytest.mark.parametrize("fault", [RedisServer.stop, RedisServer.pause], ids=["killed", "paused"])
 def test_a_node_that_dies_in_the_middle_of_a_read_ends_it_in_time(fault: Callable[[RedisServer], None]) -> None:
     """What has landed stays right, the rest is an error within the node's deadline, and every connection is free again."""
-    with ExitStack() as stack:
-        cluster = start_cluster(stack)
+    with RedisCluster() as cluster:
         dead = cluster.servers[2]
         key, record = record_where(lambda key, names: cluster.owner(names[1]) is not dead and cluster.owner(names[-2]) is dead, n_pieces=12)
         tier = open_tier(cluster, TIMEOUT_S)
@@ -255,7 +201,7 @@ def test_a_node_that_dies_in_the_middle_of_a_read_ends_it_in_time(fault: Callabl
         dead.resume() if fault is RedisServer.pause else None
 
 
-def test_readers_that_pause_do_not_keep_others_from_any_node(cluster: ThreeNodes, tier: RedisTier) -> None:
+def test_readers_that_pause_do_not_keep_others_from_any_node(cluster: RedisCluster, tier: RedisTier) -> None:
     """A record has a connection to each node; they are given up together, so that nobody who waits for one holds another."""
     records = [make_record(seed, 9 * PIECE_NBYTES) for seed in range(6)]
     for key, record in records:
