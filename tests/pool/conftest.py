@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pool.scene import Scene, connected_cluster, opened
+from tests.pool.ray_warnings import RAY_WARNINGS
 
-# What Ray leaves behind in the process that starts a cluster, and what it announces of later versions.
-RAY_WARNINGS = (
-    "ignore:subprocess [0-9]+ is still running:ResourceWarning",
-    "ignore:unclosed file:ResourceWarning",
-    "ignore:.*Ray will no longer override accelerator visible devices:FutureWarning",
-)
+if TYPE_CHECKING:
+    from tests.pool.scene import Scene
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    """Yield the pool, its store and a client."""
+    """Yield the pool, its store and a client; Ray is imported where it is used only."""
+    from tests.pool.scene import connected_cluster, opened
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))

@@ -30,23 +30,29 @@ from kvworker.settings import WorkerSettings
 OBJECT_STORE_BYTES = 80 << 20
 NODE = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
 NOTICES_DEATHS = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+PATIENT = {"agent_register_timeout_ms": 120_000}  # its parts start one after the other on a busy machine
+BARE = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}  # each would be a process that imports Ray
 N_DOCUMENTS, N_PASSAGES, N_TOKENS = 6, 3, 6
+PAUSE_S = 0.05  # between a caller's requests, or they would take the processors from what is starting
 ASK_S = 60.0  # of a machine that starts models beside; nothing may come near it
 LOOPBACK = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
 
 
 @contextmanager
-def connected_cluster() -> Iterator[Cluster]:
+def connected_cluster(head_cpus: int = 1) -> Iterator[Cluster]:
     """Start a head and two nodes with room for one worker each, and connect to it."""
-    head = {**NODE, "include_dashboard": False, "_system_config": NOTICES_DEATHS}
+    head = {**NODE, **BARE, "num_cpus": head_cpus, "_system_config": NOTICES_DEATHS | PATIENT}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
-            cluster.add_node(**NODE)
+            cluster.add_node(wait=False, include_log_monitor=False, **NODE)
+        cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False, namespace="larder")
         yield cluster
     finally:
         ray.shutdown()
+        for node in list(cluster.worker_nodes):
+            cluster.remove_node(node, allow_graceful=False)
         cluster.shutdown()
 
 
@@ -97,7 +103,7 @@ class Scene:
     def _keep_asking(self, outcome: Outcome, stop: threading.Event, first: int) -> None:
         sources = list(self.questions)
         with self.larder() as larder:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_S):
                 first += 1
                 source = sources[first % len(sources)]
                 try:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.pool.scene import Outcome, Scene
 from tests.worker.waiting import until
+
+if TYPE_CHECKING:
+    from tests.pool.scene import Outcome, Scene
 
 BACK_S = 90.0  # a model starts again, on a machine that answers questions meanwhile
 

@@ -6,9 +6,8 @@ import pytest
 
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import ServerConfig
-from kvworker.ray.actor import beside_others
 from kvworker.ray.scale import wanted_workers
-from kvworker.ray.settings import RaySettings
+from kvworker.ray.settings import RaySettings, beside_others
 
 SCALING = RaySettings(workers=1, most_workers=4, waiting_per_worker=4)
 

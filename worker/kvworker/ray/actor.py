@@ -12,14 +12,8 @@ from dataclasses import replace
 import ray
 
 from kvstore.core.allocator import leave_alone
-from kvstore.server.config import ServerConfig
+from kvworker.ray.settings import beside_others
 from kvworker.serve.config import WorkerConfig
-
-
-def beside_others(server: ServerConfig, host: str) -> ServerConfig:
-    """Return how an actor's server listens: as it is configured, on free ports of its node."""
-    metrics_host = server.metrics_address.rpartition(":")[0]
-    return replace(server, address=f"{host}:0", metrics_address=f"{metrics_host}:0" if metrics_host else "")
 
 
 class WorkerActor:
