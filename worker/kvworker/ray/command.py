@@ -58,7 +58,7 @@ def connected(address: str) -> Iterator[None]:
         raise MissingExtraError("--ray needs Ray: pip install 'kv-larder[ray]'") from error
     try:
         if address == LOCAL:
-            ray.init(include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, log_to_driver=False, namespace="larder")
+            ray.init("local", include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, log_to_driver=False, namespace="larder")
         else:
             ray.init(address, log_to_driver=False, namespace="larder")
     except ConnectionError as error:
