@@ -30,7 +30,7 @@ def test_errors_of_the_synthetic_layer(method: ModuleType, k_error: float, v_err
 
 @pytest.mark.parametrize(("method", "expected"), [(nvfp4, 0.29), (mxfp4, 0.35)])
 def test_attention_is_off_by_what_the_method_file_says(method: ModuleType, expected: float) -> None:
-    """Softmax hangs on few tokens: over 24 draws of model and text NVFP4 is off by 0.25 to 0.34 and MXFP4 by 0.34 to 0.44, 0.39 at the mean.
+    """Softmax hangs on few tokens: over 24 draws of model and text NVFP4 is off by 0.25 to 0.34, MXFP4 by 0.34 to 0.44, 0.39 on average.
     The file has one draw at 0.35; larger steps and K after RoPE do not lower it."""
     text = layer(0)
     assert attention_error(text, back(method, text.k), back(method, text.v)) == pytest.approx(expected, rel=0.15)
