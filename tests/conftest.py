@@ -1,0 +1,11 @@
+"""What the whole run shares."""
+
+from __future__ import annotations
+
+import gc
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and collected tests out of garbage collections: they stay to the end, and tests of leaks collect often."""
+    gc.collect()
+    gc.freeze()
