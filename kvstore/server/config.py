@@ -258,7 +258,7 @@ class QuotaConfig:
     stored : int
         Bytes of chunks in memory and on disk; beyond it the tenant's own oldest chunks make room.
     requests_per_s : float
-        Calls; each chunk that is read counts as one.
+        Calls; each chunk that is read or scrubbed counts as one, and so do 256 that are looked up or deleted.
     burst : int
         Calls at once behind a pause; 0 takes one second's worth.
     calls : int

@@ -50,7 +50,9 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
 
     def Lookup(self, request: pb.LookupRequest, context: grpc.ServicerContext) -> pb.LookupResponse:  # noqa: N802
         """Return one hit per key."""
-        hits = self._bind(context).lookup(wire.keys_from_wire(request.keys), request.lease_s)
+        store = self._entrance.bind(context)
+        store.allowance.looks(len(request.keys))
+        hits = store.lookup(wire.keys_from_wire(request.keys), request.lease_s)
         return pb.LookupResponse(hits=map(wire.hit_to_wire, hits))
 
     def OpenLane(self, request: pb.OpenLaneRequest, context: grpc.ServicerContext) -> pb.OpenLaneResponse:  # noqa: N802
@@ -59,11 +61,15 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
 
     def Scrub(self, request: pb.ScrubRequest, context: grpc.ServicerContext) -> pb.ScrubResponse:  # noqa: N802
         """Verify every stored copy of chunks."""
-        return pb.ScrubResponse(damaged=self._bind(context).scrub(wire.keys_from_wire(request.keys)))
+        store = self._entrance.bind(context)
+        store.allowance.request(max(1, len(request.keys)))
+        return pb.ScrubResponse(damaged=store.scrub(wire.keys_from_wire(request.keys)))
 
     def Delete(self, request: pb.DeleteRequest, context: grpc.ServicerContext) -> pb.DeleteResponse:  # noqa: N802
         """Remove chunks."""
-        return pb.DeleteResponse(deleted=self._bind(context).delete(wire.keys_from_wire(request.keys)))
+        store = self._entrance.bind(context)
+        store.allowance.looks(len(request.keys))
+        return pb.DeleteResponse(deleted=store.delete(wire.keys_from_wire(request.keys)))
 
     def Invalidate(self, request: pb.InvalidateRequest, context: grpc.ServicerContext) -> pb.InvalidateResponse:  # noqa: N802
         """Make a scope a miss; more than what one source says takes an admin."""

@@ -154,8 +154,8 @@ def test_what_is_beyond_the_limit_is_refused_before_it_is_read(kind: Kind) -> No
     assert answers == [CorruptError, QuotaError]
 
 
-def test_a_lookup_of_many_keys_counts_once_and_each_chunk_that_is_read_once() -> None:
-    """Looking costs the server next to nothing, reading does not."""
+def test_a_lookup_of_some_keys_counts_once_and_each_chunk_that_is_read_once() -> None:
+    """Looking costs the server little, reading does not."""
     blobs = [make_blob(seed) for seed in range(4)]
     with serving(make_service(QuotaConfig(requests_per_s=0.001, burst=6))) as server, dialing(server, lane="tcp") as alpha:
         alpha.lookup([key(blob) for blob in blobs])
@@ -163,6 +163,29 @@ def test_a_lookup_of_many_keys_counts_once_and_each_chunk_that_is_read_once() ->
         alpha.lookup([key(blob) for blob in blobs])
         with pytest.raises(QuotaError):
             alpha.lookup([key(blobs[0])])
+
+
+@pytest.mark.parametrize(("n_keys", "n_requests"), [(0, 1), (1, 1), (256, 1), (257, 2), (16_384, 64)])
+def test_256_keys_that_are_looked_at_are_a_request(n_keys: int, n_requests: int) -> None:
+    """A tenant could otherwise keep the store busy with 16,384 of them in each."""
+    clock = Clock()
+    allowance = Allowance("alpha", QuotaConfig(requests_per_s=1.0), clock)
+    allowance.looks(n_keys)
+    clock.now_s += n_requests - 0.01
+    with pytest.raises(QuotaError):
+        allowance.request()
+    clock.now_s += 0.02
+    allowance.request()
+
+
+@pytest.mark.parametrize("call", ["lookup", "delete"])
+def test_many_keys_in_one_call_are_paid_for_afterwards(call: str) -> None:
+    """Whatever is done with them."""
+    keys = [key(make_blob(seed, n_parts=1, part_nbytes=1)) for seed in range(300)]
+    with serving(make_service(QuotaConfig(requests_per_s=0.001, burst=2))) as server, dialing(server) as alpha:
+        getattr(alpha, call)(keys)
+        with pytest.raises(QuotaError):
+            alpha.lookup(keys[:1])
 
 
 def test_a_client_waits_as_long_as_it_is_told() -> None:

@@ -14,6 +14,7 @@ from kvstore.store.index import EVICTED
 from kvstore.store.results import StoredEntry
 from kvstore.store.tiered import TieredStore
 
+LOOKS_PER_REQUEST = 256
 _TRANSFER_RETRY_S = 0.05  # about as long as a transfer takes
 
 
@@ -53,6 +54,10 @@ class Allowance:
                 self._left -= count
                 return
         raise QuotaError(f"tenant {self._tenant} may make {rate:g} requests a second; come again in {short / rate:.3f} s", short / rate)
+
+    def looks(self, n_keys: int) -> None:
+        """Count a call that looks at chunks and moves none: a request for every 256 of them; raises QuotaError as `request` does."""
+        self.request(1 + max(0, n_keys - 1) // LOOKS_PER_REQUEST)
 
     def begin_call(self) -> None:
         """Count a call until `end_call`; raises QuotaError when the tenant has too many of them under way."""
