@@ -74,15 +74,18 @@ def land_part(landing: Landing, header: Header, index: int) -> memoryview:
 
 
 def _digest(landing: Landing, at: int, end: int) -> str:
-    """Receive the bytes from `at` to `end` and return their digest."""
+    """Receive the bytes from `at` to `end` and return their digest.
+
+    What came beyond a step is digested with it: the next step would find it out of the processor's cache.
+    """
     step = landing.step_nbytes
     if end - at <= step:
         landing.fill(end)
         return xxhash.xxh3_128_hexdigest(landing.view[at:end])
     state = xxhash.xxh3_128()
     while at < end:
-        until = min(at + step, end)
-        landing.fill(until)
+        landing.fill(min(at + step, end))
+        until = min(landing.filled, end)
         state.update(landing.view[at:until])
         at = until
     return state.hexdigest()

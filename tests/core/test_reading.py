@@ -121,6 +121,27 @@ def test_nothing_behind_a_part_is_received_to_read_it() -> None:
     assert reader.part(0) == parts_of(BLOB)[0]
 
 
+def test_what_comes_with_a_step_is_digested_with_it() -> None:
+    """Later the processor's cache would not have it any more: nothing that is there is asked for a second time."""
+    asked: list[tuple[int, int]] = []  # the end that was asked for, and what was there
+
+    class Ranges(Dribble):
+        """Brings 40 B at a time, digested in steps of 16 B."""
+
+        step_nbytes = 16
+
+        def fill(self, end: int) -> None:
+            asked.append((end, self.filled))
+            super().fill(end)
+
+    reader = PartReader(Ranges(BLOB, 40), META.chunk, "far")
+    asked.clear()
+    assert reader.part(0) == parts_of(BLOB)[0]
+    _, _, *later = asked  # the first step may have come with what stands before the part
+    assert later
+    assert all(end > filled for end, filled in later)
+
+
 def test_another_chunk_than_the_one_asked_for_is_refused() -> None:
     """Right bytes of the wrong chunk would give wrong words."""
     other: ChunkKey = make_chunk(2)[1].chunk
