@@ -40,6 +40,28 @@ def test_another_client_finds_what_one_put(lab: ClusterLab) -> None:
     assert all(store.calls.count("lookup") == 1 for store in lab.stores.values())
 
 
+def test_what_no_store_has_is_asked_of_the_second_once_in_a_while(lab: ClusterLab) -> None:
+    """Most forms in which a passage may be stored are stored nowhere, and every request asks for them."""
+    client = lab.client()
+    n_asked = []
+    for pause_s in (0.0, 0.0, PACE.fresh_s):
+        lab.clock.now_s += pause_s
+        before = sum(state.calls.count("lookup") for state in lab.stores.values())
+        assert {hit.reason for hit in client.lookup(KEYS)} == {"never_stored"}
+        n_asked.append(sum(state.calls.count("lookup") for state in lab.stores.values()) - before)
+    assert n_asked == [6, 3, 6]
+
+
+def test_what_was_in_vain_a_moment_ago_is_found_where_the_first_store_is_away(lab: ClusterLab) -> None:
+    """It took its place meanwhile."""
+    client = lab.client()
+    client.lookup(KEYS)
+    lab.away("a:1")
+    for blob in BLOBS:
+        client.put(blob, PutNote())
+    assert {hit.status for hit in client.lookup(KEYS)} == {Status.READY}
+
+
 def test_a_store_that_is_away_is_a_miss_for_its_own_chunks_only(lab: ClusterLab) -> None:
     """The reason says that they may still be there."""
     api = lab.client()

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import TypeVar
 
 from kvclient.attempts import Attempts
+from kvclient.cluster.lacking import Lacking
 from kvclient.cluster.member import GONE, Member, Server
 from kvclient.cluster.members import Members, Resolve, resolve_name
 from kvclient.cluster.merge import better, merged_entries, merged_explanation, merged_stats
@@ -87,20 +88,29 @@ class ClusterStore:
             raise ConfigError(f"a chunk is put to 1 or {MAX_REPLICAS} stores, got {replicas} replicas")
         self._replicas, self._timeout_s, self._retry = replicas, timeout_s, retry or Retry(_TRIES)
         self._together = together or Together()
+        pace = pace or Pace()
         self._roster = Roster(members, connect, self._together, pace, clock, resolve)
+        self._lacking = Lacking(pace.fresh_s, clock)
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
-        """Return one hit per key, in order: one round trip to each store, and one more for what the first did not have."""
+        """Return one hit per key, in order: one round trip to each store, and one more for what the first did not have.
+
+        What the second did not have either a moment ago is not asked of it again, unless the first is away.
+        """
         given_s = self._timeout_s if timeout_s is None else timeout_s
         deadline, places = Deadline.after(given_s), self._places(keys)
         hits = [Hit(key, Status.ABSENT, reason="unavailable") for key in keys]
         for turn in range(MAX_REPLICAS):
             wanted = {i: m for i, p in enumerate(places) if hits[i].status is Status.ABSENT and (m := p.at(turn))}
+            if turn:
+                self._recall(wanted, places, hits)
             if not wanted or (left_s := deadline.at_s - deadline.clock()) <= 0:
                 break
             found, refused = self._spread(wanted, partial(_look, keys, lease_s, left_s), given_s)
             for i, hit in found.items():
                 hits[i] = better(hits[i], hit)
+                if turn:
+                    self._lacking.note(wanted[i].name, hit)
             if refused:
                 raise refused
         return [_with_reason(hit, place) for hit, place in zip(hits, places, strict=True)]
@@ -210,7 +220,16 @@ class ClusterStore:
         found, refused = self._spread(dict(enumerate(members)), lambda member, _: [member.server.put(blob, note)], self._timeout_s)
         if not found:
             raise refused or self._roster.nobody()
+        for i in found:
+            self._lacking.forget(members[i].name, key)
         return found[min(found)]
+
+    def _recall(self, wanted: dict[int, Member], places: Sequence[_Place], hits: list[Hit]) -> None:
+        """Leave out what stores lacked a moment ago, and take their word from then."""
+        for i, member in list(wanted.items()):
+            if not places[i].is_owner_away and (miss := self._lacking.find(member.name, hits[i].key)):
+                hits[i] = better(hits[i], miss)
+                del wanted[i]
 
     def _places(self, keys: Sequence[ChunkKey]) -> list[_Place]:
         """Return where chunks are looked for; raises what is wrong where no store is ready for another reason than that it is away."""
