@@ -61,6 +61,7 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench faults --csv tests/bench/results.csv
 	$(BIN)/larder bench planner --csv tests/bench/results.csv
 	$(BIN)/larder bench routing --csv tests/bench/results.csv
+	$(BIN)/larder bench cluster --csv tests/bench/results.csv
 	$(BIN)/larder bench codecs --csv tests/bench/results.csv
 	$(BIN)/larder bench quotas --csv tests/bench/results.csv
 
@@ -75,8 +76,12 @@ plot: setup  ## draw what the benchmarks measured, tests/bench/*.svg and *.png, 
 bench-peers: setup  ## measure other systems' clients beside ours, in environments of their own, into tests/bench/PEERS.md
 	$(BIN)/python -m bench.peers.compare
 
+# How long the campaign of faults goes on; LARDER_SOAK_S=600 makes it ten minutes.
+export LARDER_SOAK_S ?= 3600
+
 soak: setup  ## run the long fault campaigns
-	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/faults tests/abuse tests/fuzz \
+	LARDER_SOAK=1 $(BIN)/python -m pytest -s tests/faults/test_campaign.py
+	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/faults/test_campaign.py tests/faults tests/abuse tests/fuzz \
 	  tests/e2e/test_rolling_restart.py tests/worker/test_shared_catalog.py --timeout 3600
 
 console-check: setup  ## look at the console in a real browser; needs Chromium, which no package of ours brings

@@ -152,10 +152,15 @@ def _obey(pipe: Connection, subject: Subject) -> None:
 
 
 @contextmanager
-def running_store(folder: Path, memory_nbytes: int) -> Iterator[Server]:
-    """Run `larder store` with a memory tier of its own and no other, on this machine."""
+def running_store(folder: Path, memory_nbytes: int, shared: Path | None = None) -> Iterator[Server]:
+    """Run `larder store` with a memory tier of its own and no other, on this machine.
+
+    `shared` has the tokens and the secret of several stores; None keeps them in the store's own folder.
+    """
+    shared = shared or folder
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LARDER_")}
     environment |= {"LARDER_STORE__SERVER__LANES__SHM": "on", "LARDER_STORE__SERVER__METRICS_ADDRESS": ""}
+    environment |= {"LARDER_STORE__AUTH__TOKENS_FILE": str(shared / "tokens"), "LARDER_STORE__AUTH__SECRET_FILE": str(shared / "secret")}
     command = [sys.executable, "-m", "kvclient.cli.main", "store", "--address", "127.0.0.1:0", "--data-dir", str(folder)]
     log = folder / "log"
     folder.mkdir()
@@ -172,7 +177,7 @@ def running_store(folder: Path, memory_nbytes: int) -> Iterator[Server]:
         if not line.startswith(_STORE_LISTENS):
             raise TierUnavailableError(f"the store did not start: {log.read_text(errors='replace')[-500:]}")
         address = line.removeprefix(_STORE_LISTENS).split()[0]
-        yield Server(address, process.pid, discover_token(address, data_dir=folder))
+        yield Server(address, process.pid, discover_token(address, data_dir=shared))
 
 
 def redis_binary() -> str | None:

@@ -52,7 +52,7 @@ def register(subparsers: Subparsers) -> None:
     _register_calibrate(subparsers)
     _register_size(subparsers)
     bench = subparsers.add_parser("bench", help="measure, and print one row per point")
-    known = "codecs, context, edits, eviction, faults, kernels, planner, quotas, race, reuse, routing, scbench or transport"
+    known = "cluster, codecs, context, edits, eviction, faults, kernels, planner, quotas, race, reuse, routing, scbench or transport"
     bench.add_argument("name", help=f"a benchmark: {known}")
     bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
     bench.add_argument("--json", action="store_true", help="print one JSON object per line")
