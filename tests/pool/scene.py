@@ -45,8 +45,7 @@ def connected_cluster(head_cpus: int = 1) -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
-            cluster.add_node(wait=False, include_log_monitor=False, **NODE)
-        cluster.wait_for_nodes()
+            add_node(cluster)
         ray.init(address=cluster.address, log_to_driver=False, namespace="larder")
         yield cluster
     finally:
@@ -54,6 +53,16 @@ def connected_cluster(head_cpus: int = 1) -> Iterator[Cluster]:
         for node in list(cluster.worker_nodes):
             cluster.remove_node(node, allow_graceful=False)
         cluster.shutdown()
+
+
+def add_node(cluster: Cluster, n_tries: int = 3) -> None:
+    """Start one more node, again where a busy machine takes longer than the 15 s that Ray gives to a node's parts."""
+    try:
+        cluster.add_node(include_log_monitor=False, **NODE)
+    except Exception:  # Ray raises nothing narrower
+        if n_tries == 1:
+            raise
+        add_node(cluster, n_tries - 1)
 
 
 @dataclass

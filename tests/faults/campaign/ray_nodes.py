@@ -15,7 +15,7 @@ from kvworker.serve.config import ModelConfig, StoreAddress, WorkerConfig
 from kvworker.settings import WorkerSettings
 from tests.e2e.processes import data_dir
 from tests.faults.campaign.plant import LISTENING, TIMEOUT_S, Plant
-from tests.pool.scene import NODE, connected_cluster
+from tests.pool.scene import add_node, connected_cluster
 from tests.worker.waiting import until
 
 BACK_S = 120.0  # a process starts, imports and loads a model, beside everything else
@@ -45,7 +45,7 @@ class RayNodes:
         (node,) = [node for node in self._cluster.worker_nodes if node.node_id == at]
         self._cluster.remove_node(node, allow_graceful=False)
         yield
-        self._cluster.add_node(**NODE)
+        add_node(self._cluster)
 
 
 @contextmanager
