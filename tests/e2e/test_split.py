@@ -12,7 +12,8 @@ import pytest
 
 from kvclient import Larder, Report
 from kvstore.core.errors import DeadlineError, KVError
-from tests.e2e.processes import Process, kill, start, stop
+from tests.e2e.processes import Process, kill, stop
+from tests.forked import fork
 from tests.worker.waiting import until
 
 TEXTS = [f"Passage {i} of a document that outlives its store." for i in range(4)]
@@ -28,15 +29,15 @@ class Pair:
 
     def restart_store(self) -> None:
         """Start the store again at its address."""
-        self.store = start(self.store.home, *self.store.command[:-1], self.store.address)
+        self.store = fork(self.store.home, *self.store.command[:-1], self.store.address)
 
 
 @pytest.fixture(scope="module")
 def pair(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """Run a store and a worker; stop both."""
     home = tmp_path_factory.mktemp("split")
-    store = start(home, "store", "--memory", "32MiB", "--disk", "64MiB", "--address", "127.0.0.1:0")
-    worker = start(home, "worker", "--model", str(model), "--store", store.address, "--address", "127.0.0.1:0")
+    store = fork(home, "store", "--memory", "32MiB", "--disk", "64MiB", "--address", "127.0.0.1:0")
+    worker = fork(home, "worker", "--model", str(model), "--store", store.address, "--address", "127.0.0.1:0")
     pair = Pair(store, worker)
     yield pair
     assert stop(pair.worker) == 0
