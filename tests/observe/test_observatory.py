@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from kvstore.core.api import PutNote
 from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import Credential
+from kvstore.server.access.audit import AuditLog
 from kvstore.server.access.auth import Identity, Metadata, TokenAuthenticator, known_tokens
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
@@ -17,6 +19,7 @@ from kvstore.server.observe import names
 from kvstore.server.observe.opening import admins, observing
 from kvstore.server.service import StoreService
 from tests.observe.visiting import get, pages
+from tests.server.audit_file import lines_of
 from tests.server.chunks import key, make_blob, make_service
 from tests.server.serving import LOOPBACK, dialing, serving
 
@@ -142,14 +145,18 @@ def test_the_names_of_this_machine_are_let_in(server: RpcServer, service: StoreS
         assert get(f"{url}/console.json", Host=host).status == 200
 
 
-def test_off_loopback_the_numbers_are_for_admins(server: RpcServer, service: StoreService) -> None:
-    """They name tenants. The page itself says nothing, and metrics are for whoever can reach the port."""
+def test_off_loopback_the_numbers_are_for_admins(server: RpcServer, service: StoreService, tmp_path: Path) -> None:
+    """They name tenants. The page itself says nothing, and metrics are for whoever can reach the port. Who shows a wrong token is noted."""
     known = known_tokens([Credential("ops", ADMIN, is_admin=True), Credential("alpha", USER)])
-    with pages(server, service, "0.0.0.0:7430", admins(TokenAuthenticator(lambda: known))) as url:
+    may_watch = admins(TokenAuthenticator(lambda: known), AuditLog(tmp_path / "audit"))
+    with pages(server, service, "0.0.0.0:7430", may_watch) as url:
         asked = [get(f"{url}/console.json", Authorization=f"Bearer {token}").status for token in (ADMIN, USER, "guess")]
         assert asked == [200, 401, 401]
         assert get(f"{url}/console.json").status == 401
         assert get(f"{url}/console").status == get(f"{url}/metrics").status == 200
+    lines = lines_of(tmp_path / "audit")
+    assert [(line["call"], line["outcome"]) for line in lines] == [("console", "PERMISSION_DENIED"), ("console", "UNAUTHENTICATED")]
+    assert str(lines[0]["peer"]).startswith("ipv4:127.0.0.1:")
 
 
 def test_pages_off_loopback_need_what_the_server_needs() -> None:

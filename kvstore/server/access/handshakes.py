@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kvstore.core.errors import AuthError
 from kvstore.server.access.audit import AuditLog
+from kvstore.server.peer import spell
 
 CALL = "TLS handshake"
 _LISTED_S = 0.05  # the least between two readings, which cost some microseconds for each connection
@@ -99,5 +100,4 @@ def _spelled(place: str) -> str:
     """Return a place as gRPC spells it; the table has 32-bit words in this machine's order, which is little-endian, and the port in hex."""
     words, _, port = place.partition(":")
     address = b"".join(bytes.fromhex(words[at : at + 8])[::-1] for at in range(0, len(words), 8))
-    host = IPv4Address(address) if len(address) == 4 else IPv6Address(address).ipv4_mapped or IPv6Address(address)
-    return f"ipv4:{host}:{int(port, 16)}" if isinstance(host, IPv4Address) else f"ipv6:%5B{host}%5D:{int(port, 16)}"
+    return spell(IPv4Address(address) if len(address) == 4 else IPv6Address(address), int(port, 16))

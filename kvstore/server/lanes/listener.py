@@ -26,6 +26,7 @@ from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.session import Session
 from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
+from kvstore.server.peer import peer_of
 from kvstore.store.shared_blocks import SharedBlocks
 
 logger = logging.getLogger(__name__)
@@ -275,16 +276,6 @@ def listen_unix(path: Path) -> socket.socket:
         listening.close()
         raise ConfigError(f"lanes: the socket {path} can't be made: {error}") from error
     return listening
-
-
-def peer_of(connection: socket.socket) -> str:
-    """Return the other end's address as gRPC spells it."""
-    if connection.family == socket.AF_UNIX:
-        return "unix:"
-    with suppress(OSError):  # it is not connected any more
-        host, port = socket.socket.getpeername(connection)[:2]
-        return f"{'ipv6' if connection.family == socket.AF_INET6 else 'ipv4'}:{host}:{port}"
-    return "gone"
 
 
 def check_peer(connection: socket.socket) -> None:

@@ -29,7 +29,7 @@ _NOT_YOU = "the console names tenants: open it on the server's own machine, or g
 
 _ANOTHER_NAME = Page(b"this server is on loopback: ask for it by 127.0.0.1 or localhost\n", status=403)
 
-MayWatch = Callable[[str], bool]
+MayWatch = Callable[[Visitor], bool]
 """Tells whether the bearer of an Authorization header may see every tenant."""
 
 
@@ -114,7 +114,7 @@ class Observatory(Collector):
         return lambda visitor: route(visitor) if is_loopback(_with_port(visitor.host)) else _ANOTHER_NAME
 
     def _numbers(self, visitor: Visitor) -> Page:
-        if not self._is_local and not (visitor.authorization and self._may_watch(visitor.authorization)):
+        if not self._is_local and not (visitor.authorization and self._may_watch(visitor)):
             return Page(_NOT_YOU.encode(), status=401, headers={"WWW-Authenticate": 'Bearer realm="larder"'})
         return Page(json.dumps(self.snapshot()).encode(), "application/json")
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from kvstore.core.errors import ConfigError
+from kvstore.server.peer import peer_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,11 @@ class Page:
 
 @dataclass(frozen=True)
 class Visitor:
-    """What a page may know of who asks: the Host and Authorization headers."""
+    """What a page may know of who asks: the Host and Authorization headers, and the address as gRPC spells it."""
 
     host: str
     authorization: str
+    peer: str
 
 
 Route = Callable[[Visitor], Page]
@@ -173,9 +175,9 @@ class _Visit(BaseHTTPRequestHandler):
         route = self.server.routes.get(self.path.partition("?")[0])  # type: ignore[attr-defined]
         if route is None:
             return _LOST
-        told = [self.headers.get(name, "") for name in ("Host", "Authorization")]
+        host, authorization = (self.headers.get(name, "") for name in ("Host", "Authorization"))
         try:
-            page: Page = route(Visitor(*told))
+            page: Page = route(Visitor(host, authorization, peer_of(self.connection)))
             return page
         except Exception:
             logger.exception("%s failed", self.path.partition("?")[0])
