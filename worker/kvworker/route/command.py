@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvclient.channel import ClientTLS
+from kvclient.channel import ClientTLS, is_loopback
 from kvstore.core.errors import ConfigError
 from kvstore.server.cli import stop_signals
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig, load
@@ -14,6 +15,8 @@ from kvstore.server.logs import log_to_stderr
 from kvstore.server.settings import SIZE, to_toml
 from kvworker.route.board import Board
 from kvworker.route.fronted import Fronted
+
+_log = logging.getLogger(__name__)
 
 ENV_PREFIX = "LARDER_ROUTE__"
 ADDRESS = "127.0.0.1:7422"
@@ -30,7 +33,8 @@ class RouteConfig:
     device_bytes : int
         What each of them keeps decoded, `worker.device_bytes` there.
     ca, server_name : str
-        Where workers serve TLS: the authority of their certificates, and the name in them; "" sends plain text.
+        Where workers serve TLS: the authority of their certificates, and the name in them; "" sends plain text, which needs
+        `server.allow_plaintext` off loopback.
     """
 
     data_dir: str = ""
@@ -40,6 +44,19 @@ class RouteConfig:
     device_bytes: int = field(default=256 << 20, metadata=SIZE)
     ca: str = ""
     server_name: str = ""
+
+    def __post_init__(self) -> None:
+        if (far := self.plain_to_others) and not self.server.allow_plaintext:
+            raise ConfigError(
+                f"worker {far} is on another machine, and callers' tokens would go there in plain text: set ca, "
+                "or server.allow_plaintext = true where the network itself is private"
+            )
+
+    @property
+    def plain_to_others(self) -> str:
+        """The first worker that tokens and texts would reach over a network in plain text; "" for none."""
+        named = [address.strip() for address in self.workers.split(",")]
+        return "" if self.ca else next((address for address in named if address and not is_loopback(address)), "")
 
     @property
     def addresses(self) -> list[str]:
@@ -57,6 +74,8 @@ def route(file: Path | None, flags: Mapping[str, object], only_print: bool) -> i
         print(to_toml(config))
         return 0
     log_to_stderr(config.server.log_format)
+    if config.plain_to_others:
+        _log.warning("worker %s is spoken to in plain text: allow_plaintext is set", config.plain_to_others)
     stop, board = stop_signals(), Board(config.device_bytes)
     for address in config.addresses:
         board.join(address, address)
