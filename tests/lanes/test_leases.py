@@ -24,7 +24,9 @@ from kvstore.core.errors import KVError, TierUnavailableError
 from kvstore.core.pool import BufferPool
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.lanes import leases as leases_module
+from kvstore.server.lanes import session as session_module
 from kvstore.server.lanes.leases import LEASE_S, Leases
+from kvstore.server.lanes.session import RING_NBYTES
 from kvstore.server.service import StoreService
 from kvstore.store.memory import BlockLanding, MemoryTier
 from tests.lanes.raw import connect, doors_of, greeted, offer, soon, until
@@ -241,6 +243,15 @@ def test_a_ring_that_changes_while_it_is_taken_is_data_loss(service: StoreServic
     assert "CorruptError" in outcomes
 
 
+def test_a_chunk_goes_through_a_ring_of_any_length(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store tells of halves of it, so a client that announced more than half could wait for what nobody tells of."""
+    monkeypatch.setattr(session_module, "RING_NBYTES", 128 << 10)
+    new = make_blob(5, part_nbytes=100_003)
+    with dialing(server, lane="shm") as honest:
+        assert honest.put(new, PutNote()).stored
+        assert read(honest, new) == parts_of(new)
+
+
 def answer(frames: SocketFrames) -> str:
     """Return what came of a put."""
     try:
@@ -250,7 +261,7 @@ def answer(frames: SocketFrames) -> str:
     return "stored"
 
 
-@pytest.mark.parametrize("nbytes", [0, (8 << 20) + 1, 2**64 - 1])
+@pytest.mark.parametrize("nbytes", [0, RING_NBYTES + 1, 2**64 - 1])
 def test_a_ring_that_claims_more_than_it_holds_is_refused(server: RpcServer, nbytes: int) -> None:
     """Or nothing, for ever."""
     with greeted(server, "shm") as frames:

@@ -294,9 +294,10 @@ def _end(lease: Lease[Line]) -> None:
 
 def _copy_in(line: Line, ring: Bytes, body: Bytes, deadline: float) -> None:
     """Copy a body through the ring, never more ahead of the store than the ring holds."""
+    most = min(_ANNOUNCED_NBYTES, ring.nbytes // 2)  # the store tells of halves, so it may not have told of almost one of them
     taken = at = 0
     while at < body.nbytes:
-        count = min(_ANNOUNCED_NBYTES, body.nbytes - at, ring.nbytes - at % ring.nbytes)
+        count = min(most, body.nbytes - at, ring.nbytes - at % ring.nbytes)
         while at + count - taken > ring.nbytes:
             taken += parse_count(line.expect(Kind.LANDED, deadline)[0])
         start = at % ring.nbytes
