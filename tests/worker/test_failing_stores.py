@@ -113,12 +113,12 @@ def test_a_store_that_hangs_costs_one_wait_and_not_one_per_passage(make_lab: Mak
 def test_a_store_that_hangs_in_lookups_is_not_asked_by_every_question(lab: Lab) -> None:
     """It costs a tenth of the time at most, and is used again when it answers."""
     names = lab.names()
-    store = SlowlyFailingLookup(lab.caller.store, 0.05)
+    store = SlowlyFailingLookup(lab.caller.store, 0.3)
     for _ in range(5):
         assert lab.ask(names, store, policy="none").token_ids == lab.expected(names)
     assert store.lookups == 1
     store.is_mended = True
-    until(lambda: lab.ask(names, store, policy="none").report.passages[0].action == "load", timeout_s=5)
+    until(lambda: lab.ask(names, store, policy="none").report.passages[0].action == "load", timeout_s=20)
 
 
 def test_the_failing_store_of_one_tenant_is_still_asked_for_the_others(lab: Lab) -> None:

@@ -39,8 +39,8 @@ class WorkerSettings:
     catalog_bytes : int
         Most bytes that one tenant's tokens take in the catalog of passages, 4 B each.
     load_timeout_s, load_slack_s : float
-        Longest fetch of a stored chunk; and how long one is waited for before computing begins beside it: so much later than by computing
-        alone may the first token come because a chunk does not.
+        Longest fetch of a stored chunk; and how much later than by computing alone the first token may come because a chunk does not: most
+        of it is waited before computing begins.
     load_threads, restore_passages : int
         Chunks fetched at once; passages that wait at most to be computed and stored again after the store lost them.
     trace_file, trace_bytes : str, int

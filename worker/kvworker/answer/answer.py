@@ -43,6 +43,7 @@ from kvworker.quality.variants import ReadAs
 from kvworker.settings import WorkerSettings
 
 _LEASE_SLACK_S = 5.0
+_WAITED = 0.8  # of the slack; the rest is for what it takes to stop waiting, and for computing that is slower than at other times
 _LOST = frozenset({"epoch", "deleted"})
 _SILENT = frozenset({"unavailable", "breaker", "timeout"})  # why a store may have what it did not tell of
 _REST_FACTOR, _LONGEST_REST_S = 10, 10.0  # a store that hangs costs a tenth of the time at most, not every question its timeout
@@ -185,7 +186,7 @@ class Answerer:
         try:
             if started >= self._resting_until.get(tenant, 0.0):
                 lease_s = self._settings.load_timeout_s + _LEASE_SLACK_S
-                return store.lookup(keys, lease_s, self._settings.load_slack_s) if keys else []
+                return store.lookup(keys, lease_s, _WAITED * self._settings.load_slack_s) if keys else []
         except KVError as error:
             now, reason = time.monotonic(), "timeout" if isinstance(error, DeadlineError) else "unavailable"
             self._resting_until[tenant] = now + min(_LONGEST_REST_S, _REST_FACTOR * (now - started))
@@ -214,14 +215,14 @@ class Answerer:
         return self._next(tokens), tokens
 
     def _patience_s(self, course: Course) -> float:
-        """Return how long loads are waited for that computing does not race: the slack, so that no more than that is ever lost.
+        """Return how long loads are waited for that computing does not race: most of the slack, so that no more than that is ever lost.
 
-        Where the planner's word is binding, as long as computing the whole prompt takes and the slack on top.
+        Where the planner's word is binding, as long as computing the whole prompt takes on top.
         """
         compute_s: float | None = 0.0
         if course.is_binding:
             compute_s = self._costs.model.predict_prefill(course.request.n_tokens, course.request.n_tokens / 2)
-        return min(self._settings.load_timeout_s, math.inf if compute_s is None else compute_s + self._settings.load_slack_s)
+        return min(self._settings.load_timeout_s, math.inf if compute_s is None else compute_s + _WAITED * self._settings.load_slack_s)
 
     def _restore(self, tenant: str, store: StoreAPI, course: Course) -> None:
         """Have what the store lacks computed and stored again behind the answer; a store that does not answer is left alone.
