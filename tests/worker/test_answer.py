@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,11 @@ from kvstore.core.errors import (
     UnsupportedError,
 )
 from kvstore.core.key import ChunkKey
+from kvstore.planners.linear import LinearCost
+from kvstore.planners.samples import Manner
+from kvworker.answer import job
 from kvworker.answer.answer import Question
+from kvworker.answer.execute import SOONER
 from kvworker.engine.sampling import Sampling
 from kvworker.serve.runtime import Caller
 from tests.worker.lab import (
@@ -288,6 +294,32 @@ def test_a_request_teaches_what_passes_and_requests_of_its_kind_take(lab: Lab, p
     lab.ask(names, policy="none", planner=planner)
     changed = {subject for subject, cost in costs.model.costs.items() if cost != before.get(subject)}
     assert {subject for subject in changed if not subject.startswith("tier ")} == learned
+
+
+def test_a_race_teaches_what_races_take(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where computing takes a second a row, all is loaded, and the race is over before it computes anything but the question."""
+    names, costs = lab.names(), lab.worker.costs
+    lab.ask(names, policy="none")  # learns what reading takes
+    costs._model = replace(costs.model, costs={**costs.model.costs, "prefill": LinearCost((0.0, 1.0, 0.0))})
+    monkeypatch.setattr(job, "is_worth_racing", lambda *_: True)
+    lab.ask(names, policy="none", planner="min_cost")
+    assert "outcome raced" in costs.model.costs
+
+
+@pytest.mark.parametrize(("failure", "is_learned"), [(SOONER, True), ("timeout", False), ("digest", False)])
+def test_a_request_whose_loads_failed_teaches_nothing_about_plans(lab: Lab, failure: str, is_learned: bool) -> None:
+    """A race in which a chunk was computed before it came went as races do."""
+    course = SimpleNamespace(
+        samples=[],
+        last_step=None,
+        sources={},
+        timing=SimpleNamespace(ttft_s=1.0, seconds={}),
+        planned_s=0.5,
+        manner=Manner.RACED,
+        failures={0: failure},
+    )
+    lab.worker._answerer._learn("alice", course)  # type: ignore[arg-type]
+    assert ("outcome raced" in lab.worker.costs.model.costs) is is_learned
 
 
 def test_a_report_can_be_asked_for_again_by_its_own_tenant_only(lab: Lab) -> None:
