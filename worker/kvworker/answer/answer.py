@@ -43,7 +43,7 @@ from kvworker.quality.variants import ReadAs
 from kvworker.settings import WorkerSettings
 
 _LEASE_SLACK_S = 5.0
-_WAITED = 0.8  # of the slack; the rest is for what it takes to stop waiting, and for computing that is slower than at other times
+_WAITED = 0.6  # of the slack; the rest is for stopping to wait, and for a second pass: over what came, behind what was computed instead
 _LOST = frozenset({"epoch", "deleted"})
 _SILENT = frozenset({"unavailable", "breaker", "timeout"})  # why a store may have what it did not tell of
 _REST_FACTOR, _LONGEST_REST_S = 10, 10.0  # a store that hangs costs a tenth of the time at most, not every question its timeout
