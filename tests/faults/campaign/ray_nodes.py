@@ -27,11 +27,6 @@ class RayNodes:
     def __init__(self, cluster: Cluster, pool: Pool) -> None:
         self._cluster, self._pool = cluster, pool
 
-    def pid(self) -> int:
-        """Return the process id of the worker, once it serves."""
-        (actor,) = self._pool.actors.values()
-        return int(ray.get(actor.process.remote(), timeout=BACK_S))
-
     def is_serving(self) -> bool:
         """Tell whether the worker takes requests."""
         return any(state.is_serving for state in self._pool.board.states({}) if state.name in self._pool.actors)
