@@ -2,8 +2,9 @@
 
 CPU rows are of a layer group of an 8B model, 8 layers of 8 heads of 128 channels in bfloat16, K and V; GB/s are of its raw bytes. `eager`
 is the formula as one writes it in torch, `blocked` the reference in slabs, `compiled` what torch compiles of it; `compiled_over_eager` is
-the ratio of times, turn by turn. GPU rows are of K of 32 such layers: GB/s of bytes read plus written, and their share of a copy's;
-`group_us` is what a group of 8 layers takes from codes into a cache. Without a GPU those rows stay open, which is said on stderr.
+the ratio of times, turn by turn. Eager's temporaries are mapped anew in every call or not, as the heap happens to lie, which is worth a
+factor of three; compiled forms have none. GPU rows are of K of 32 such layers: GB/s of bytes read plus written, and their share of a
+copy's; `group_us` is what a group of 8 layers takes from codes into a cache. Without a GPU those rows stay open, which is said on stderr.
 """
 
 from __future__ import annotations
