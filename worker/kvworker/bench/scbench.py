@@ -39,7 +39,7 @@ class SharedContextBench:
 
     @classmethod
     def quick(cls) -> SharedContextBench:
-        """Return the benchmark at a size that ends within a minute on two cores."""
+        """Return the benchmark with one context per family: 1,280 answers, which take some minutes on two cores."""
         return cls((1,), 1)
 
     def run(self, asked: Asked) -> Iterator[Row]:
