@@ -23,6 +23,7 @@ def main() -> None:
     """Start a node, then measure view, get and put at every size."""
     announce(PEER, "ray", "numpy")
     ray.init(
+        address="local",  # never one that runs here already
         num_cpus=2,
         object_store_memory=2048 * MIB,
         include_dashboard=False,
