@@ -218,7 +218,7 @@ def passages(draw: st.DrawFn) -> tuple[ModelIdentity, PassageKV]:
     return identity, make_passage(identity, n_tokens, seed=draw(st.integers(0, 1000)))
 
 
-each_example = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+each_example = settings(max_examples=25, derandomize=True, database=None)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.bound], ids=str)

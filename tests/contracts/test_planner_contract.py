@@ -77,7 +77,7 @@ def test_an_unknown_planner_is_refused_with_the_known_ones() -> None:
 class TestEveryPlanner:
     """The contract."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(case=cases())
     def test_every_passage_is_decided_exactly_once_and_in_order(self, name: str, case: tuple[Request, Hits, CostModel]) -> None:
         """The executor walks the items beside the prompt."""
@@ -85,7 +85,7 @@ class TestEveryPlanner:
         plan = find_planner(name).plan(request, hits, costs)
         assert [item.index for item in plan.items] == [ask.index for ask in request.passages]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(case=cases())
     def test_only_what_is_offered_is_loaded(self, name: str, case: tuple[Request, Hits, CostModel]) -> None:
         """So what is absent is computed."""
@@ -93,7 +93,7 @@ class TestEveryPlanner:
         plan = find_planner(name).plan(request, hits, costs)
         assert all(item.offer in hits.get(item.index, ()) for item in loaded(plan))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(case=cases())
     def test_rows_are_those_of_the_request(self, name: str, case: tuple[Request, Hits, CostModel]) -> None:
         """A computed passage is computed whole, a loaded one patched as the policy said."""
@@ -105,7 +105,7 @@ class TestEveryPlanner:
         ]
         assert rows == wanted
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(case=cases())
     def test_equal_input_gives_an_equal_plan(self, name: str, case: tuple[Request, Hits, CostModel]) -> None:
         """Whatever order the hits were put into their mapping."""
@@ -113,7 +113,7 @@ class TestEveryPlanner:
         backwards = dict(reversed(list(hits.items())))
         assert find_planner(name).plan(request, backwards, replace(costs)) == find_planner(name).plan(request, hits, costs)
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(case=cases())
     def test_the_prediction_is_finite_or_says_that_it_is_unknown(self, name: str, case: tuple[Request, Hits, CostModel]) -> None:
         """It is unknown exactly when prefill, or a step of something loaded, was never measured."""
@@ -123,7 +123,7 @@ class TestEveryPlanner:
         assert (plan.predicted_s is not None) == is_known
         assert plan.predicted_s is None or (math.isfinite(plan.predicted_s) and plan.predicted_s > 0)
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(case=cases())
     def test_every_decision_and_the_plan_say_why(self, name: str, case: tuple[Request, Hits, CostModel]) -> None:
         """Reports show these lines; no infinite or undefined number may stand in them."""

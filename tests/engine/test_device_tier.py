@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.core.errors import InvalidInputError
@@ -105,7 +105,6 @@ def test_a_negative_capacity_is_refused() -> None:
         DeviceTier(-1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 8), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=40))
 def test_the_budget_is_never_exceeded_and_the_count_is_exact(capacity_rows: int, puts: list[tuple[int, int]]) -> None:
     """Whatever is put, in any order, the same key again included."""

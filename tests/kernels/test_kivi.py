@@ -92,7 +92,7 @@ def test_error_is_at_most_half_the_stored_scale(n_tokens: int, dtype: torch.dtyp
     assert_within_half_a_scale(x, scale, kivi.decode(codes, scale, zero, x.shape, bits, 32, axis, torch.float32), 32, axis)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     st.integers(1, 40), st.integers(1, 20), st.sampled_from(DTYPES), st.sampled_from(kivi.BITS), st.sampled_from(AXES),
     st.floats(-24, 38), st.floats(-8, 8), st.integers(0, 2**31),

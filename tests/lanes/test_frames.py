@@ -24,7 +24,7 @@ from kvstore.core.errors import CorruptError, FormatError, KVError
 from kvstore.core.key import ChunkKey
 from tests.lanes.raw import soon
 
-FEW = settings(max_examples=60, deadline=None, derandomize=True)
+FEW = settings(max_examples=60, derandomize=True)
 U32, U64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
 DIGESTS = st.binary(min_size=32, max_size=32)
 KEYS = st.builds(ChunkKey, DIGESTS, DIGESTS, DIGESTS)

@@ -32,7 +32,7 @@ def test_the_set_is_within_two_percent_of_the_best_on_average() -> None:
     assert min(ratios) >= 1 - 1e-9
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases, how=st.sampled_from(Recompute))
 def test_it_is_never_later_than_computing_all(case: list[tuple[float, list[Option], float]], how: Recompute) -> None:
     """Linked, where computing was independent."""
@@ -41,7 +41,7 @@ def test_it_is_never_later_than_computing_all(case: list[tuple[float, list[Optio
     assert choose_set(ways, 2).seconds <= all_s * (1 + 1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(case=cases)
 def test_what_is_not_stored_is_computed(case: list[tuple[float, list[Option], float]]) -> None:
     """And what is loaded comes from a tier that has it."""

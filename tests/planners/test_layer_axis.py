@@ -11,7 +11,7 @@ from kvstore.planners.prefix_split import Split, split_prefix
 from kvworker.bench.planner_oracles import best_prefix
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(n_layers=st.integers(1, 80), layer_s=st.floats(1e-6, 1.0), load_s=st.floats(1e-6, 1.0))
 def test_no_number_of_computed_layers_is_sooner(n_layers: int, layer_s: float, load_s: float) -> None:
     """T(m) = max(m * compute, (L - m) * load)."""

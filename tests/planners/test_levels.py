@@ -37,7 +37,7 @@ def check(plan: LevelPlan, case: Case) -> None:
     assert plan.loss == pytest.approx(sum(lost for _, lost in loaded), rel=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases(), deadline_s=st.floats(0, 40))
 def test_the_least_loss_keeps_to_its_deadline_or_says_that_it_is_late(case: Case, deadline_s: float) -> None:
     """And its numbers are those of its levels."""
@@ -46,7 +46,7 @@ def test_the_least_loss_keeps_to_its_deadline_or_says_that_it_is_late(case: Case
     assert plan.is_late == (plan.seconds > deadline_s * (1 + 2e-9))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(case=cases(), most_loss=st.floats(0, 3))
 def test_the_least_time_keeps_to_its_budget(case: Case, most_loss: float) -> None:
     """Computing everything loses nothing, so there is always a plan, and never a slower one than that."""

@@ -30,7 +30,7 @@ def test_the_plan_is_within_one_percent_of_the_best_on_average() -> None:
     assert min(ratios) >= 1 - 1e-9
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases)
 def test_it_is_never_later_than_computing_all(case: list[tuple[float, list[Option]]]) -> None:
     """The device needs nobody."""
@@ -38,7 +38,7 @@ def test_it_is_never_later_than_computing_all(case: list[tuple[float, list[Optio
     assert plan.seconds <= sum(c for c, _ in case) * (1 + 1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(case=cases)
 def test_its_time_is_that_of_its_assignment(case: list[tuple[float, list[Option]]]) -> None:
     """The busiest tier, or the device."""
@@ -50,7 +50,7 @@ def test_its_time_is_that_of_its_assignment(case: list[tuple[float, list[Option]
     assert plan.seconds == pytest.approx(max(sum(c for c, _ in case[: plan.first_loaded]), *busy), rel=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(case=cases)
 def test_a_prefix_is_computed_and_nothing_else(case: list[tuple[float, list[Option]]]) -> None:
     """Every chunk behind the first loaded one has a tier."""

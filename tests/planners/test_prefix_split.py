@@ -18,7 +18,7 @@ seconds = st.floats(1e-6, 10.0)
 chunks = st.lists(st.tuples(seconds, seconds), max_size=20)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(costs=chunks)
 def test_no_split_is_sooner(costs: list[tuple[float, float]]) -> None:
     """Whatever the single costs are: one term rises with k, the other falls."""
@@ -26,7 +26,7 @@ def test_no_split_is_sooner(costs: list[tuple[float, float]]) -> None:
     assert split_prefix(compute_s, load_s).seconds == pytest.approx(best_prefix(compute_s, load_s), rel=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(costs=chunks)
 def test_the_split_takes_as_long_as_its_longer_half(costs: list[tuple[float, float]]) -> None:
     """What it reports is what it chose."""
@@ -35,7 +35,7 @@ def test_the_split_takes_as_long_as_its_longer_half(costs: list[tuple[float, flo
     assert split.seconds == pytest.approx(max(sum(compute_s[:k]), sum(load_s[k:])), rel=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(costs=st.lists(st.tuples(seconds, seconds, st.booleans()), min_size=1, max_size=8))
 def test_chunks_that_nobody_stored_are_computed_where_they_stand(costs: list[tuple[float, float, bool]]) -> None:
     """Never better than any set of chunks on the timeline, never worse than computing all or loading what is stored."""

@@ -166,7 +166,7 @@ def test_the_last_step_runs_beside_what_is_still_loading() -> None:
     assert run(race, [9.0, 9.0], [1.0, 1.0], last_s=1.0, overlap=0.5).seconds == 2.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 24), first_s=st.floats(0.01, 1), slope=st.floats(0, 0.3), load_s=st.floats(0.01, 3))
 def test_with_right_costs_and_single_steps_it_takes_as_long_as_the_best_split(n: int, first_s: float, slope: float, load_s: float) -> None:
     """Chunks of one size: the meeting point is where the best plan splits."""
@@ -184,7 +184,7 @@ def test_chunks_of_many_sizes_take_no_longer_than_the_best_split_on_average() ->
     assert max(ratios) <= 1.05
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 24), device=st.floats(0.67, 1.5), link=st.floats(0.67, 1.5))
 def test_with_wrong_costs_it_stays_below_computing_and_loading_all_plus_a_chunk(seed: int, n: int, device: float, link: float) -> None:
     """Steps of four chunks; the plan is wrong by up to 1.5 times about the device and about the link, which it knows to 50 %."""
@@ -237,7 +237,7 @@ class Watched(Race):
         return actions
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 10**9))
 def test_whatever_fails_or_stalls_every_chunk_is_there_in_the_end(seed: int) -> None:
     """Two lanes that lose chunks, stand still and change their speed. Over 1,500 seeds the worst took 1.16 times computing all."""

@@ -43,7 +43,7 @@ def test_the_choice_is_within_half_a_percent_of_the_best_on_average() -> None:
     assert max(ratios) <= 1.1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(work=works())
 def test_it_is_never_later_than_computing_all_or_loading_all(work: Work) -> None:
     """Loading all means what is stored and worth it: a chunk whose landing takes longer than computing it is not."""
@@ -53,7 +53,7 @@ def test_it_is_never_later_than_computing_all_or_loading_all(work: Work) -> None
     assert found_s <= lay_out(work, worth, (0.0, 0.0)).seconds
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(costs=st.lists(st.tuples(seconds, seconds), max_size=30))
 def test_one_lane_is_never_later_than_the_best_prefix(costs: list[tuple[float, float]]) -> None:
     """Prefixes are among the choices; other sets may be sooner."""

@@ -17,13 +17,13 @@ from kvworker.reference.words import MARKS, split_words, vocabulary
 LOADED = AutoTokenizer.from_pretrained(MODEL_FOLDER)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text())
 def test_any_text_comes_back(text: str) -> None:
     assert LOADED.decode(LOADED.encode(text)) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.sampled_from([*vocabulary(), " ", "  ", "\n", "▁", "<bos>", "<0x41>", "é", "😀", "\r\n", "\x00", "Alder"])).map("".join))
 def test_any_mixture_of_known_and_unknown_words_comes_back(text: str) -> None:
     assert LOADED.decode(LOADED.encode(text)) == text

@@ -84,7 +84,7 @@ def test_a_passage_that_fits_nowhere_is_computed_each_time() -> None:
     assert (simulate(big, scenario(memory=1)).found, simulate(big, scenario(memory=1)).written_nbytes) == (0, {})
 
 
-@settings(derandomize=True, max_examples=40, deadline=None)
+@settings(derandomize=True, max_examples=40)
 @given(
     st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=4).map("".join), max_size=30),
     st.sampled_from(["arc", "lfu", "lru", "value"]),

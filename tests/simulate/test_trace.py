@@ -93,7 +93,7 @@ def test_a_trace_that_asks_for_too_much_is_refused(tmp_path: Path, monkeypatch: 
         read_trace(written(tmp_path, GOOD, GOOD, GOOD))
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=100)
 @given(st.binary(max_size=200))
 def test_no_bytes_end_in_another_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     """Either a trace or FormatError."""

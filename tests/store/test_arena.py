@@ -21,7 +21,7 @@ def longest_gap(taken: dict[int, int]) -> int:
     return max(start - end for start, end in zip(starts, ends, strict=True))
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=150)
 @given(st.lists(st.one_of(st.integers(0, 700), st.integers(-30, -1)), max_size=60))
 def test_blocks_never_overlap_and_no_byte_is_lost(steps: list[int]) -> None:
     """Lengths allocate, negative numbers free; after each step free and used bytes are what the oracle counts."""

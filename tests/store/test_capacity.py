@@ -116,4 +116,4 @@ class StoreMachine(RuleBasedStateMachine):
 def test_no_sequence_of_calls_exceeds_a_capacity_or_gives_a_wrong_answer(eviction: str) -> None:
     """Bytes are counted on the disk itself too, unfinished files included."""
     machine: Any = type("Machine", (StoreMachine,), {"eviction": eviction})
-    run_state_machine_as_test(machine, settings=settings(derandomize=True, max_examples=25, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(derandomize=True, max_examples=25, stateful_step_count=30))

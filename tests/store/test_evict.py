@@ -44,7 +44,7 @@ def test_policies_are_found_by_file_name() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 @given(wanted=st.lists(st.tuples(st.integers(0, 15), st.sets(st.integers(0, 15), max_size=6)), max_size=80))
 def test_a_policy_keeps_its_books_and_never_evicts_a_pinned_item(name: str, wanted: list[tuple[int, set[int]]]) -> None:
     """Victims were there, are not pinned, free enough, and no more than needed: without the last one it would not be enough."""
@@ -78,7 +78,7 @@ def test_a_removed_item_is_never_a_victim(name: str) -> None:
     assert policy.evict(1) == []
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 @given(requests)
 def test_lru_evicts_what_was_read_longest_ago(wanted: list[int]) -> None:
     """The oracle is a list in order of use."""
@@ -89,7 +89,7 @@ def test_lru_evicts_what_was_read_longest_ago(wanted: list[int]) -> None:
         order = [n for n in order if n != number] + [number]
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 @given(requests)
 def test_lfu_evicts_what_was_read_least(wanted: list[int]) -> None:
     """The oracle scans all counts; ties go to the least recently used."""
@@ -102,7 +102,7 @@ def test_lfu_evicts_what_was_read_least(wanted: list[int]) -> None:
         seen[number] = (seen.get(number, (0, 0))[0] + 1, tick)
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 @given(requests)
 def test_value_evicts_the_fewest_seconds_saved_per_byte(wanted: list[int]) -> None:
     """The oracle keeps every read, halves each by its age, and scans: reads x seconds / bytes, a first insertion being half a read."""
@@ -159,7 +159,7 @@ def test_value_remembers_a_bounded_number_of_victims() -> None:
     assert len(policy._ghosts) == 4 * 20  # type: ignore[attr-defined]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None)
+@settings(derandomize=True, max_examples=150)
 @given(st.lists(st.integers(0, 14), max_size=200))
 def test_arc_is_the_algorithm_of_the_paper_for_pages_of_one_size(wanted: list[int]) -> None:
     """Same victims and the same target as figure 4 written down with plain lists."""

@@ -16,7 +16,7 @@ from kvstore.store.record import HEAD_NBYTES, MAX_META_NBYTES, RecordMeta, meta_
 from tests.store.chunks import make_chunk, make_record, record_of
 
 
-@settings(derandomize=True, max_examples=60, deadline=None)
+@settings(derandomize=True, max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     nbytes=st.sampled_from([0, 1, 63, 64, 65, 1000]),
@@ -91,7 +91,7 @@ def test_a_hostile_meta_with_a_right_digest_is_refused(text: bytes) -> None:
         parse_record(key, (head + xxh3(head, text) + text).ljust(start, b"\0") + blob)
 
 
-@settings(derandomize=True, max_examples=100, deadline=None)
+@settings(derandomize=True, max_examples=100)
 @given(st.binary(max_size=300), st.integers(0, 2**32))
 def test_random_bytes_are_refused_and_raise_nothing_else(data: bytes, seed: int) -> None:
     """A hostile record ends in one of the errors that count as damage, with a valid beginning too."""

@@ -25,29 +25,31 @@ from kvworker.quality.shared import Point, measure_task, ways
 from kvworker.quality.task import tasks
 
 _SEED = 70_000
+_QUICK = frozenset({"full", "prefix", "prefix+near-lossless", "none", "first_k", "late_chunking"})
 _DEPTH, _TURN = "depth", "turn"
 _FIDELITY = (("top1", "share", "is_same"), ("kl", "nats", "kl"), ("retained", "share", "retained"), ("rows", "share", "rows"))
 
 
 @dataclass(frozen=True)
 class SharedContextBench:
-    """`larder bench scbench`; `sizes` are lengths of contexts, in multiples of each family's own."""
+    """`larder bench scbench`; `sizes` are lengths of contexts, in multiples of each family's own, `compared` names of ways, all if empty."""
 
     name: ClassVar[str] = "scbench"
     sizes: tuple[int, ...] = (1, 2, 4)
     n_contexts: int = 4
+    compared: frozenset[str] = frozenset()
 
     @classmethod
     def quick(cls) -> SharedContextBench:
-        """Return the benchmark with one context per family: 1,280 answers, which take some minutes on two cores."""
-        return cls((1,), 1)
+        """Return the benchmark with one context per family, and few ways to reuse it."""
+        return cls((1,), 1, _QUICK)
 
     def run(self, asked: Asked) -> Iterator[Row]:
         """Load the model and yield rows, length by length."""
         families = tasks()
         with embedded(asked) as place, progress("asking", len(self.sizes) * len(families) * self.n_contexts) as advance:
             bench = Bench(self.name, _DEPTH, place.device, place.worker.engine.identity.dtype)
-            probe, compared = Probe(place.worker.engine), ways()
+            probe, compared = Probe(place.worker.engine), [way for way in ways() if not self.compared or way.name in self.compared]
             for size in self.sizes:
                 points: list[Point] = []
                 for task in families:
