@@ -32,7 +32,7 @@ _FIDELITY = (("top1", "share", "is_same"), ("kl", "nats", "kl"), ("retained", "s
 
 @dataclass(frozen=True)
 class SharedContextBench:
-    """`larder bench scbench`; `sizes` are lengths of contexts, in multiples of each family's own, `compared` names of ways, all if empty."""
+    """`larder bench scbench`; `sizes` are lengths of contexts, in multiples of each family's own, `compared` ways, all if empty."""
 
     name: ClassVar[str] = "scbench"
     sizes: tuple[int, ...] = (1, 2, 4)
