@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Process, environment, listening, log_of
+from tests.threads import name_threads
 
 IMPORTED = (
     "kvclient.cli.main",
@@ -98,6 +99,7 @@ def _run(stdout: Connection, log: Path, command: tuple[str, ...], variables: Map
     os.environ.update(variables)
     os.dup2(stdout.fileno(), 1)
     stdout.close()
+    name_threads()
     with log.open("a") as errors:
         os.dup2(errors.fileno(), 2)
     sys.exit(main(command))

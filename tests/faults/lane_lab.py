@@ -174,14 +174,25 @@ def get_striped(remote: RemoteStore, number: int) -> str:
 
 def put_one(remote: RemoteStore, number: int) -> str:
     """Put a chunk."""
-    receipt = remote.put(chunk(PUT[number % 3]), PutNote(source=SOURCE, recompute_s=1.5))
-    assert (receipt.key, receipt.nbytes) == (key(chunk(PUT[number % 3])), len(chunk(PUT[number % 3])))
+    return _put(remote, chunk(PUT[number % 3]))
+
+
+def put_striped(remote: RemoteStore, number: int) -> str:
+    """Put a chunk that is large enough for several connections."""
+    return _put(remote, chunk(STRIPED))
+
+
+def _put(remote: RemoteStore, blob: bytes) -> str:
+    receipt = remote.put(blob, PutNote(source=SOURCE, recompute_s=1.5))
+    assert (receipt.key, receipt.nbytes) == (key(blob), len(blob))
     return "right" if receipt.stored else "again"
 
 
-ACTIONS: dict[str, Action] = {"get": get_one, "batch": get_batch, "view": view_one, "put": put_one, "striped": get_striped}
+ACTIONS: dict[str, Action] = {
+    "get": get_one, "batch": get_batch, "view": view_one, "put": put_one, "striped": get_striped, "striped put": put_striped,
+}  # fmt: skip
 
-ONLY = {"view": "shm", "striped": "tcp"}
+ONLY = {"view": "shm", "striped": "tcp", "striped put": "tcp"}
 
 
 def _compare(reader: BlobReader | None, seed: int, order: Sequence[int]) -> str:
@@ -201,9 +212,8 @@ def attempt(action: Action, remote: RemoteStore, number: int) -> tuple[str, floa
     return outcome, time.monotonic() - start_s
 
 
-def check_put(lab: LaneLab, number: int, outcome: str) -> None:
+def check_put(lab: LaneLab, blob: bytes, outcome: str) -> None:
     """What a put left is all of the chunk, under its own source, or nothing; and it is there when the client was told so."""
-    blob = chunk(PUT[number % 3])
     held = read_parts(lab.api.get(key(blob)))
     assert held == parts_of(blob) or (held is None and outcome != "right")
     told = [(entry.source, entry.nbytes) for entry in lab.api.entries() if entry.key == key(blob)]
@@ -220,8 +230,8 @@ def run_once(lab: LaneLab, seed: int, passed: dict[str, dict[Way, int]]) -> tupl
     with lab.client(fault, retry) as (remote, _):
         outcome, took_s = attempt(ACTIONS[name], remote, number)
     lab.settle()
-    if name == "put":
-        check_put(lab, number, outcome)
+    if name in ("put", "striped put"):
+        check_put(lab, chunk(PUT[number % 3] if name == "put" else STRIPED), outcome)
     lab.empty()
     return name, outcome, took_s, fault
 

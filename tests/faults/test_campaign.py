@@ -14,13 +14,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from kvclient import Larder
+from kvstore.server.config import RedisConfig
+from kvstore.store.results import StoreSettings
 from kvworker.reference.notes import generate
+from kvworker.settings import WorkerSettings
 from tests.faults.campaign.awake import Awake
 from tests.faults.campaign.callers import DEADLINE_S, Callers, Question, Tally, ask
-from tests.faults.campaign.footprint import Footprint, footprint, n_leases
+from tests.faults.campaign.footprint import Footprint, footprint, reading
 from tests.faults.campaign.harms import FAULTS, Fault
-from tests.faults.campaign.plant import Plant
+from tests.faults.campaign.plant import MOST_CALLS, Plant
 from tests.faults.soak import n_runs
 from tests.pool.ray_warnings import RAY_WARNINGS
 from tests.worker.waiting import until
@@ -33,7 +35,17 @@ FAULT_S = 0.4 if n_runs(0, 1) else 8.0
 SOAK_S = float(os.environ.get("LARDER_SOAK_S", "3600"))
 RECOVERY_S = 10.0
 RECOVERED_SHARE, OVER_S = 0.5, 0.3  # of the rate before any fault, over so long
-SLACK_BYTES, SLACK_THREADS, SLACK_FILES = 64 << 20, 16, 6  # pools of threads are bounded, and grow with the first load
+SLACK_BYTES = 64 << 20
+SLACK_FILES = 6 * RedisConfig().connections + 6  # to each server of the cluster, since pools of connections grow when they are needed
+POOLS = {  # which grow when they are first needed, and how far
+    "rpc": MOST_CALLS,
+    "larder-remote": StoreSettings().remote_threads,
+    "larder-stores": 2 * 16,  # a worker is a client of the stores, and its callers' one
+    "load": WorkerSettings().load_threads,
+    "push": 2,
+    "restore": 1,
+    "first-answer": 4 * N_CALLERS,  # half of them of workers that were not waited for
+}
 SETTLE_S = 20.0
 
 pytestmark = [
@@ -71,7 +83,7 @@ def questions(plant: Plant) -> dict[Question, list[int]]:
     """Store documents, and compute the answer to a question about each."""
     corpus = generate(SEED, N_DOCUMENTS, N_PASSAGES, 4, "test")
     expected: dict[Question, list[int]] = {}
-    with Larder(plant.address, plant.token, timeout_s=60.0) as larder:
+    with plant.larder() as larder:
         for n, document in enumerate(corpus.documents):
             ids = larder.ingest(f"{n}.txt", document.passages).ids
             question = Question(f"{n}.txt", tuple(ids), next(q.text for q in corpus.questions if q.passages[-1][0] == n))
@@ -121,8 +133,9 @@ def excess(plant: Plant, before: dict[str, Footprint]) -> list[str]:
     ends_s = time.monotonic() + SETTLE_S
     while True:
         now = footprints(plant)
-        found = [f"{name}: {what}" for name in now for what in now[name].exceeds(before[name], SLACK_BYTES, SLACK_THREADS, SLACK_FILES)]
-        found += [f"{store.process.home.name}: {n} leases" for store in plant.stores if (n := n_leases(store.process.pages))]
+        found = [f"{name}: {what}" for name in now for what in now[name].exceeds(before[name], SLACK_BYTES, SLACK_FILES, POOLS)]
+        leases = [reading(store.process.pages, "larder_leases") for store in plant.stores]
+        found += [f"store {number}: {count} leases" for number, count in enumerate(leases) if count]
         if not found or time.monotonic() > ends_s:
             return found
         time.sleep(0.2)
@@ -158,7 +171,9 @@ def test_a_campaign_of_faults_changes_no_answer_and_leaves_nothing_behind(plant:
         rate = tally.rate(started_s, clock.now_s())
         assert tally.loaded_all_at_s > started_s
         for name in schedule(rng, faults):
-            if len(lines) == len(faults):  # every pool has grown to its size by now; what still grows is a leak
+            if lines and len(lines) % len(faults) == 0:
+                print(*(f"{kind}: {held}" for kind, held in footprints(plant).items()), sep="\n", flush=True)
+            if len(lines) == len(faults):  # caches are full by now; what still grows is a leak
                 before = footprints(plant)
             lines.append(suffer(plant, name, faults[name], rng, tally, rate, clock))
             print(f"{clock.now_s() - started_s:6.0f} s  {lines[-1]}", flush=True)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
-import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
+from kvclient import Larder
 from tests.e2e.processes import kill
+from tests.faults.campaign.footprint import reading
 from tests.faults.campaign.plant import Plant
 from tests.faults.campaign.wire import Harm, Wire
 from tests.redis_server import RedisServer
 from tests.worker.waiting import until
 
 Fault = Callable[[Plant, random.Random], AbstractContextManager[None]]
-_FULL_NBYTES = 4096  # of a file: what is written beyond fails, as on a full disk
+_DISK_ERRORS = 'larder_tier_errors_total{tier="disk"}'
 _TAKES_OVER_S = 20.0
+_NOTICES_S = 20.0
 
 
 @contextmanager
@@ -49,13 +51,20 @@ def worker_killed(plant: Plant, rng: random.Random) -> Iterator[None]:
 
 @contextmanager
 def disk_full(plant: Plant, rng: random.Random) -> Iterator[None]:
-    """No file of the store with the disk grows beyond a page, which fails as a full disk does, and what lies behind it is gone."""
-    pid = plant.stores[0].process.popen.pid
-    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, (_FULL_NBYTES, before[1]))
-    plant.redis.command("FLUSHALL")
-    yield
-    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    """Nothing more fits on the disk of the first store, to which documents are given meanwhile; what lies behind the disk is gone."""
+    store = plant.stores[0].process
+    n_before = reading(store.pages, _DISK_ERRORS)
+    with plant.disk.full(store.popen.pid):
+        plant.redis.command("FLUSHALL")
+        with plant.larder() as larder:
+            until(lambda: _store_and_forget(larder, rng) and reading(store.pages, _DISK_ERRORS) > n_before, _NOTICES_S)
+        yield
+
+
+def _store_and_forget(larder: Larder, rng: random.Random) -> bool:
+    """Store a document that nobody knows, on some store, and take it back."""
+    text = f"Nobody asks about number {rng.getrandbits(64)}."
+    return bool(larder.ingest("nobody-asks.txt", [text]).passages) and larder.forget("nobody-asks.txt") > 0
 
 
 @contextmanager

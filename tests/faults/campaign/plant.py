@@ -9,22 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from kvclient import Larder
 from kvstore.server.config import AuthConfig, ServerConfig
 from kvworker.route.board import Board
 from kvworker.route.fronted import Fronted
 from tests.e2e.processes import Process, data_dir, start, stop
+from tests.faults.campaign.small_disk import SmallDisk
 from tests.faults.campaign.wire import Wire
 from tests.forked import fork
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
+from tests.threads import leave_unnamed, name_threads
 
-MEMORY, DISK = "1MiB", "64MiB"  # a memory that does not hold everything
+MEMORY, DISK, DISK_NBYTES = "1MiB", "24MiB", 32 << 20  # a memory that does not hold everything, and a disk with room for more
 REDIS_S = 0.3
 NODE_TIMEOUT_S = 1.0
 TIMEOUT_S = 1.0
-LISTENING = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
+ASK_S = 60.0
+MOST_CALLS = 16  # that a server of ours has threads for; one that loses them is soon found out
+LISTENING = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0, max_workers=MOST_CALLS)
 SKEWED = {"PYTHONPATH": str(Path(__file__).parent / "skewed")}
 _STORE = {
+    "LARDER_STORE__SERVER__MAX_WORKERS": str(MOST_CALLS),
     "LARDER_STORE__TIERS__MEMORY__CAPACITY": MEMORY,
     "LARDER_STORE__SERVER__LANES__SHM": "off",  # so that everything passes the networks that are harmed
     "LARDER_STORE__SERVER__LANES__TCP": "false",
@@ -32,6 +38,7 @@ _STORE = {
     "LARDER_STORE__TIERS__MAX_LEASE_S": "2",
 }
 _WORKER = {
+    "LARDER_WORKER__SERVER__MAX_WORKERS": str(MOST_CALLS),
     "LARDER_WORKER__WORKER__DEVICE_BYTES": "0",  # every answer needs the stores
     "LARDER_WORKER__MODEL__DEVICE": "cpu",
     "LARDER_WORKER__MODEL__THREADS": "1",
@@ -94,6 +101,10 @@ class Plant:
         """Where workers find both stores."""
         return ",".join(f"127.0.0.1:{node.wire.port}" for node in self.stores)
 
+    def larder(self) -> Larder:
+        """Connect as one of them."""
+        return Larder(self.address, self.token, timeout_s=ASK_S)
+
     def processes(self) -> dict[str, Process]:
         """Return the processes of ours by name."""
         return {f"{kind} {n}": node.process for kind, nodes in self._nodes.items() for n, node in enumerate(nodes)}
@@ -112,13 +123,22 @@ class Plant:
 
     def _start(self) -> None:
         """Start everything; what does not need each other starts side by side."""
+        name_threads()
+        self._stack.callback(leave_unnamed)
         self.redis = self._stack.enter_context(RedisServer())
+        self.disk = self._stack.enter_context(SmallDisk(self.home / "disk", DISK_NBYTES))
         self.to_redis = self._wire(self.redis.port)
         self.cluster = RedisCluster(3, 1, NODE_TIMEOUT_S)
         self._stack.push(self.cluster)
         with ThreadPoolExecutor(self.n_workers) as threads:
             has_started = threads.submit(self.cluster.__enter__)
-            self._add_store({"DISK__CAPACITY": DISK, "REDIS__URL": f"redis://127.0.0.1:{self.to_redis.port}/0"})
+            self._add_store(
+                {
+                    "DISK__CAPACITY": DISK,
+                    "DISK__DIRECTORY": str(self.disk.place / "chunks"),
+                    "REDIS__URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
+                }
+            )
             has_started.result()
             self._add_store({"DISK__CAPACITY": "0", "REDIS__URL": self.cluster.url, "REDIS__CLUSTER": "on"})
             command = ("worker", "--store", self.store_addresses, "--address", "127.0.0.1:0")
