@@ -22,7 +22,7 @@ REPLACEMENTS = (
     (r"\bStopAsyncIteration\b", "StopIteration"),
     (r"\b__a(iter|next|enter|exit)__\b", r"__\1__"),
     (r"\baclose\b", "close"),
-    (r"\bkvclient\.aio_channel\b", "kvclient.channel"),
+    (r"\bkvclient\.aio_", "kvclient."),
     (r"\bgrpc\.aio\b", "grpc"),
     (r"\bkvclient\._async\b", "kvclient._sync"),
     (r"`async with`", "`with`"),

@@ -44,8 +44,18 @@ class Turns:
         """The address to ask."""
         return self._addresses[self._at]
 
+    def circle(self) -> tuple[str, ...]:
+        """Return all addresses, beginning with the one to ask."""
+        at = self._at
+        return self._addresses[at:] + self._addresses[:at]
+
     def failed(self, address: str) -> None:
         """Note that an address did not answer: if it is still the current one, it is the next one's turn."""
         with self._lock:
             if address == self.current:
                 self._at = (self._at + 1) % len(self._addresses)
+
+    def heard(self, address: str) -> None:
+        """Note that an address answered where the current one was late: it is its turn."""
+        with self._lock:
+            self._at = self._addresses.index(address)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from kvclient.turns import Turns
-from kvstore.core.errors import ClosedError, ConfigError, InvalidInputError, TierUnavailableError
+from kvclient.usual import Usual
+from kvstore.core.errors import ClosedError, ConfigError, DeadlineError, InvalidInputError, TierUnavailableError
 from tests.client.fake_server import FakeServer
 from tests.client.twins import Twin
 
@@ -47,6 +49,11 @@ def test_turns_go_round_and_only_the_current_one_can_fail() -> None:
     turns.failed("b")
     turns.failed("c")
     assert turns.current == "a"
+
+
+def test_a_circle_begins_with_the_one_to_ask() -> None:
+    """So that whoever is asked too is another one."""
+    assert Turns(["a", "b", "c"], 1).circle() == ("b", "c", "a")
 
 
 @pytest.mark.parametrize("text", ["", ",", "a:1,", " "])
@@ -103,6 +110,59 @@ def test_what_can_never_work_is_not_asked_of_another(connect: Callable[..., Twin
     with pytest.raises(InvalidInputError):
         client.do(client.larder, "info")
     assert server.calls["Info"] + other.calls["Info"] == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin with the first address, and find it late after a twentieth of a second."""
+    monkeypatch.setattr(Usual, "late_s", 0.05)
+    monkeypatch.setattr("kvclient.turns.random.randrange", lambda n: 0)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("method", ["Ask", "Info"])
+def test_a_worker_that_takes_calls_and_says_nothing_costs_no_deadline(
+    connect: Callable[..., Twin], server: FakeServer, other: FakeServer, method: str
+) -> None:
+    """The next one is asked too, behind one that refuses connections, and is asked first from then on."""
+    server.stalls.add(method)
+    other.add_passage("a.txt", 0, "some words")
+    client = connect(Both(server.address, DEAD, other.address))
+    assert ask(client, server) if method == "Ask" else client.do(client.larder, "info").model
+    assert (server.calls[method], other.calls[method]) == (1, 1)
+    assert client.larder.address == other.address
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_slow_worker_that_answers_first_after_all_is_heard(connect: Callable[..., Twin], server: FakeServer, other: FakeServer) -> None:
+    """Nothing of its work is lost."""
+    server.stalls.add("Info")
+    other.stalls.add("Info")
+    client = connect(Both(server.address, other.address))
+    threading.Timer(0.2, server.is_released.set).start()
+    assert client.do(client.larder, "info").model == "tiny"
+    assert other.calls["Info"] == 1
+    assert client.larder.address == server.address
+
+
+@pytest.mark.usefixtures("impatient")
+def test_what_another_worker_says_of_a_question_is_the_answer(connect: Callable[..., Twin], server: FakeServer, other: FakeServer) -> None:
+    """Its error is as good as that of the one that is late, and keeps its type."""
+    server.stalls.add("Info")
+    other.faults["Info"] = [InvalidInputError("no")]
+    client = connect(Both(server.address, other.address))
+    with pytest.raises(InvalidInputError):
+        client.do(client.larder, "info")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_ingest_is_never_computed_twice_at_once(connect: Callable[..., Twin], server: FakeServer, other: FakeServer) -> None:
+    """It takes as long as the document is long; a connection that is dead ends by itself."""
+    server.stalls.add("Ingest")
+    client = connect(Both(server.address, other.address))
+    with pytest.raises(DeadlineError):
+        client.do(client.larder, "ingest", "a.txt", ["some words"], timeout_s=0.2)
+    assert other.calls["Ingest"] == 0
 
 
 def test_chunks_come_from_whichever_store_has_them(connect: Callable[..., Twin], server: FakeServer, other: FakeServer) -> None:

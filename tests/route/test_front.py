@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kvclient import Larder
+from kvclient.usual import Usual
 from kvstore.core.errors import AuthError, CapacityError, InvalidInputError, KVError, NotFoundError, TierUnavailableError
 from kvworker.route.choose import choose
-from kvworker.route.usual import Usual
 from tests.route.fakes import ANSWER, TOKEN, Script, fronted
 
 

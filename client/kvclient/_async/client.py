@@ -36,7 +36,8 @@ class AsyncLarder:
     ----------
     address : str or None
         host:port of a worker, or of several that share a catalog with commas between them; None takes LARDER_ADDRESS, else the default
-        port of this machine. A call that one does not answer goes to the next, as long as nothing of its answer has come.
+        port of this machine. A call that one does not answer goes to the next, as long as nothing of its answer has come; a question
+        whose answer is late goes to the next one too.
     token : str or None
         Who is calling; None takes LARDER_TOKEN, else the token of a server of this machine.
     timeout_s : float
@@ -204,6 +205,7 @@ class AsyncLarder:
 
     async def close(self) -> None:
         """Close the client's channels."""
+        self._calls.close()
         await self._services.close()
 
     async def __aenter__(self) -> AsyncLarder:

@@ -37,7 +37,8 @@ class Larder:
     ----------
     address : str or None
         host:port of a worker, or of several that share a catalog with commas between them; None takes LARDER_ADDRESS, else the default
-        port of this machine. A call that one does not answer goes to the next, as long as nothing of its answer has come.
+        port of this machine. A call that one does not answer goes to the next, as long as nothing of its answer has come; a question
+        whose answer is late goes to the next one too.
     token : str or None
         Who is calling; None takes LARDER_TOKEN, else the token of a server of this machine.
     timeout_s : float
@@ -205,6 +206,7 @@ class Larder:
 
     def close(self) -> None:
         """Close the client's channels."""
+        self._calls.close()
         self._services.close()
 
     def __enter__(self) -> Larder:

@@ -10,9 +10,11 @@ from typing import Any
 
 import grpc
 
+from kvclient._sync.soonest import Begun, Soonest
 from kvclient.channel import Metadata
 from kvclient.retry import Deadline, Retry
 from kvclient.status import ERROR_KEY, typed
+from kvclient.usual import Usual
 from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.core.calling import REQUEST_KEY
 from kvstore.core.errors import KVError, TierUnavailableError
@@ -20,9 +22,7 @@ from kvstore.core.tracing import TRACE_KEY
 from kvworker.route.board import Board, Place
 from kvworker.route.choose import PassageKey
 from kvworker.route.links import Links
-from kvworker.route.soonest import Begun, Soonest
 from kvworker.route.turn import Turn
-from kvworker.route.usual import Usual
 
 _log = logging.getLogger(__name__)
 
@@ -119,13 +119,16 @@ class Forwarder:
         if request.usual is None:
             return turn, answers
 
-        def begin_another() -> Begun | None:
+        asked = {turn.place}
+
+        def begin_another() -> Begun[Turn] | None:
             try:
-                other = self._take(stack, request, context, (*failed, turn.place), 0.0)
+                other = self._take(stack, request, context, (*failed, *asked), 0.0)
             except TierUnavailableError:
                 return None
-            if other.place == turn.place:  # there is no other
+            if other.place in asked:  # there is no other
                 return None
+            asked.add(other.place)
             _log.warning("worker %s is late with %s, %s is asked too", turn.name, request.method, other.name)
             self._board.doubt(turn.place)
             return self._soonest.begin(other, self._answers(other, request, context))

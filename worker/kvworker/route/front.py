@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from kvclient.messages import report_from
+from kvclient.usual import Usual
 from kvproto.v1 import context_pb2 as pb
 from kvproto.v1 import context_pb2_grpc as pb_grpc
 from kvstore.server.access.auth import Authenticate
@@ -19,7 +20,6 @@ from kvworker.route.learn import learn
 from kvworker.route.links import Links
 from kvworker.route.names import Names
 from kvworker.route.turn import Turn
-from kvworker.route.usual import Usual
 
 _MOST_REQUESTS = 4096
 

@@ -18,10 +18,13 @@ class Usual:
     ----------
     least_s : float
         Nothing is late before that.
+    first_s : float
+        From when on one is late before any was seen.
     """
 
-    def __init__(self, least_s: float = LEAST_S) -> None:
-        self._least_s, self._mean_s, self._deviation_s = least_s, math.inf, math.inf
+    def __init__(self, least_s: float = LEAST_S, first_s: float = math.inf) -> None:
+        self._least_s, self._first_s = least_s, first_s
+        self._mean_s = self._deviation_s = math.inf
         self._lock = threading.Lock()
 
     def saw(self, took_s: float) -> None:
@@ -35,6 +38,8 @@ class Usual:
 
     @property
     def late_s(self) -> float:
-        """From when on one is late; infinite before the first was seen."""
+        """From when on one is late."""
         with self._lock:
+            if self._mean_s == math.inf:
+                return self._first_s
             return max(self._least_s, _LATE * (self._mean_s + _DEVIATIONS * self._deviation_s))

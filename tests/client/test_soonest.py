@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from kvstore.core.errors import InvalidInputError, KVError, TierUnavailableError
-from kvworker.route.soonest import Begun, Soonest
-from kvworker.route.turn import Turn
-from kvworker.route.usual import Usual
+from kvclient._sync.soonest import Begun, Soonest
+from kvclient.usual import Usual
+from kvstore.core.errors import DeadlineError, InvalidInputError, KVError, TierUnavailableError
 
 
 class Call:
@@ -49,11 +48,9 @@ def usual() -> Usual:
     return usual
 
 
-def begun(soonest: Soonest, call: Call) -> Begun:
+def begun(soonest: Soonest, call: Call) -> Begun[Call]:
     """Begin a call."""
-    turn = Turn("worker", "127.0.0.1:1", 0)
-    turn.attach(call)
-    return soonest.begin(turn, call.answers())
+    return soonest.begin(call, call.answers())
 
 
 def test_whoever_answers_in_time_is_heard_and_nobody_else_is_asked(soonest: Soonest, usual: Usual) -> None:
@@ -85,7 +82,7 @@ def test_a_late_call_that_answers_first_after_all_is_heard(soonest: Soonest, usu
     """It may have been slow, and nothing else."""
     late, other = Call("late"), Call("x")
 
-    def ask_another() -> Begun:
+    def ask_another() -> Begun[Call]:
         late.may_speak.set()
         return begun(soonest, other)
 
@@ -107,7 +104,7 @@ def test_another_one_that_fails_as_the_late_one_need_not_is_no_answer(soonest: S
     """The late one may still speak."""
     late, other = Call("late"), Call(failing=TierUnavailableError("it has just died"))
 
-    def ask_another() -> Begun:
+    def ask_another() -> Begun[Call]:
         other.may_speak.set()
         second = begun(soonest, other)
         second.first.exception()
@@ -115,6 +112,29 @@ def test_another_one_that_fails_as_the_late_one_need_not_is_no_answer(soonest: S
         return second
 
     assert list(soonest.of(begun(soonest, late), usual, ask_another).messages()) == ["late"]
+
+
+def test_behind_another_one_that_failed_a_third_is_asked(soonest: Soonest, usual: Usual) -> None:
+    """Of three, one is silent and one has just died."""
+    late, dead, third = Call("late"), Call(failing=TierUnavailableError("it has just died")), Call("x")
+    dead.may_speak.set()
+    third.may_speak.set()
+    others = iter([dead, third])
+    heard = soonest.of(begun(soonest, late), usual, lambda: begun(soonest, next(others)))
+    assert list(heard.messages()) == ["x"]
+    assert late.was_cancelled.is_set()
+
+
+def test_whoever_waits_no_longer_ends_all_calls(soonest: Soonest, usual: Usual) -> None:
+    """As where a deadline is found to be over when another one is about to be asked."""
+    late = Call("late")
+
+    def too_late() -> None:
+        raise DeadlineError("over")
+
+    with pytest.raises(DeadlineError):
+        soonest.of(begun(soonest, late), usual, too_late)
+    assert late.was_cancelled.is_set()
 
 
 def test_another_one_that_refuses_the_question_answers_it(soonest: Soonest, usual: Usual) -> None:

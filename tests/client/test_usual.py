@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from kvworker.route.usual import Usual
+from kvclient.usual import Usual
 
 
 def seen(*took_s: float, least_s: float = 0.0) -> float:
@@ -20,6 +20,14 @@ def seen(*took_s: float, least_s: float = 0.0) -> float:
 def test_nothing_is_late_before_anything_was_seen() -> None:
     """The first answers may take what they take."""
     assert seen() == math.inf
+
+
+def test_the_first_is_late_when_it_is_said_to_be() -> None:
+    """Where nobody else finds out that a server says nothing; what was seen counts from then on."""
+    usual = Usual(0.0, first_s=10.0)
+    assert usual.late_s == 10.0
+    usual.saw(0.1)
+    assert usual.late_s == pytest.approx(0.6)
 
 
 def test_the_first_counts_as_half_as_uncertain_as_it_is_long() -> None:
