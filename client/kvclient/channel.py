@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,10 +64,16 @@ class ClientTLS:
 
 
 def open_channel(address: str, tls: ClientTLS | None = None) -> grpc.Channel:
-    """Return a channel to host:port; it connects with the first call."""
+    """Return a channel to host:port; it connects with the first call. A missing file of TLS raises ConfigError."""
+    return opener(tls)(address)
+
+
+def opener(tls: ClientTLS | None) -> Callable[[str], grpc.Channel]:
+    """Return what opens channels with the PEM files as they are now; a missing one raises ConfigError."""
     if tls is None:
-        return grpc.insecure_channel(address, channel_options())
-    return grpc.secure_channel(address, channel_credentials(tls), channel_options(tls))
+        return lambda address: grpc.insecure_channel(address, channel_options())
+    credentials, options = channel_credentials(tls), channel_options(tls)
+    return lambda address: grpc.secure_channel(address, credentials, options)
 
 
 def channel_options(tls: ClientTLS | None = None) -> Options:

@@ -32,9 +32,10 @@ class RouteConfig:
         Their addresses, "host:port,host:port".
     device_bytes : int
         What each of them keeps decoded, `worker.device_bytes` there.
-    ca, server_name : str
-        Where workers serve TLS: the authority of their certificates, and the name in them; "" sends plain text, which needs
-        `server.allow_plaintext` off loopback.
+    ca, cert, key, server_name : str
+        Where workers serve TLS: the authority of their certificates, the certificate and key that this front shows where they ask for one,
+        and the name in theirs where it differs from the address. Without `ca` it is plain text, which needs `server.allow_plaintext` off
+        loopback.
     """
 
     data_dir: str = ""
@@ -43,9 +44,13 @@ class RouteConfig:
     workers: str = ""
     device_bytes: int = field(default=256 << 20, metadata=SIZE)
     ca: str = ""
+    cert: str = ""
+    key: str = ""
     server_name: str = ""
 
     def __post_init__(self) -> None:
+        if (self.cert or self.key) and not (self.ca and self.cert and self.key):
+            raise ConfigError("cert and key are set together, and ca with them: plain text has no certificates")
         if (far := self.plain_to_others) and not self.server.allow_plaintext:
             raise ConfigError(
                 f"worker {far} is on another machine, and callers' tokens would go there in plain text: set ca, "
@@ -57,6 +62,11 @@ class RouteConfig:
         """The first worker that tokens and texts would reach over a network in plain text; "" for none."""
         named = [address.strip() for address in self.workers.split(",")]
         return "" if self.ca else next((address for address in named if address and not is_loopback(address)), "")
+
+    @property
+    def tls(self) -> ClientTLS | None:
+        """How to speak to workers; None for plain text."""
+        return ClientTLS(self.ca, self.cert, self.key, self.server_name) if self.ca else None
 
     @property
     def addresses(self) -> list[str]:
@@ -80,8 +90,7 @@ def route(file: Path | None, flags: Mapping[str, object], only_print: bool) -> i
     for address in config.addresses:
         board.join(address, address)
     tokens = StoreConfig(config.data_dir, config.server, TiersConfig(), config.auth).tokens_path
-    tls = ClientTLS(ca=config.ca, server_name=config.server_name) if config.ca else None
-    front = Fronted(config.server, config.auth, tokens, board, tls)
+    front = Fronted(config.server, config.auth, tokens, board, config.tls)
     print(f"larder route listens on {front.address} ({len(board.places())} workers)", flush=True)
     stop.wait()
     front.close()

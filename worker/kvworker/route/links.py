@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from kvclient.channel import ClientTLS, open_channel
+from kvclient.channel import ClientTLS, opener
 from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
 from kvclient.status import to_error
 from kvstore.core.errors import DeadlineError, KVError
@@ -18,10 +18,10 @@ from kvworker.route.board import Board, Place
 
 
 class Links:
-    """One channel per address, opened when it is first used. Thread-safe."""
+    """One channel per address, opened when it is first used. Thread-safe; a file for TLS that is missing raises ConfigError here."""
 
     def __init__(self, tls: ClientTLS | None) -> None:
-        self._tls = tls
+        self._open = opener(tls)
         self._channels: dict[str, grpc.Channel] = {}
         self._lock = threading.Lock()  # held while a channel is made, which connects nothing yet
 
@@ -29,7 +29,7 @@ class Links:
         """Return the channel to an address."""
         with self._lock:
             if address not in self._channels:
-                self._channels[address] = open_channel(address, self._tls)
+                self._channels[address] = self._open(address)
             return self._channels[address]
 
     def keep(self, addresses: Collection[str]) -> None:
