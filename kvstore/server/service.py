@@ -19,6 +19,7 @@ from kvstore.server.access.quotas import Allowance, Holdings
 from kvstore.server.config import QuotaConfig
 from kvstore.server.observe.calls import CallLog
 from kvstore.server.observe.tally import Tally
+from kvstore.server.owned import Owned
 from kvstore.server.reader import StoredReader
 from kvstore.server.recent import RecentKeys
 from kvstore.server.typed_errors import TypedErrors, ours
@@ -113,6 +114,7 @@ class BoundStore:
         quotas = service.quotas.of(tenant)
         self.allowance = Allowance(tenant, quotas)
         self._holdings = Holdings(tenant, service.store, quotas.stored, self._owns)
+        self._owned = Owned(service.store, self._owns)
         self.tenant, self.tally, self.counters, self.lane_calls = tenant, Tally(), self._store.counters, service.lane_calls
 
     def lookup(self, keys: Sequence[ChunkKey], lease_s: float = 0.0, timeout_s: float | None = None) -> list[Hit]:
@@ -168,6 +170,7 @@ class BoundStore:
             opened.landing.close()
             self._forget(place)
             return Hit(key, Status.ABSENT, reason="epoch")
+        self._owned.add(place)
         return opened
 
     def note_reads(self, reads: Iterable[tuple[ChunkKey, int]]) -> None:
@@ -250,14 +253,19 @@ class BoundStore:
             self._service.shared.directory.invalidate()
 
     def entries(self, limit: int = 1000) -> Iterator[Entry]:
-        """Iterate over at most `limit` of the tenant's chunks."""
+        """Iterate over at most `limit` of the tenant's chunks, newest first; see `Owned` for what it costs."""
         with TypedErrors("entries"):
-            for stored in self._store.entries():
+            for stored in self._store.entries(self._owned.newest()):
                 if limit <= 0:
                     return
                 if self._owns(stored) and self._is_current(meta := stored.meta):
                     limit -= 1
                     yield Entry(meta.chunk, meta.kind, meta.n_tokens, stored.nbytes, meta.codec, stored.tiers, meta.source)
+
+    @property
+    def n_to_list(self) -> int:
+        """How many records the next listing looks at."""
+        return self._owned.n_to_look_at
 
     def stats(self) -> StoreStats:
         """Return counters and tier use of the whole store."""
@@ -292,6 +300,7 @@ class BoundStore:
         if len(self._variants) >= _REMEMBERED:
             self._variants.clear()
         self._variants[key.content] = key.variant
+        self._owned.add(self._place(key))
         if stored.stored:
             self._holdings.add(self._place(key), stored.nbytes)
         return PutReceipt(key, stored.stored, stored.tier, stored.nbytes, stored.is_durable)
@@ -306,7 +315,8 @@ class BoundStore:
 
     def _owns(self, stored: StoredEntry) -> bool:
         """Tell the tenant's chunks from all others: only the tenant itself can compute their storage keys."""
-        return stored.storage_key == self._place(stored.meta.chunk)
+        chunk = stored.meta.chunk
+        return stored.storage_key == storage_key(self._secret, *self._scope_epochs(chunk), chunk)
 
     def _place(self, key: ChunkKey) -> bytes:
         """Return the storage key of a chunk of this tenant in its current epochs."""

@@ -86,8 +86,10 @@ class StoreServicer(pb_grpc.StoreServiceServicer):
         yield from wire.epoch_answer_to_wire(answer)
 
     def List(self, request: pb.ListRequest, context: grpc.ServicerContext) -> Iterator[pb.ListResponse]:  # noqa: N802
-        """Stream the tenant's chunks."""
-        yield from map(wire.entry_to_wire, self._bind(context).entries(min(request.limit, wire.MAX_ENTRIES)))
+        """Stream the tenant's chunks; it counts as a request for every 256 records that are looked at."""
+        store = self._entrance.bind(context)
+        store.allowance.looks(store.n_to_list)
+        yield from map(wire.entry_to_wire, store.entries(min(request.limit, wire.MAX_ENTRIES)))
 
     def Stats(self, request: pb.StatsRequest, context: grpc.ServicerContext) -> pb.StatsResponse:  # noqa: N802
         """Return counters and tier use, which tell of every tenant: for admins."""

@@ -18,6 +18,11 @@ class Gauges:
         self._queues = dict(zip(self._tiers, queues, strict=True))
 
     @property
+    def n_records(self) -> int:
+        """Records that a local tier holds."""
+        return len(self._index)
+
+    @property
     def n_leased(self) -> int:
         """Records that are not evicted since somebody looked them up."""
         return len(self._index.leased())

@@ -152,10 +152,14 @@ class Index:
         with self._lock:
             return self._slots.get(key)
 
-    def snapshot(self) -> list[tuple[bytes, Slot, tuple[int, ...]]]:
-        """Return every key with its slot and tiers, most recently used first."""
+    def keys(self) -> list[bytes]:
+        """Return every key, most recently used first."""
         with self._lock:
-            return [(key, slot, tuple(sorted(slot.tiers))) for key, slot in reversed(self._slots.items())]
+            return list(reversed(self._slots))
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self._slots)
 
     def count(self) -> Counter[int]:
         """Return the number of records per tier."""

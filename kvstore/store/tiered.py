@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -203,10 +203,12 @@ class TieredStore:
         self.counters.add(reason, int(was_here))
         return was_here
 
-    def entries(self) -> Iterator[StoredEntry]:
-        """Iterate over the records that a local tier holds, most recently used first."""
-        for key, slot, tiers in self._index.snapshot():
-            yield StoredEntry(key, slot.meta, slot.blob_nbytes, tuple(self._infos[position].name for position in tiers))
+    def entries(self, storage_keys: Iterable[bytes] | None = None) -> Iterator[StoredEntry]:
+        """Iterate over the records that a local tier holds, most recently used first, or over those of `storage_keys` that one holds."""
+        for key in self._index.keys() if storage_keys is None else storage_keys:
+            seen = self._index.look(key)
+            if seen.meta is not None:
+                yield StoredEntry(key, seen.meta, seen.blob_nbytes, tuple(self._infos[position].name for position in seen.tiers))
 
     def tier_stats(self) -> tuple[TierStats, ...]:
         """Return the use of each tier, fastest first. Of a remote tier, `entries` counts what a local tier holds too."""
@@ -333,10 +335,9 @@ class TieredStore:
 
     def _write_later(self, position: int, job: Job) -> None:
         """Queue a record for a tier. When the queue is full it is dropped and counted; a local tier gets it when the store drains."""
-        if self._queues[position].offer(job):
-            return
-        self.counters.add("write_behind_dropped")
-        self._owe(job.key, position)
+        if not self._queues[position].offer(job):
+            self.counters.add("write_behind_dropped")
+            self._owe(job.key, position)
 
     def _owe(self, key: bytes, position: int) -> None:
         if not self._infos[position].is_remote:
