@@ -16,14 +16,16 @@ from kvstore.server.access.auth import Identity, Metadata, TokenAuthenticator, k
 from kvstore.server.config import ServerConfig
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.observe import names
-from kvstore.server.observe.opening import admins, observing
+from kvstore.server.observe.admins import KNOWN_FOR_S, Admins
+from kvstore.server.observe.opening import observing
+from kvstore.server.observe.web import Visitor
 from kvstore.server.service import StoreService
 from tests.observe.visiting import get, pages
 from tests.server.audit_file import lines_of
 from tests.server.chunks import key, make_blob, make_service
 from tests.server.serving import LOOPBACK, dialing, serving
 
-ADMIN, USER = "admin-token-0123456789", "user-token-0123456789"
+ADMIN, OTHER_ADMIN, USER = "admin-token-0123456789", "other-token-0123456789", "user-token-0123456789"
 
 
 @pytest.fixture
@@ -146,17 +148,37 @@ def test_the_names_of_this_machine_are_let_in(server: RpcServer, service: StoreS
 
 
 def test_off_loopback_the_numbers_are_for_admins(server: RpcServer, service: StoreService, tmp_path: Path) -> None:
-    """They name tenants. The page itself says nothing, and metrics are for whoever can reach the port. Who shows a wrong token is noted."""
+    """They name tenants. The page itself says nothing, and metrics are for whoever can reach the port. Who asks is noted."""
     known = known_tokens([Credential("ops", ADMIN, is_admin=True), Credential("alpha", USER)])
-    may_watch = admins(TokenAuthenticator(lambda: known), AuditLog(tmp_path / "audit"))
+    may_watch = Admins(TokenAuthenticator(lambda: known), AuditLog(tmp_path / "audit"))
     with pages(server, service, "0.0.0.0:7430", may_watch) as url:
         asked = [get(f"{url}/console.json", Authorization=f"Bearer {token}").status for token in (ADMIN, USER, "guess")]
         assert asked == [200, 401, 401]
         assert get(f"{url}/console.json").status == 401
         assert get(f"{url}/console").status == get(f"{url}/metrics").status == 200
     lines = lines_of(tmp_path / "audit")
-    assert [(line["call"], line["outcome"]) for line in lines] == [("console", "PERMISSION_DENIED"), ("console", "UNAUTHENTICATED")]
+    assert [(line["event"], line["call"], line["outcome"]) for line in lines] == [
+        ("admin", "console", "OK"),
+        ("refused", "console", "PERMISSION_DENIED"),
+        ("refused", "console", "UNAUTHENTICATED"),
+    ]
     assert str(lines[0]["peer"]).startswith("ipv4:127.0.0.1:")
+
+
+def test_an_admin_who_goes_on_looking_leaves_a_line_now_and_then(tmp_path: Path) -> None:
+    """An open page asks every few seconds; another admin, and another address, are news."""
+    known = known_tokens([Credential("ops", ADMIN, is_admin=True), Credential("dev", OTHER_ADMIN, is_admin=True)])
+    now_s = [0.0]
+    may_watch = Admins(TokenAuthenticator(lambda: known), AuditLog(tmp_path / "audit"), clock=lambda: now_s[0])
+    here, there = Visitor("h", f"Bearer {ADMIN}", "ipv4:192.0.2.1:50001"), Visitor("h", f"Bearer {ADMIN}", "ipv4:192.0.2.2:50001")
+    for visitor in (here, replace(here, peer="ipv4:192.0.2.1:50002"), there, replace(here, authorization=f"Bearer {OTHER_ADMIN}")):
+        assert may_watch(visitor)
+    now_s[0] = KNOWN_FOR_S - 1
+    assert may_watch(here)
+    now_s[0] = KNOWN_FOR_S + 1
+    assert may_watch(here)
+    told = [(line["tenant"], line["peer"]) for line in lines_of(tmp_path / "audit")]
+    assert told == [("ops", here.peer), ("ops", there.peer), ("dev", here.peer), ("ops", here.peer)]
 
 
 def test_pages_off_loopback_need_what_the_server_needs() -> None:

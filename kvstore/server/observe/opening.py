@@ -9,14 +9,13 @@ from dataclasses import replace
 
 from kvclient.channel import is_loopback
 from kvclient.traces import export_traces
-from kvstore.core.errors import AuthError, ForbiddenError
-from kvstore.server.access.audit import AuditLog
 from kvstore.server.access.auth import Authenticate
 from kvstore.server.access.certificates import Certificates
 from kvstore.server.grpc_server import RpcServer
-from kvstore.server.observe.observatory import MayWatch, Observatory
+from kvstore.server.observe.admins import Admins
+from kvstore.server.observe.observatory import Observatory
 from kvstore.server.observe.source import Source
-from kvstore.server.observe.web import Visitor, WebServer
+from kvstore.server.observe.web import WebServer
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def _pages(part: str, server: RpcServer, sources: Sequence[Source], authenticate
     if not address:
         yield ""
         return
-    observatory = Observatory(part, sources, lambda: server.is_serving, address, admins(authenticate, server.audit))
+    observatory = Observatory(part, sources, lambda: server.is_serving, address, Admins(authenticate, server.audit))
     # Scrapers and browsers have no certificate of ours, so none is asked for.
     secured = Certificates(replace(tls, client_ca="")).context if tls.cert and not is_loopback(address) else None
     if not is_loopback(address) and secured is None:
@@ -51,19 +50,3 @@ def _pages(part: str, server: RpcServer, sources: Sequence[Source], authenticate
         yield f", console at {web.url}/console"
     finally:
         web.close()
-
-
-def admins(authenticate: Authenticate, audit: AuditLog) -> MayWatch:
-    """Return what tells whether a visitor shows the token of an admin; one who shows another leaves an audit line."""
-
-    def may_watch(visitor: Visitor) -> bool:
-        try:
-            caller = authenticate((("authorization", visitor.authorization),))
-        except AuthError as error:
-            audit.refused("console", visitor.peer, error)
-            return False
-        if not caller.is_admin:
-            audit.refused("console", visitor.peer, ForbiddenError("the console needs the token of an admin"), caller)
-        return caller.is_admin
-
-    return may_watch
