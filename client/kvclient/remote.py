@@ -65,7 +65,7 @@ class RemoteStore:
     socket_buffer_bytes : int or None
         Buffer of each TCP connection; None takes 256 KiB on loopback and what the store says elsewhere.
     stripes : int or None
-        TCP connections that carry a large chunk together when it is read; None takes one on loopback and two elsewhere.
+        TCP connections that carry a large chunk together; None takes one on loopback and two elsewhere.
     """
 
     def __init__(

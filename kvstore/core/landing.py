@@ -6,7 +6,6 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
 
 from kvstore.core.errors import ClosedError, CorruptError, DeadlineError, FormatError, KVError
 
@@ -28,7 +27,7 @@ class Landing(ABC):
         Bytes that are there already.
     """
 
-    step_nbytes: ClassVar[int] = 256 << 10  # digested at a time, right behind their landing, while they are in the processor's cache
+    step_nbytes: int = 256 << 10  # digested at a time, right behind their landing, while they are in the processor's cache
 
     def __init__(self, buffer: memoryview, filled: int = 0) -> None:
         self._room = buffer

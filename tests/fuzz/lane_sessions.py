@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from contextlib import closing
 
-from kvclient.lanes import frames
+from kvclient.lanes import frames, put_frames
 from kvclient.lanes.share import Share
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core.api import PutNote
@@ -15,6 +15,7 @@ from kvstore.core.blob import header_nbytes
 from kvstore.server.access.auth import Identity
 from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
+from kvstore.server.lanes.loans import Loans
 from kvstore.server.lanes.session import Session
 from kvstore.server.service import StoreService
 from tests.fuzz.campaign import Target
@@ -45,7 +46,8 @@ def serve(service: StoreService, complaints: Complaints) -> Callable[[bytes], ob
         with closing(theirs):
             theirs.sendall(data)
             theirs.shutdown(socket.SHUT_WR)
-            session = Session(SocketFrames(ours, "client"), service.bind("alpha"), None, budget, watch, PATIENCE_S, Identity("alpha"))
+            store, caller = service.bind("alpha"), Identity("alpha")
+            session = Session(SocketFrames(ours, "client"), store, None, budget, watch, PATIENCE_S, caller, Loans())
             try:
                 session.serve()
             finally:
@@ -76,6 +78,7 @@ def sessions() -> dict[str, Target]:
     nbytes = header_nbytes(blob)
     put, body = frames.pack_put(PutNote("book", 1.0, False), blob[:nbytes]), blob[nbytes:]
     get, absent = frames.pack_keys([key(blob)]), frames.pack_keys([key(make_blob(1))])
+    alone = put_frames.Lent(bytes(16), Share(0, 1, 1 << 20))  # nobody has to lend anything
     share = frames.pack_share(key(blob), Share(0, 2, 1 << 20))
     said = [
         (frames.Kind.ON_BEHALF, frames.pack_behalf(frames.Behalf("0123456789abcdef", f"00-{'a' * 32}-{'b' * 16}-01")), b""),
@@ -83,6 +86,7 @@ def sessions() -> dict[str, Target]:
         (frames.Kind.GET_SHARE, share, b""),
         (frames.Kind.READ, frames.pack_keys([key(blob)], [3]), b""),
         (frames.Kind.PUT, put, body),
+        (frames.Kind.PUT_LENT, put_frames.pack_put_lent(alone, PutNote(), blob[:nbytes]), body),
         (frames.Kind.GET, absent, b""),
     ]
     messages = [frames.pack_frame(kind, len(head), len(rest)) + head + rest for kind, head, rest in said]

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from kvclient import wire
 from kvclient.cluster.members import Members
-from kvclient.lanes import frames
+from kvclient.lanes import frames, put_frames
 from kvclient.lanes.share import Share
 from kvproto.v1 import store_pb2 as pb
 from kvstore.core import canonical
@@ -162,6 +162,10 @@ def read_frame(data: bytes) -> object:
         frames.Kind.PUT: read_put,
         frames.Kind.GET_SHARE: frames.parse_share,
         frames.Kind.ON_BEHALF: frames.parse_behalf,
+        frames.Kind.LEND: put_frames.parse_lent,
+        frames.Kind.PUT_LENT: read_put_lent,
+        frames.Kind.SHOW: put_frames.parse_shown,
+        frames.Kind.PUT_SHOWN: read_put_shown,
         frames.Kind.STORED: frames.parse_receipt,
         frames.Kind.ERROR: frames.parse_error,
     }
@@ -172,6 +176,18 @@ def read_put(head: bytes) -> object:
     """Read the head of a put as the store does."""
     note, header = frames.parse_put(head)
     return note, announced_nbytes(header), parse_header(header)
+
+
+def read_put_lent(head: bytes) -> object:
+    """Read the head of a put by several connections."""
+    lent, put = put_frames.parse_put_lent(head)
+    return lent, read_put(put)
+
+
+def read_put_shown(head: bytes) -> object:
+    """Read the head of a put that is read where it lies."""
+    address, put = put_frames.parse_put_shown(head)
+    return address, read_put(put)
 
 
 def read_share(head: bytes) -> object:
@@ -252,10 +268,21 @@ def on_lanes() -> dict[str, Target]:
     put = frames.pack_put(PutNote("book", 1.5, True), BLOB[: header_nbytes(BLOB)])
     receipt = frames.pack_receipt(PutReceipt(KEY, True, "memory", len(BLOB), False))
     share = frames.pack_share(KEY, Share(0, 2, 1 << 20))
+    lent, shown = put_frames.Lent(bytes(range(16)), Share(0, 2, 1 << 20)), put_frames.Shown(1 << 46, bytes(range(16)))
+    puts = {
+        frames.Kind.LEND: put_frames.pack_lent(lent),
+        frames.Kind.PUT_LENT: put_frames.pack_put_lent(lent, PutNote("book", 1.5, True), BLOB[: header_nbytes(BLOB)]),
+        frames.Kind.SHOW: put_frames.pack_shown(shown),
+        frames.Kind.PUT_SHOWN: put_frames.pack_put_shown(shown.address, PutNote(), BLOB[: header_nbytes(BLOB)]),
+    }
     heads: dict[str, Target] = {
         "keys": Target(frames.parse_keys, (frames.pack_keys([KEY, KEY], [1, 2, 3]),), repair_head),
         "share": Target(read_share, (share,), repair_head),
         "put": Target(read_put, (put,), repair_head),
+        "lent": Target(put_frames.parse_lent, (puts[frames.Kind.LEND],), repair_head),
+        "put lent": Target(read_put_lent, (puts[frames.Kind.PUT_LENT],), repair_head),
+        "shown": Target(put_frames.parse_shown, (puts[frames.Kind.SHOW],), repair_head),
+        "put shown": Target(read_put_shown, (puts[frames.Kind.PUT_SHOWN],), repair_head),
         "behalf": Target(frames.parse_behalf, (BEHALF, frames.pack_behalf(frames.Behalf("request-7"))), repair_head),
         "found": Target(lambda data: frames.parse_found(data, 2), (frames.pack_found(found),), repair_head),
         "placed": Target(lambda data: frames.parse_placed(data, 2), (frames.pack_placed(found),), repair_head),
@@ -265,6 +292,7 @@ def on_lanes() -> dict[str, Target]:
         "error": Target(frames.parse_error, (b"QuotaError\0full\0120", b"KVError\0text")),
     }
     kinds = {
+        **puts,
         frames.Kind.PUT: put,
         frames.Kind.STORED: receipt,
         frames.Kind.GET_SHARE: share,
@@ -325,7 +353,8 @@ def all_targets(folder: Path) -> dict[str, Target]:
 
 NAMES = (
     "chunk", "record", "encrypted record", "redis index", "redis replies", "shared directory", "lane keys", "lane share", "lane put",
-    "lane behalf", "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame",
+    "lane behalf", "lane lent", "lane put lent", "lane shown", "lane put shown",
+    "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame",
     "lane session", "message keys", "message hit", "message entry", "message stats", "message scope", "message explanation",
     "message epochs", "chunk key", "bearer token", "jwks",
     "key ring", "tokens", "epochs", "trace", "catalog head", "catalog source", "catalog place", "addresses",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kvclient.lanes import tcp
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import Kind, pack_share, parse_share
+from kvclient.lanes.put_frames import NAME_NBYTES, Lent, pack_lent, pack_put_lent
 from kvclient.lanes.share import MAX_STRIPES, MIN_PIECE_NBYTES, Share
 from kvclient.remote import RemoteStore
 from kvclient.retry import Retry
@@ -19,8 +20,9 @@ from kvstore.core.api import PutNote
 from kvstore.core.errors import ConfigError, CorruptError, FormatError
 from kvstore.server.grpc_server import RpcServer
 from kvstore.server.service import StoreService
-from tests.lanes.raw import greeted, soon
+from tests.lanes.raw import greeted, soon, until
 from tests.server.chunks import key, make_blob, make_service
+from tests.server.raw import body_of, header_of
 from tests.server.serving import TOKENS, serving
 from tests.server.ways import parts_of, read, read_parts
 
@@ -56,6 +58,19 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Share]:
 
     monkeypatch.setattr(tcp, "STRIPE_NBYTES", 64 << 10)
     monkeypatch.setattr(tcp, "pack_share", noting)
+    return shares
+
+
+@pytest.fixture(autouse=True)
+def lent(monkeypatch: pytest.MonkeyPatch) -> list[Share]:
+    """Note which shares of a put are sent by other connections than its own."""
+    shares: list[Share] = []
+
+    def noting(one: Lent) -> bytes:
+        shares.append(one.share)
+        return pack_lent(one)
+
+    monkeypatch.setattr(tcp, "pack_lent", noting)
     return shares
 
 
@@ -138,6 +153,107 @@ def test_a_share_that_is_no_share_is_refused_and_the_connection_goes_on(server: 
             frames.expect(Kind.FOUND, soon())
         frames.send(Kind.GET_SHARE, pack_share(key(SMALL), Share(0, 1, MIN_PIECE_NBYTES)), soon())
         assert frames.expect(Kind.FOUND, soon())[1] == len(SMALL)
+
+
+NEW = make_blob(2, part_nbytes=700_001)
+
+
+@pytest.mark.parametrize("stripes", [2, 3, MAX_STRIPES])
+def test_a_large_chunk_is_put_in_shares(server: RpcServer, lent: list[Share], stripes: int) -> None:
+    """The first by the connection that is told whether it is stored."""
+    with striped(server, stripes) as remote:
+        receipts = [remote.put(NEW, PutNote("book")) for _ in range(2)]
+        assert [receipt.stored for receipt in receipts] == [True, False]
+        assert read(remote, NEW) == parts_of(NEW)
+    assert [share.index for share in lent] == [*range(1, stripes)] * 2
+
+
+@pytest.mark.parametrize(("stripes", "blob"), [(1, NEW), (2, make_blob(3, part_nbytes=10_000))], ids=["one stripe", "a small chunk"])
+def test_what_gains_nothing_is_put_by_one_connection(server: RpcServer, lent: list[Share], stripes: int, blob: bytearray) -> None:
+    """As on a loopback."""
+    with striped(server, stripes) as remote:
+        assert remote.put(blob, PutNote()).stored
+        assert read(remote, blob) == parts_of(blob)
+    assert not lent
+
+
+def test_a_put_takes_the_connections_that_are_free(server: RpcServer, lent: list[Share]) -> None:
+    """And waits for none of the others."""
+    with striped(server, MAX_STRIPES) as remote:
+        reading = remote.get_batch([key(LARGE), key(LARGE)])  # which keeps its connection until it is read
+        assert remote.put(NEW, PutNote()).stored
+        assert {share.count for share in lent} == {MAX_STRIPES - 1}
+        for reader in reading:
+            assert read_parts(reader) == parts_of(LARGE)
+
+
+def test_a_damaged_put_in_shares_is_refused_and_the_next_one_is_stored(service: StoreService, server: RpcServer) -> None:
+    """A connection that was lent to the first is not in the middle of anything."""
+    damaged = bytearray(NEW)
+    damaged[-1] ^= 1
+    with striped(server, 3) as remote:
+        with pytest.raises(CorruptError):
+            remote.put(damaged, PutNote())
+        assert service.bind("alpha").get(key(NEW)) is None
+        assert remote.put(NEW, PutNote()).stored
+        assert read(remote, NEW) == parts_of(NEW)
+    assert server.budget.lent_bytes == 0
+
+
+NAME = bytes(NAME_NBYTES)
+
+
+def lend(index: int, count: int = 2) -> Lent:
+    """Return a share of a put."""
+    return Lent(NAME, Share(index, count, MIN_PIECE_NBYTES))
+
+
+def test_what_is_lent_is_found_whichever_comes_first(server: RpcServer) -> None:
+    """Connections are served by threads of their own."""
+    header, body = header_of(SMALL), body_of(SMALL)
+    with greeted(server, "tcp") as own, greeted(server, "tcp") as other:
+        own.send(Kind.PUT_LENT, pack_put_lent(lend(0), PutNote(), header), soon(), body_nbytes=len(body))
+        own.send_body(body, soon())  # shorter than a piece, so all of it comes by the put's own
+        other.send(Kind.LEND, pack_lent(lend(1)), soon())
+        assert own.expect(Kind.STORED, soon())
+
+
+def test_what_is_lent_twice_ends_the_second(server: RpcServer) -> None:
+    """Nobody could tell which of both brings the pieces."""
+    with greeted(server, "tcp") as first, greeted(server, "tcp") as second:
+        for frames in (first, second):
+            frames.send(Kind.LEND, pack_lent(lend(1)), soon())
+        until(lambda: [first.is_sound(), second.is_sound()].count(False) == 1)
+
+
+def test_nobody_lends_to_a_put_of_another_tenant(server: RpcServer) -> None:
+    """The name of a put counts within its tenant."""
+    header, body = header_of(SMALL), body_of(SMALL)
+    with greeted(server, "tcp", "beta") as stranger, greeted(server, "tcp") as other, greeted(server, "tcp") as own:
+        for frames in (stranger, other):
+            frames.send(Kind.LEND, pack_lent(lend(1)), soon())
+        own.send(Kind.PUT_LENT, pack_put_lent(lend(0), PutNote(), header), soon(), body, len(body))
+        assert own.expect(Kind.STORED, soon())
+        assert stranger.is_sound()
+
+
+def test_a_put_lends_nothing_to_itself(server: RpcServer) -> None:
+    """Share 0 comes by its own connection."""
+    with greeted(server, "tcp") as frames:
+        frames.send(Kind.LEND, pack_lent(lend(0)), soon())
+        until(lambda: not frames.is_sound())
+
+
+def test_a_put_that_breaks_off_ends_what_was_lent_to_it(server: RpcServer) -> None:
+    """Nobody knows what else would come by it."""
+    with greeted(server, "tcp") as own, greeted(server, "tcp") as other:
+        other.send(Kind.LEND, pack_lent(lend(1)), soon())
+        own.send(Kind.PUT_LENT, pack_put_lent(lend(0), PutNote(), header_of(LARGE)), soon(), body_nbytes=len(body_of(LARGE)))
+        own.send_body(body_of(LARGE)[:MIN_PIECE_NBYTES], soon())
+        until(lambda: server.budget.lent_bytes > 0)
+        own.close()
+        other.close()
+        until(lambda: server.budget.lent_bytes == 0)
 
 
 @pytest.mark.parametrize("share", [Share(0, 0, 1 << 20), Share(0, MAX_STRIPES + 1, 1 << 20), Share(0, 1, MIN_PIECE_NBYTES - 1)], ids=str)

@@ -64,11 +64,16 @@ class Kind(IntEnum):
     READ = 9  # head: keys, and how often each was read without a request. Not answered
     GET_SHARE = 8  # head: a key, and which pieces of its blob. Answered by FOUND with those pieces in its body
     ON_BEHALF = 10  # head: which request and span the requests behind it serve. Not answered
+    LEND = 11  # head: a put by another connection, and which pieces of its body come by this one behind it. Not answered
+    PUT_LENT = 12  # as PUT, with the same in front of its head: its body comes in turn by this connection and by those lent to it
+    SHOW = 13  # head: where 16 bytes lie in the client's memory, and which they are. Answered by SHOWN
+    PUT_SHOWN = 14  # as PUT, in front of its head where the body lies in the client's memory: the store reads it there
     WELCOME = 16
     FOUND = 17
     PLACED = 18
     STORED = 19
     STAGED = 20
+    SHOWN = 21
     ERROR = 31  # head: name of the error's class, zero byte, text
 
 
@@ -127,7 +132,7 @@ def pack_keys(keys: Sequence[ChunkKey], numbers: Sequence[int] = ()) -> bytes:
 
 def parse_keys(head: bytes) -> tuple[list[ChunkKey], tuple[int, ...]]:
     """Return the keys and the numbers behind them."""
-    head = _unsealed(head)
+    head = unsealed(head)
     n_keys, n_numbers = _COUNTS.unpack_from(head) if len(head) >= _COUNTS.size else (0, 0)
     end = _COUNTS.size + KEY_NBYTES * n_keys
     if n_keys > MAX_KEYS or n_numbers > MAX_NUMBERS or len(head) != end + 8 * n_numbers:
@@ -143,18 +148,22 @@ def count_keys(head: bytes) -> int:
 
 def pack_share(key: ChunkKey, share: Share) -> bytes:
     """Return the head of GET_SHARE."""
-    return sealed(key.to_bytes() + _SHARE.pack(share.index, share.count, share.piece_nbytes))
+    return sealed(key.to_bytes() + _SHARE.pack(*share.told))
 
 
 def parse_share(head: bytes) -> tuple[ChunkKey, Share]:
     """Return the key and the share."""
-    head = _unsealed(head)
+    head = unsealed(head)
     if len(head) != KEY_NBYTES + _SHARE.size:
         raise FormatError(f"{len(head)} B are not the head of a request for a share of a chunk")
-    share = Share(*_SHARE.unpack_from(head, KEY_NBYTES))
-    if not (share.index < share.count <= MAX_STRIPES and share.piece_nbytes >= MIN_PIECE_NBYTES):
-        raise FormatError(f"share {share.index} of {share.count} in pieces of {share.piece_nbytes} B can't be asked for")
-    return _known_key(head[:KEY_NBYTES]), share
+    return _known_key(head[:KEY_NBYTES]), checked_share(*_SHARE.unpack_from(head, KEY_NBYTES))
+
+
+def checked_share(index: int, count: int, piece_nbytes: int) -> Share:
+    """Return a share as it came; raises FormatError for one that can't be."""
+    if not (index < count <= MAX_STRIPES and piece_nbytes >= MIN_PIECE_NBYTES):
+        raise FormatError(f"share {index} of {count} in pieces of {piece_nbytes} B can't be asked for, or sent")
+    return Share(index, count, piece_nbytes)
 
 
 def pack_behalf(behalf: Behalf) -> bytes:
@@ -165,7 +174,7 @@ def pack_behalf(behalf: Behalf) -> bytes:
 
 def parse_behalf(head: bytes) -> Behalf:
     """Return what the requests behind it serve; each text is checked, since it goes into logs and traces."""
-    head = _unsealed(head)
+    head = unsealed(head)
     lengths = _BEHALF.unpack_from(head) if len(head) >= _BEHALF.size else (0, 0)
     text, middle = head[_BEHALF.size :].decode("ascii", "replace"), lengths[0]
     behalf = Behalf(text[:middle], text[middle:])
@@ -185,7 +194,7 @@ def pack_found(found: Iterable[Found]) -> bytes:
 
 def parse_found(head: bytes, n_keys: int) -> list[Found]:
     """Return one entry per key."""
-    head = _unsealed(head)
+    head = unsealed(head)
     if len(head) != _ENTRY.size * n_keys:
         raise FormatError(f"{len(head)} B are not the answer to a request for {n_keys} keys")
     return [_parse_entry(head, at) for at in range(0, len(head), _ENTRY.size)]
@@ -198,7 +207,7 @@ def pack_placed(found: Iterable[Found]) -> bytes:
 
 def parse_placed(head: bytes, n_keys: int) -> list[Found]:
     """Return one entry per key, with places."""
-    head = _unsealed(head)
+    head = unsealed(head)
     size = _ENTRY.size + _PLACE.size
     if len(head) != size * n_keys:
         raise FormatError(f"{len(head)} B are not the answer to a request for {n_keys} keys")
@@ -213,7 +222,7 @@ def pack_put(note: PutNote, header: Buffer) -> bytes:
 
 def parse_put(head: bytes) -> tuple[PutNote, bytes]:
     """Return the note and the blob's first bytes."""
-    head = _unsealed(head)
+    head = unsealed(head)
     if len(head) < _NOTE.size:
         raise FormatError(f"{len(head)} B are not the head of a put")
     recompute_s, durable, n_source, n_header = _NOTE.unpack_from(head)
@@ -234,7 +243,7 @@ def pack_receipt(receipt: PutReceipt) -> bytes:
 
 def parse_receipt(head: bytes) -> PutReceipt:
     """Return the receipt of a put."""
-    head = _unsealed(head)
+    head = unsealed(head)
     if len(head) != _RECEIPT.size:
         raise FormatError(f"{len(head)} B are not a receipt")
     stored, is_durable, tier, nbytes, key = _RECEIPT.unpack(head)
@@ -242,7 +251,7 @@ def parse_receipt(head: bytes) -> PutReceipt:
 
 
 def pack_count(count: int) -> bytes:
-    """Return the head of LANDED, STAGED, and WELCOME over tcp: one number."""
+    """Return the head of LANDED, STAGED, SHOWN, and WELCOME over tcp: one number."""
     return _COUNT.pack(count)
 
 
@@ -260,7 +269,7 @@ def pack_directory(place: DirectoryPlace) -> bytes:
 
 def parse_directory(head: bytes) -> DirectoryPlace:
     """Return where the directory is."""
-    head = _unsealed(head)
+    head = unsealed(head)
     if len(head) != _DIRECTORY.size:
         raise FormatError(f"{len(head)} B do not tell where a directory is")
     return DirectoryPlace(*_DIRECTORY.unpack(head))
@@ -287,7 +296,7 @@ def sealed(head: bytes) -> bytes:
     return head + _SEAL.pack(crc32(head))
 
 
-def _unsealed(data: bytes) -> bytes:
+def unsealed(data: bytes) -> bytes:
     """Return what stands before a CRC that matches it."""
     if len(data) < _SEAL.size:
         raise FormatError(f"{len(data)} B are no message of a lane")

@@ -21,6 +21,15 @@ class Share:
     count: int
     piece_nbytes: int
 
+    def of(self, index: int) -> Share:
+        """Return another share of the same chunk."""
+        return Share(index, self.count, self.piece_nbytes)
+
+    @property
+    def told(self) -> tuple[int, int, int]:
+        """The three numbers, as they travel."""
+        return self.index, self.count, self.piece_nbytes
+
     def pieces(self, nbytes: int) -> Iterator[tuple[int, int]]:
         """Iterate over where its pieces of a chunk of `nbytes` begin and end."""
         size = self.piece_nbytes

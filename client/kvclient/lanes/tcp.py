@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 import ssl
 import time
@@ -14,9 +15,10 @@ from kvclient.lanes.body import land_in_row, split
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.frames import Found, Kind, pack_keys, pack_put, pack_share, parse_count, parse_found, parse_receipt
 from kvclient.lanes.lane import check_sizes
+from kvclient.lanes.put_frames import NAME_NBYTES, Lent, pack_lent, pack_put_lent
 from kvclient.lanes.share import Share
 from kvclient.lanes.socket_frames import SocketFrames
-from kvclient.lanes.stripes import PIECE_NBYTES, STRIPE_NBYTES, Striped
+from kvclient.lanes.stripes import PIECE_NBYTES, STRIPE_NBYTES, InTurn, Striped
 from kvstore.core.api import PutNote, PutReceipt, Status
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import DeadlineError, FormatError, KVError, TierUnavailableError
@@ -43,7 +45,7 @@ class TcpSettings:
         Send and receive buffer of a connection; 0 leaves it to the system. 256 KiB keeps a loopback in the processor's cache; a network
         wants at least bandwidth times round trip.
     stripes : int
-        Connections that carry a large chunk together: a get only, since a put has one writer. On one machine they gain nothing.
+        Connections that carry a large chunk together. On one machine they gain nothing.
     tls : ssl.SSLContext or None
         None sends plain text.
     server_name : str
@@ -91,9 +93,8 @@ class TcpLane:
         """
         carriers: list[SocketFrames] = []
         try:
-            while len(carriers) < self._settings.stripes and (carrier := self._connections.take_free(deadline)):
-                carriers.append(carrier)
-            shares = [Share(index, len(carriers), PIECE_NBYTES) for index in range(len(carriers))]
+            self._take_free(carriers, deadline)
+            shares = _shares(carriers)
             if len(carriers) > 1:
                 for carrier, share in zip(carriers, shares, strict=True):
                     carrier.ask(Kind.GET_SHARE, pack_share(key, share), deadline)
@@ -105,6 +106,11 @@ class TcpLane:
             raise
         self._give(carriers)
         return None
+
+    def _take_free(self, carriers: list[SocketFrames], deadline: float) -> None:
+        """Add connections that are free until there are as many as one chunk may travel by."""
+        while len(carriers) < self._settings.stripes and (carrier := self._connections.take_free(deadline)):
+            carriers.append(carrier)
 
     def _give(self, carriers: Sequence[SocketFrames]) -> None:
         for carrier in carriers:
@@ -128,14 +134,21 @@ class TcpLane:
     def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
         """Send a blob straight from the caller's memory."""
         view = memoryview(blob).cast("B")
-        frames = self._connections.take(deadline)
+        header, body = view[:header_nbytes], view[header_nbytes:]
+        carriers = [self._connections.take(deadline)]
         try:
-            frames.ask(Kind.PUT, pack_put(note, view[:header_nbytes]), deadline, view[header_nbytes:])
-            receipt = parse_receipt(frames.expect(Kind.STORED, deadline)[0])
-            frames.owes_answer = False
+            if body.nbytes >= STRIPE_NBYTES * self._settings.stripes > STRIPE_NBYTES:
+                self._take_free(carriers, deadline)
+            if len(carriers) > 1:
+                _send_striped(carriers, header, body, note, deadline)
+            else:
+                carriers[0].ask(Kind.PUT, pack_put(note, header), deadline, body)
+            receipt = parse_receipt(carriers[0].expect(Kind.STORED, deadline)[0])
+            for carrier in carriers:
+                carrier.owes_answer = False
             return receipt
         finally:
-            self._connections.give(frames)
+            self._give(carriers)
 
     def retire(self) -> bool:
         """Close each connection that is not in use, and the others when they come back; tell whether there are such."""
@@ -180,6 +193,20 @@ class _Answer(Generic[C]):
 
     def abandon(self) -> None:
         self._connections.give(self._frames)
+
+
+def _shares(carriers: Sequence[SocketFrames]) -> list[Share]:
+    """Return what each of the connections carries."""
+    return [Share(index, len(carriers), PIECE_NBYTES) for index in range(len(carriers))]
+
+
+def _send_striped(carriers: Sequence[SocketFrames], header: memoryview, body: memoryview, note: PutNote, deadline: float) -> None:
+    """Announce a put by the first connection, lend it the others, and send the body over all of them."""
+    name, (own, *others) = secrets.token_bytes(NAME_NBYTES), _shares(carriers)
+    for carrier, share in zip(carriers[1:], others, strict=True):
+        carrier.send(Kind.LEND, pack_lent(Lent(name, share)), deadline)
+    carriers[0].ask(Kind.PUT_LENT, pack_put_lent(Lent(name, own), note, header), deadline, body_nbytes=body.nbytes)
+    InTurn(carriers).send(body, deadline)
 
 
 def _expect_share(carrier: SocketFrames, share: Share, max_blob_nbytes: int, deadline: float) -> Found:

@@ -7,7 +7,6 @@ import os
 import secrets
 import socket
 import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
+from kvstore.server.lanes.loans import Loans
+from kvstore.server.lanes.peer_memory import peer_of_unix
 from kvstore.server.lanes.session import Session
 from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
 from kvstore.server.peer import peer_of
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 GREETING_S = 5.0
 _BACKLOG = 1024
-_CREDENTIALS = struct.Struct("3i")
 
 
 class Listener:
@@ -74,6 +74,7 @@ class Listener:
         self._patience_s, self._max_connections, self._socket_buffer_bytes = patience_s, max_connections, socket_buffer_bytes
         self._blocks, self._tls = blocks, tls
         self._secret = secrets.token_bytes(32)
+        self._loans = Loans()
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
         self._greeting: dict[socket.socket, None] = {}  # oldest first
@@ -167,7 +168,7 @@ class Listener:
         """Greet a client and serve it until it goes."""
         session: Session | None = None
         try:
-            session = self._greet(self._wrap(connection))
+            session = self._greet(self._wrap(connection), peer_of_unix(connection)[0] if self._blocks is not None else 0)
         except (KVError, OSError, ValueError) as error:  # ValueError: TLS on a connection that is closed
             logger.debug("a connection to a lane was refused: %s", error)
             self._note_refusal(connection, error)
@@ -215,7 +216,7 @@ class Listener:
             connection.do_handshake()
         return SocketFrames(connection, "client")
 
-    def _greet(self, frames: SocketFrames) -> Session:
+    def _greet(self, frames: SocketFrames, peer_pid: int) -> Session:
         """Redeem the ticket, and hand over the shared memory."""
         deadline = time.monotonic() + GREETING_S
         frames.max_head_nbytes = TICKET_NBYTES  # of whom nobody has vouched for
@@ -233,7 +234,7 @@ class Listener:
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
         sharing = (Leases(self._blocks), listing) if self._blocks is not None and listing else None
-        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller)
+        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller, self._loans, peer_pid)
 
     def _expire(self) -> None:
         """End leases that lasted too long, and connections of callers who would not be let in any more."""
@@ -280,6 +281,6 @@ def listen_unix(path: Path) -> socket.socket:
 
 def check_peer(connection: socket.socket) -> None:
     """Raise AuthError unless the process at the other end has this process's user."""
-    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    _, user = peer_of_unix(connection)
     if user != os.getuid():
         raise AuthError(f"user {user} may not use the memory of user {os.getuid()}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from abc import abstractmethod
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, suppress
 
 from kvclient.lanes.frames import (
     Behalf,
@@ -23,11 +23,13 @@ from kvclient.lanes.frames import (
     parse_put,
     parse_share,
 )
+from kvclient.lanes.put_frames import PROOF_NBYTES, parse_lent, parse_put_lent, parse_put_shown, parse_shown
 from kvclient.lanes.socket_frames import SocketFrames
+from kvclient.lanes.stripes import InTurn
 from kvstore.core.api import Hit, Status
 from kvstore.core.blob import HEADER_NBYTES, blob_nbytes, header_nbytes
 from kvstore.core.errors import CapacityError, FormatError, KVError, QuotaError, UnsupportedError
-from kvstore.core.landing import COPIED_NBYTES, PIECE_NBYTES, Landing
+from kvstore.core.landing import PIECE_NBYTES, Landing
 from kvstore.core.pool import BufferPool
 from kvstore.core.reading import land_all
 from kvstore.server.access.auth import Identity
@@ -35,6 +37,9 @@ from kvstore.server.budget import ByteBudget
 from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
+from kvstore.server.lanes.loans import Loans
+from kvstore.server.lanes.peer_memory import read_memory
+from kvstore.server.lanes.receiving import FromMemory, FromRing, FromSockets, Receiving, Supply
 from kvstore.server.lanes.ring import Ring
 from kvstore.server.observe.calls import OK
 from kvstore.server.service import BoundStore
@@ -47,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 _CALLS = {kind: kind.name.lower() for kind in Kind}
 _OF_NOBODY = Behalf()
-_APART = (Kind.READ, Kind.STAGE)  # serve many requests
+_APART = (Kind.READ, Kind.STAGE, Kind.SHOW, Kind.LEND)  # serve many requests, or another connection's
 
 INLINE_NBYTES = 16 << 10  # a chunk up to this length is sent even where it could be read in place
 MAX_SKIPPED_NBYTES = 4 << 30
@@ -55,12 +60,12 @@ RING_NBYTES = 4 << 20  # measured: puts through 8 MiB take 4 to 10 % longer, the
 
 
 class Session:
-    """Answers GET, GET_SHARE, VIEW, PUT and PUT_STAGED, and takes READ, until the peer goes.
+    """Answers GET, GET_SHARE, VIEW and the kinds of PUT, and takes READ, until the peer goes.
 
-    Every wait within a message ends after `patience_s`. `caller` is whose ticket was shown.
+    Every wait within a message ends after `patience_s`. `caller` is whose ticket was shown, `peer_pid` the process that connected, or 0.
 
     Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
-    a staged put one, out of the ring.
+    a put that is shown or staged one, out of the peer's memory or out of the ring.
     """
 
     def __init__(
@@ -72,6 +77,8 @@ class Session:
         watch: SilenceWatch,
         patience_s: float,
         caller: Identity,
+        loans: Loans,
+        peer_pid: int = 0,
     ) -> None:
         self._frames = frames
         self._store = store
@@ -80,6 +87,8 @@ class Session:
         self._watch = watch
         self._patience_s = patience_s
         self.caller = caller
+        self._loans, self._peer_pid = loans, peer_pid
+        self._carriers: Sequence[SocketFrames] = ()  # that were lent to the put under way
         lane = "shm" if sharing else "tcp"
         self._calls, self._sheet, self._code = store.lane_calls, store.lane_calls.open(lane), OK
         self._sent, self._received = f"lane.{lane}.sent_bytes", f"lane.{lane}.received_bytes"
@@ -129,11 +138,13 @@ class Session:
 
     def cancel(self) -> None:
         """Hang up on a peer that is silent in the middle of a put; called by the watch."""
-        self._frames.close()
+        for frames in (self._frames, *self._carriers):
+            frames.close()
+        self._loans.wake()
 
     def close(self) -> None:
         """Free everything that the connection holds."""
-        self._frames.close()
+        self.cancel()
         self._calls.close(self._sheet)
         if self._sharing:
             self._sharing[0].close()
@@ -150,9 +161,18 @@ class Session:
         elif kind is Kind.GET_SHARE:
             self._get_share(head)
         elif kind is Kind.PUT:
-            self._put(head, body_nbytes, _FromSocket)
+            self._put(head, body_nbytes, FromSockets(self._frames))
+        elif kind is Kind.PUT_SHOWN and self._sharing:
+            address, head = parse_put_shown(head)
+            self._put(head, body_nbytes, FromMemory(self._peer_pid, address))
         elif kind is Kind.PUT_STAGED and self._ring is not None:
-            self._put(head, body_nbytes, _FromRing)
+            self._put(head, body_nbytes, FromRing(self._ring, self._frames))
+        elif kind is Kind.PUT_LENT:
+            self._put_lent(head, body_nbytes)
+        elif kind is Kind.LEND:
+            self._lend(head)
+        elif kind is Kind.SHOW and self._sharing:
+            self._look(head)
         elif kind is Kind.STAGE and self._sharing:
             self._stage()
         else:
@@ -252,40 +272,64 @@ class Session:
                 self._frames.send_body(piece, self._deadline())
         return head
 
-    def _put(self, head: bytes, body_nbytes: int, receive: type[_Receiving]) -> None:
+    def _put(self, head: bytes, body_nbytes: int, supply: Supply) -> None:
         """Receive a chunk into the place where it is kept, verify it on the way, and publish it."""
-        receiving: _Receiving | None = None
+        receiving: Receiving | None = None
         try:
             self._store.allowance.request()
             note, header = parse_put(head)
             if announced_nbytes(header) != len(header) + body_nbytes:
                 raise FormatError(f"{announced_nbytes(header)} B were announced, {len(header) + body_nbytes} B come")
-            if self._ring:
-                self._ring.rewind()
             with self._store.allowance.transfer(body_nbytes), self._budget.lend(body_nbytes):
                 draft = self._store.begin_put(header, note)
-                receiving = receive(self, draft.blob, len(header))
+                receiving = Receiving(supply, draft.blob, len(header), self, self._watch, self._deadline)
                 land_all(receiving)
                 receipt = self._store.commit_put(draft, note.durable)
                 self._store.counters.add(self._received, body_nbytes)
         except Exception as error:
-            if self._frames.is_closed:
+            if supply.is_lost():
                 raise
-            left = body_nbytes - (receiving.received_nbytes if receiving else 0)
-            self._skip(left, receive)
+            if supply.is_sent:
+                self._skip(body_nbytes - (receiving.received_nbytes if receiving else 0), supply)
             self._refuse(error)
             return
         self._frames.send(Kind.STORED, pack_receipt(receipt), self._deadline())
 
-    def _skip(self, nbytes: int, receive: type[_Receiving]) -> None:
+    def _skip(self, nbytes: int, supply: Supply) -> None:
         """Receive what comes of a body that is not wanted, so that the next message is found."""
         if nbytes > MAX_SKIPPED_NBYTES:
             raise CapacityError(f"a body of {nbytes} B is not received to its end")
         scratch = self._scratch.take(PIECE_NBYTES)
         while nbytes > 0:
-            unwanted = receive(self, scratch[: min(nbytes, PIECE_NBYTES)], 0)
+            unwanted = Receiving(supply, scratch[: min(nbytes, PIECE_NBYTES)], 0, self, self._watch, self._deadline)
             unwanted.fill(unwanted.nbytes)
             nbytes -= unwanted.nbytes
+
+    def _put_lent(self, head: bytes, body_nbytes: int) -> None:
+        """Receive a chunk in turn by this connection and those that are lent to it; when they are not, all of them end."""
+        lent, head = parse_put_lent(head)
+        with self._loans.claimed(self.caller.tenant, lent, self._deadline()) as carriers:
+            self._carriers = carriers
+            try:
+                self._put(head, body_nbytes, FromSockets(InTurn((self._frames, *carriers), lent.share.piece_nbytes)))
+            finally:
+                self._carriers = ()
+
+    def _lend(self, head: bytes) -> None:
+        """Leave this connection to a put by another one until that is over."""
+        self._watch.begin(self)
+        try:
+            loan = self._loans.offer(self.caller.tenant, parse_lent(head), self._frames, self._patience_s)
+        finally:
+            self._watch.end(self)
+        self._loans.wait(loan)
+
+    def _look(self, head: bytes) -> None:
+        """Say whether the peer's memory can be read, which it shows by what nobody else knows."""
+        shown, found = parse_shown(head), bytearray(PROOF_NBYTES)
+        with suppress(OSError):
+            read_memory(self._peer_pid, shown.address, memoryview(found))
+        self._frames.send(Kind.SHOWN, pack_count(found == shown.proof), self._deadline())
 
     def _stage(self) -> None:
         """Make the ring that this connection's puts go through; its memory goes with the connection."""
@@ -299,49 +343,6 @@ class Session:
             self._frames.send_descriptor(descriptor, self._deadline())
         finally:
             os.close(descriptor)
-
-
-class _Receiving(Landing):
-    """A blob that comes from the peer; the wait for each piece is watched, since it holds memory and budget."""
-
-    def __init__(self, session: Session, buffer: memoryview, filled: int) -> None:
-        super().__init__(buffer, filled)
-        self._session = session
-        self._first = filled
-
-    @property
-    def received_nbytes(self) -> int:
-        """Bytes that came from the peer."""
-        return self.filled - self._first
-
-    def _receive(self, room: memoryview) -> int:
-        session = self._session
-        session._watch.begin(session)
-        try:
-            return self._take(room[: self._wanted - self.filled], session)
-        finally:
-            session._watch.end(session)
-
-    @abstractmethod
-    def _take(self, room: memoryview, session: Session) -> int:
-        """Receive the next bytes to the front of `room` and return how many."""
-
-
-class _FromSocket(_Receiving):
-    """Bytes that follow on the socket."""
-
-    def _take(self, room: memoryview, session: Session) -> int:
-        return session._frames.receive_into(room, session._deadline())
-
-
-class _FromRing(_Receiving):
-    """Bytes that the peer announces as it writes them to the ring."""
-
-    step_nbytes = COPIED_NBYTES
-
-    def _take(self, room: memoryview, session: Session) -> int:
-        assert session._ring is not None
-        return session._ring.take(room, session._frames, session._deadline())
 
 
 def found(opened: Opened | Hit, leases: Leases | None = None) -> Found:
