@@ -78,8 +78,8 @@ class LanesSubject:
         key, fresh = self._kept[0], make_chunk(nbytes, (self._seed, -1 % (1 << 32)))
         operations = {"shm.view": Operation(partial(_view, self._stores["shm"], key), self._pids)}
         for lane, store in self._stores.items():
-            operations[f"{lane}.get"] = Operation(partial(_get, store, key), self._pids)
-            operations[f"{lane}.put"] = Operation(partial(_put, store, fresh), self._pids, partial(self._auto.delete, [fresh.key]))
+            operations[f"{lane}.get"] = Operation(partial(get_chunk, store, key), self._pids)
+            operations[f"{lane}.put"] = put_operation(store, fresh, self._pids)
         return operations
 
     def _batched(self) -> dict[str, Operation]:
@@ -102,14 +102,24 @@ def open_lanes(store: Server, seed: int) -> Iterator[LanesSubject]:
         subject.close()
 
 
-def _get(store: RemoteStore, key: ChunkKey) -> None:
+def put_operation(store: RemoteStore, chunk: Chunk, servers: tuple[int, ...] = ()) -> Operation:
+    """Return the put of a chunk, which is deleted behind it; then it is asked for, since a lane in use is not found asleep."""
+
+    def remove() -> None:
+        store.delete([chunk.key])
+        store.get(chunk.key)
+
+    return Operation(partial(put_chunk, store, chunk), servers, remove)
+
+
+def get_chunk(store: RemoteStore, key: ChunkKey) -> None:
     """Read a chunk: every part verified and in memory of this process."""
     _read(store.get(key), key)
 
 
 def _get_each(store: RemoteStore, keys: Sequence[ChunkKey]) -> None:
     for key in keys:
-        _get(store, key)
+        get_chunk(store, key)
 
 
 def _get_batch(store: RemoteStore, keys: Sequence[ChunkKey]) -> None:
@@ -132,6 +142,7 @@ def _view(store: RemoteStore, key: ChunkKey) -> None:
     reader.close()
 
 
-def _put(store: RemoteStore, chunk: Chunk) -> None:
+def put_chunk(store: RemoteStore, chunk: Chunk) -> None:
+    """Put a chunk that is not there."""
     if not store.put(chunk.blob, _NOTE).stored:
         raise KVError(f"chunk {chunk.key} was stored already, so nothing was measured")
