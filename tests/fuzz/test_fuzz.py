@@ -33,6 +33,7 @@ def test_no_input_crashes_or_hangs_a_parser(targets: dict[str, Target], name: st
     """Whatever is refused is refused by an error of ours."""
     campaign = Campaign(targets[name], seed=7)
     campaign.run(N_INPUTS)
+    print(f"{name}: {N_INPUTS} inputs, {campaign.n_refused} refused, {len(campaign.lines)} lines reached, {len(campaign.corpus)} kept")
     assert campaign.n_refused > 0 or name in ("lane error", "shared directory", "message stats")
 
 
