@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import equal_bits
 from bench.codec_results import PEER, RAW, Measured, read_codecs
 from kvstore.core.discovery import find, known_names
 from kvworker.bench.codec_catalogue import UNCALIBRATED
@@ -33,8 +34,12 @@ _GUARD = """\
 `worker.codec` or `--codec` names a preset or a codec. Before a passage is stored as a preset, a 64th of it, 72 tokens at least, is
 encoded and decoded; where K, V or attention is off by more than the limit, the preset above takes it. Models whose query heads
 share a KV head by six or more, or whose keys have a bias, take no preset below `balanced`."""
+_EQUAL = """\
+Attention errors. A rival's lies between its settings of more and of fewer bits: groups of 32, 64 and 128, 4 bits and 2, of KIVI also 3.
+Where none of them has so few bits, its error at its fewest stands there. KIVI has no sinks here, quanto and HQQ are as above."""
 _WHEN = {
     "cachegen": "slow links, where a chunk is read whole",
+    "clipped": "2 and 3 bits without calibration, where whole chunks are read",
     "cq": "the fewest bits per token where codebooks may be held beside the model",
     "cross": "remote and cold tiers: nothing decodes before all layers are here",
     "csr": "cold tiers, encoded off the critical path",
@@ -76,6 +81,7 @@ def page(found: Sequence[Measured]) -> str:
         *("", *_HEAD, *(_line(by_name[name]) for name in (RAW, *presets, *UNCALIBRATED) if name in by_name)),
         *("", "## Codecs", "", *_HEAD, *(_line(m) for m in sorted(others, key=lambda m: -m.bits))),
         *("", "## Transformers' quantized cache", "", *_peers(peers)),
+        *("", "## Presets beside rivals at equal bits", "", _EQUAL, "", *equal_bits.table(found)),
         *("", "## Methods", "", *_methods()),
     ]
     return "\n".join(parts) + "\n"
@@ -104,7 +110,7 @@ def _peers(peers: Sequence[Measured]) -> Iterator[str]:
     if not peers:
         yield "Was not measured: `optimum-quanto` and `hqq` were not installed."
         return
-    yield "As the cache calls them: groups of 64, K after RoPE, each passage at once."
+    yield "As the cache calls them: K after RoPE, each passage at once. Its default are groups of 64."
     yield ""
     yield from (*_HEAD, *(_line(m) for m in sorted(peers, key=lambda m: -m.bits)))
 

@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from bench.codec_results import PEER, RAW, Measured, read_codecs
 from kvworker.codec.presets import LADDER
 
+_DEFAULT = ", groups of 64"
+"""How the names of peers end whose setting is their library's; others are not named in the plot."""
 _PRESETS = {preset.name for preset in LADDER}
 
 
@@ -50,8 +52,9 @@ def _panel(axis: Axes, found: Sequence[Measured], metric: str, label: str, sense
     for name, marker, colour, group in kinds:
         places = [(m.bits, m.metrics[metric]) for m in group]
         axis.scatter([x for x, _ in places], [y for _, y in places], marker=marker, color=colour, label=name, s=90 if marker == "*" else 28)
-        for m in group if marker != "o" else []:
-            axis.annotate(m.variant.removeprefix(PEER), (m.bits, m.metrics[metric]), textcoords="offset points", xytext=(6, 4), fontsize=7)
+        for m in (m for m in group if marker == "*" or m.variant.endswith(_DEFAULT)):
+            name, place = m.variant.removeprefix(PEER).removesuffix(_DEFAULT), (m.bits, m.metrics[metric])
+            axis.annotate(name, place, textcoords="offset points", xytext=(6, 4), fontsize=7)
     own = [(m.bits, sense * m.metrics[metric]) for m in found if not m.variant.startswith(PEER)]
     best = frontier(own)
     axis.plot([x for x, _ in best], [sense * y for _, y in best], color="tab:red", linewidth=0.8, alpha=0.6)

@@ -109,7 +109,7 @@ def reference_encode(x: torch.Tensor, bits: int, group: int, axis: Axis) -> Part
     parts = new_parts(x, bits, group, axis)
     values = lines(x, axis)
     codes, scale, zero = (lines(part, axis) for part in parts)
-    for outer, along, in_bytes, in_groups in _slabs(values.shape, bits, group):
+    for outer, along, in_bytes, in_groups in slabs(values.shape, bits, group):
         _encode_slab(values[outer, along], codes[outer, in_bytes], scale[outer, in_groups], zero[outer, in_groups], bits)
     return parts
 
@@ -128,7 +128,7 @@ def reference_decode(
     out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
     values = lines(out, axis)
     codes, scale, zero = (lines(part, axis) for part in (codes, scale, zero))
-    for outer, along, in_bytes, in_groups in _slabs(values.shape, bits, group):
+    for outer, along, in_bytes, in_groups in slabs(values.shape, bits, group):
         _decode_slab(codes[outer, in_bytes], scale[outer, in_groups], zero[outer, in_groups], bits, values[outer, along])
     return out
 
@@ -163,7 +163,7 @@ def _encode_slab(x: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, zero
     step = high.sub_(low).div_(levels).clamp_(min=SCALE_FLOOR)
     scale.copy_(rounded_toward_zero(step, scale.dtype))
     y.sub_(low.unsqueeze(2)).div_(scale.float().unsqueeze(2)).round_().clamp_(max=levels)
-    _pack(y.flatten(1, 2), bits, codes)
+    pack_lines(y.flatten(1, 2), bits, codes)
 
 
 def _decode_slab(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, bits: int, out: torch.Tensor) -> None:
@@ -173,7 +173,7 @@ def _decode_slab(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, b
     out.copy_(y.flatten(1, 2))
 
 
-def _pack(codes: torch.Tensor, bits: int, out: torch.Tensor) -> None:
+def pack_lines(codes: torch.Tensor, bits: int, out: torch.Tensor) -> None:
     """Write codes (M, A, W), integers in float32, into the bytes of out (M, P, W); overwrites codes."""
     per_word, word_nbytes = WORDS[2**bits]
     padded = torch.nn.functional.pad(codes, (0, 0, 0, -codes.shape[1] % per_word))
@@ -203,7 +203,7 @@ def _unpack(codes: torch.Tensor, bits: int) -> torch.Tensor:
     return digits.flatten(1, 2)
 
 
-def _slabs(shape: torch.Size, bits: int, group: int) -> Iterator[tuple[slice, slice, slice, slice]]:
+def slabs(shape: torch.Size, bits: int, group: int) -> Iterator[tuple[slice, slice, slice, slice]]:
     """Cut (M, A, W) lines into slabs of equal groups: yield slices of M, of A, and of the bytes and the groups that A becomes."""
     n_outer, length, width = shape
     whole = length - length % group

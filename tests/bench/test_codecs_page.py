@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import codecs_page, plot_codecs
+from bench import codecs_page, equal_bits, plot_codecs
 from bench.codec_results import read_codecs
 from kvstore.core.discovery import known_names
 from kvworker.codec.presets import LADDER
@@ -29,7 +29,7 @@ def table(tmp_path: Path) -> Path:
     """Return a file with an old run and a new one."""
     path = tmp_path / "results.csv"
     new = [*rows("raw", 16), *(row for n, p in enumerate(LADDER) for row in rows(p.name, 10 - n)), *rows("int8", 9.5)]
-    found = [*rows("raw", 17), *rows("gone", 3), *rows("x", 1, bench="reuse"), *new, *rows("transformers HQQ 4 bits", 4.5)]
+    found = [*rows("raw", 17), *rows("gone", 3), *rows("x", 1, bench="reuse"), *new, *rows("transformers HQQ 4 bits, groups of 64", 4.5)]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(found[0]))
         writer.writeheader()
@@ -52,12 +52,24 @@ def test_the_page_names_every_method_and_preset(table: Path) -> None:
 def test_the_page_says_what_was_measured_of_each_codec(table: Path) -> None:
     text = codecs_page.page(read_codecs(table))
     assert "| `int8` | 9.50 | 0.5000 |" in text
-    assert "| HQQ 4 bits | 4.50 | 0.5000 |" in text
+    assert "| HQQ 4 bits, groups of 64 | 4.50 | 0.5000 |" in text
 
 
 def test_a_page_without_peers_says_so(table: Path) -> None:
     found = [m for m in read_codecs(table) if not m.variant.startswith("transformers")]
     assert "were not installed" in codecs_page.page(found)
+
+
+def test_the_page_has_rivals_beside_presets_at_their_bits(table: Path) -> None:
+    """A rival of one setting has its error at any bits, and says at which where the preset has fewer."""
+    text = codecs_page.page(read_codecs(table))
+    assert "| `small` | 7.00 | 0.5000 |  |  |  | 0.5000 |" in text
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(2, 0.4), (3, 0.2), (2.5, 0.08**0.5), (1, 0.4), (5, 0.2)])
+def test_an_error_between_two_settings_lies_on_the_line_of_its_logarithm(bits: float, expected: float) -> None:
+    """A bit more divides the error; a setting that another one beats at fewer bits does not count."""
+    assert equal_bits.error_at(bits, [(3, 0.2), (2, 0.4), (2.5, 0.9), (4, 0.3)]) == pytest.approx(expected)
 
 
 def test_the_frontier_is_what_nothing_beats_at_fewer_bits() -> None:

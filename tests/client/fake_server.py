@@ -40,6 +40,8 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         Method -> error to fail with behind its first answer.
     stalls : set
         Methods that never answer.
+    codecs : dict
+        Passage id -> codec of its chunk, where it is not raw.
     calls : Counter
         How often each method was called.
     """
@@ -52,6 +54,7 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
         self.requests: dict[str, Any] = {}
         self.passages: dict[str, tuple[context_pb2.PassageRef, tuple[int, ...]]] = {}
         self.blobs: dict[ChunkKey, bytes] = {}
+        self.codecs: dict[str, PipelineSpec] = {}
         self.scopes: list[Scope] = []
         self.health = b"\x08\x01"
         self.store_address = ""
@@ -231,7 +234,7 @@ class FakeServer(context_pb2_grpc.ContextServiceServicer, store_pb2_grpc.StoreSe
 
     def key_of(self, passage_id: str) -> ChunkKey:
         """Return the key of a passage's chunk."""
-        return ChunkKey(NAMESPACE, bytes.fromhex(passage_id), RAW.variant())
+        return ChunkKey(NAMESPACE, bytes.fromhex(passage_id), self.codecs.get(passage_id, RAW).variant())
 
     def _find(self, name: str, context: grpc.ServicerContext) -> tuple[context_pb2.PassageRef, tuple[int, ...]]:
         """Return a passage by the start of its id or by name."""

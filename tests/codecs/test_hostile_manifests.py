@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvclient import numpy_codecs
+from kvclient.reader import chunk
 from kvstore.core.blob import parse_header
 from kvstore.core.errors import FormatError, KVError
 from kvstore.core.manifest import FieldSpec, Manifest
@@ -21,7 +21,7 @@ NUMBERS = (-1, 0, 1, 2, 3, 2**31, 2**33, 2**47, 2**63, 1.5)
 VALUES = (*NUMBERS, None, True, "", "raw", "zstd", "float16", "int64", "kivi", "..", [], {}, [0], [2**40] * 3)
 Encode = Callable[[str], bytearray]
 Decoder = Callable[[Manifest, int, bytes], Any]
-decoders = pytest.mark.parametrize("decode_part", [decode.decode_part, numpy_codecs.decode_part], ids=["torch", "numpy"])
+decoders = pytest.mark.parametrize("decode_part", [decode.decode_part, chunk.decode_part], ids=["torch", "numpy"])
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:

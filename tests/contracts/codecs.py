@@ -1,7 +1,7 @@
 """The codecs that the contract suite runs over, and the model, passages and artifacts that it runs them with.
 
 Every preset, quantizer and transform is a case by itself. A file `codec_cases/<method>.py` with `CASES` says more of a method: other
-parameters, the bytes of its fields, the bound of its error, and whether the numpy reader knows it.
+parameters, the bytes of its fields and the bound of its error.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Case:
     codec: str
     sizes: Sizes | None = None
     bound: Bound | None = None
-    in_numpy: bool = False
 
     def __str__(self) -> str:
         return self.codec

@@ -1,4 +1,4 @@
-"""What every codec promises: determinism, exact size, an error bound, parts that stand alone, and a second decoder that agrees."""
+"""What every codec promises: determinism, exact size, an error bound and parts that stand alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
-from kvclient.numpy_codecs import decode_part as numpy_decode_part
 from kvstore.core.blob import parse_header
-from kvstore.core.errors import IdentityError, InvalidInputError, KVError, NotFoundError, UnsupportedError
+from kvstore.core.errors import IdentityError, InvalidInputError, KVError, NotFoundError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.manifest import ITEM_NBYTES
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
@@ -25,10 +23,10 @@ from kvworker.codec.registry import declared_quality, pipeline_of
 from kvworker.codec.specs import find_codec
 from kvworker.codec.stages import Calibrated
 from tests.contracts.codecs import UNIT_ROUNDOFF, Case, bits_of, cases, decode, encode, identity_for, make_passage, parts_of, ready
+from tests.contracts.passages import BOUNDARIES, each_example, passages
 
 CASES = cases()
 TRAITS = {case.codec: find_codec(case.codec).traits for case in CASES}
-BOUNDARIES = (1, 31, 32, 33, 64)
 
 each_codec = pytest.mark.parametrize("codec", [case.codec for case in CASES])
 each_lossy = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS.items() if not traits.is_bit_exact])
@@ -207,20 +205,6 @@ def assert_within_bound(case: Case, before: torch.Tensor, after: torch.Tensor, a
     assert ((x - y).abs() <= case.bound(x, axis, dtype) + slack).all()
 
 
-@st.composite
-def passages(draw: st.DrawFn) -> tuple[ModelIdentity, PassageKV]:
-    """Draw a passage: few tokens or a group boundary, odd dims, any dtype."""
-    small = st.integers(1, 3)
-    dims = st.sampled_from([1, 2, 3, 7, 8, 9, 31, 32, 33])
-    shape = (draw(small), draw(small), draw(dims), draw(dims))
-    identity = identity_for(shape, dtype=draw(st.sampled_from(sorted(DTYPES))))
-    n_tokens = draw(st.one_of(st.integers(1, 10), st.sampled_from(BOUNDARIES)))
-    return identity, make_passage(identity, n_tokens, seed=draw(st.integers(0, 1000)))
-
-
-each_example = settings(max_examples=25, derandomize=True, database=None)
-
-
 @pytest.mark.parametrize("case", [case for case in CASES if case.bound], ids=str)
 @each_example
 @given(drawn=passages())
@@ -241,27 +225,6 @@ def test_what_comes_back_is_finite_and_exact_where_that_is_promised(codec: str, 
     back = decode(pipeline, encode(pipeline, identity, passage))
     assert all(torch.isfinite(x).all() for x in (back[0].k, back[0].v))
     assert (bits_of(back) == bits_of(passage)) or declared_quality(pipeline.spec) != "lossless"
-
-
-@pytest.mark.parametrize("codec", [case.codec for case in CASES if case.in_numpy])
-@each_example
-@given(drawn=passages())
-def test_numpy_and_torch_decode_equal_values(codec: str, drawn: tuple[ModelIdentity, PassageKV]) -> None:
-    """Equal, not close: both round once per operation in float32 and once to the model's type."""
-    identity, passage = drawn
-    blob = encode(find_codec(codec), identity, passage)
-    k, v = numpy_decode_part(parse_header(blob).manifest, 0, parts_of(blob)[0])
-    back = decode(find_codec(codec), blob)[0]
-    np.testing.assert_array_equal(k, back.k.float().numpy())
-    np.testing.assert_array_equal(v, back.v.float().numpy())
-
-
-@pytest.mark.parametrize("codec", [case.codec for case in CASES if not case.in_numpy])
-def test_numpy_refuses_the_codecs_that_it_does_not_know(codec: str) -> None:
-    identity = identity_for((1, 1, 8, 8))
-    blob = encode(ready(codec, identity), identity, make_passage(identity, 9))
-    with pytest.raises(UnsupportedError, match="is not known here; known: raw"):
-        numpy_decode_part(parse_header(blob).manifest, 0, parts_of(blob)[0])
 
 
 @each_dtype

@@ -86,6 +86,8 @@ CHUNKS = (
     Golden("think-bfloat16", "think:drop=40+int8", "bfloat16", 5),
     Golden("lorc-bfloat16", "lorc+int8", "bfloat16", 5),
     Golden("cachegen-bfloat16", "cachegen:fine=32,coarse=16+trim:fields=streams", "bfloat16", 40),
+    Golden("clipped2-bfloat16", "sinks:n=1+clipped:bits=2,group=8", "bfloat16", 9),
+    Golden("clipped3-float16", "clipped:bits=3,group=16", "float16", 5),
     Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
     Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )

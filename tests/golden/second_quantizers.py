@@ -142,6 +142,7 @@ QUANTIZERS = {
     "nvfp4": nvfp4,
     "mxfp4": mxfp4,
     "kivi": kivi,
+    "clipped": kivi,
     "hadamard": hadamard,
     "turboquant": turboquant,
 }

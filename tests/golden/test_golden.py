@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvclient.numpy_codecs import decode_part as numpy_decode_part
+from kvclient.reader.artifact import read_artifact
+from kvclient.reader.chunk import ChunkReader
 from kvstore.codecs import find_byte_stage
 from kvstore.core.blob import part_fields, verify_blob
 from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity, RopeSpec
@@ -42,7 +43,6 @@ SUMS = ("hadamard3", "hadamard4", "turboquant")
 KEYS = json.loads((FOLDER / "keys.json").read_text("utf-8"))
 
 EPSILON = {"float32": 0.0, "bfloat16": 2.0**-7, "float16": 2.0**-10}
-IN_NUMPY = [path for path in CHUNKS if not path.with_suffix(".artifact").exists()]
 
 all_chunks = pytest.mark.parametrize("path", CHUNKS, ids=lambda path: path.stem)
 
@@ -73,11 +73,13 @@ def artifact_beside(path: Path) -> Artifact | None:
     return Artifact.from_bytes(tables.read_bytes()) if tables.exists() else None
 
 
-@pytest.mark.parametrize("path", IN_NUMPY, ids=lambda path: path.stem)
-def test_the_numpy_decoder_decodes_the_recorded_values(path: Path) -> None:
-    blob = path.read_bytes()
+@all_chunks
+def test_the_numpy_reader_decodes_the_recorded_values(path: Path) -> None:
+    blob, tables = path.read_bytes(), path.with_suffix(".artifact")
+    artifacts = [read_artifact(tables.read_bytes())] if tables.exists() else []
     manifest = verify_blob(blob).manifest
-    pairs = [numpy_decode_part(manifest, n, blob[p.offset : p.offset + p.nbytes]) for n, p in enumerate(manifest.parts)]
+    reader = ChunkReader(manifest, {artifact.digest: artifact for artifact in artifacts})
+    pairs = [reader.part(n, blob[p.offset : p.offset + p.nbytes]) for n, p in enumerate(manifest.parts)]
     np.testing.assert_array_equal(flat(pairs), expected_values(path))
 
 

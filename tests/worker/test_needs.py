@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kvclient.numpy_codecs import decode_part as numpy_decode_part
+from kvclient.reader.chunk import decode_part as numpy_decode_part
 from kvstore.core.blob import BufferedBlob
 from kvstore.core.errors import FormatError, InvalidInputError
 from kvstore.core.key import Kind, content_key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import grpc.aio
 
@@ -16,6 +16,7 @@ from kvclient.cluster.members import Members
 from kvclient.lanes.frames import pack_keys
 from kvclient.lanes.grpc_lane import GET
 from kvclient.retry import Deadline, Retry
+from kvclient.stored import KeptArtifacts, StoredArtifact, stored_artifact
 from kvclient.turns import Turns
 from kvclient.wire import MAX_KEYS, hit_from_wire, key_to_wire, scope_to_wire
 from kvproto.v1 import store_pb2
@@ -67,6 +68,18 @@ class AsyncStores:
             return self._services.channel(address).unary_stream(GET)
 
         return await collect_chunk(key, self._calls.stream(get, pack_keys([key]), deadline.left_s()))
+
+    async def artifacts(
+        self, text: str, keys: Collection[ChunkKey], kept: KeptArtifacts, deadline: Deadline
+    ) -> dict[ChunkKey, StoredArtifact]:
+        """Return artifacts by key: those that are kept, and the others from the stores that have them."""
+        found = {key: artifact for key in keys if (artifact := kept.find(key)) is not None}
+        lacking = [key for key in keys if key not in found]
+        homes = await self.homes(text, lacking, deadline) if lacking else []
+        for key, home in zip(lacking, homes, strict=True):
+            got = await self.fetch(home, key, deadline)
+            found[key] = kept.keep(stored_artifact(key, got.data, got.hit.reason))
+        return found
 
     async def invalidate(self, text: str, scope: Scope, deadline: Deadline) -> int:
         """Invalidate a scope on every store and return its largest epoch; raises TierUnavailableError that names who did not answer."""

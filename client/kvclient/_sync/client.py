@@ -20,7 +20,7 @@ from kvclient.health import METHOD, REQUEST, as_bytes, check_serving
 from kvclient.messages import explanation_from, info_from, ingested_from, passage_from, resolved_from
 from kvclient.records import AnswerExplanation, Info, Ingested, IngestedPassage, Passage, ResolvedPassage
 from kvclient.retry import Retry
-from kvclient.stored import StoredPassage, stored_passage
+from kvclient.stored import KeptArtifacts, StoredPassage, needed_artifacts, stored_passage, with_artifacts
 from kvclient.turns import Turns
 from kvproto.v1 import context_pb2
 from kvstore.core.api import Scope
@@ -63,6 +63,7 @@ class Larder:
         metadata = bearer(discover_token(self.address, token or ""))
         self._calls = Calls(metadata, timeout_s, retry or self._turns.retry(), self._turns)
         self._stores = Stores(self._services, metadata, timeout_s, retry or Retry())
+        self._artifacts = KeptArtifacts()
 
     @property
     def address(self) -> str:
@@ -146,17 +147,21 @@ class Larder:
     def chunks(self, passage_ids: Sequence[str], *, read_as: str = "auto", timeout_s: float | None = None) -> list[StoredPassage]:
         """Fetch the stored chunks of passages, verified, for an engine of one's own; `to_numpy()` of each decodes it.
 
-        A chunk that is absent, or that fails its digest, its key or its tokens, is a miss: it has no blob and says why.
+        A chunk that is absent, or that fails its digest, its key or its tokens, is a miss: it has no blob and says why. The artifacts of
+        calibrated codecs come along; a client keeps those that it fetched last.
         """
         deadline = self._calls.deadline(timeout_s)
         resolved = self.resolve(passage_ids, read_as=read_as, timeout_s=deadline.left_s())
         info = self.info(timeout_s=deadline.left_s())
-        homes = self._stores.homes(info.store_address or self.address, [row.key for row in resolved], deadline)
+        store = info.store_address or self.address
+        homes = self._stores.homes(store, [row.key for row in resolved], deadline)
         found = []
         for row, home in zip(resolved, homes, strict=True):
             got = self._stores.fetch(home, row.key, deadline)
             found.append(stored_passage(row, got.hit.tier, got.data, got.hit.reason))
-        return found
+        needed = {key for row in found for key in needed_artifacts(row)}
+        artifacts = self._stores.artifacts(store, needed, self._artifacts, deadline)
+        return [with_artifacts(row, artifacts) for row in found]
 
     def forget(self, source: str, *, timeout_s: float | None = None) -> int:
         """Take a document back, with all its chunks, its tokens and its earlier texts; return how many chunks it consisted of.

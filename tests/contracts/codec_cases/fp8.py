@@ -21,4 +21,4 @@ def bound(x: torch.Tensor, axis: int, dtype: str) -> torch.Tensor:
     return torch.maximum(x.abs() / 16, scale * 2.0**-10)
 
 
-CASES = (Case("fp8", sizes, bound, in_numpy=True),)
+CASES = (Case("fp8", sizes, bound),)

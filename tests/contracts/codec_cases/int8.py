@@ -19,4 +19,4 @@ def bound(x: torch.Tensor, axis: int, dtype: str) -> torch.Tensor:
     return x.abs().amax(-1, keepdim=True) / 254
 
 
-CASES = (Case("int8", sizes, bound, in_numpy=True), Case("int8+zstd", None, bound, in_numpy=True))
+CASES = (Case("int8", sizes, bound), Case("int8+zstd", None, bound))

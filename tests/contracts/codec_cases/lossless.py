@@ -18,4 +18,4 @@ def split(spec: ChunkSpec) -> list[int]:
     return [n * spec.k_dim, n * spec.k_dim * rest, n * spec.v_dim, n * spec.v_dim * rest]
 
 
-CASES = (Case("raw", raw, in_numpy=True), Case("exponent_split", split, in_numpy=True), Case("lossless", in_numpy=True))
+CASES = (Case("raw", raw), Case("exponent_split", split), Case("lossless"))

@@ -42,8 +42,8 @@ def turboquant(x: torch.Tensor, axis: int, dtype: str) -> torch.Tensor:
 
 
 CASES = (
-    Case("hadamard", sizes(4, 4, HADAMARD_PARAMETERS), hadamard(4), in_numpy=True),
-    Case("hadamard:bits=3", sizes(3, 3, HADAMARD_PARAMETERS), hadamard(3), in_numpy=True),
-    Case("turboquant", sizes(4, 3, TURBOQUANT_PARAMETERS), in_numpy=True),
-    Case("turboquant:k_bits=2,v_bits=1", sizes(2, 1, TURBOQUANT_PARAMETERS), turboquant, in_numpy=True),
+    Case("hadamard", sizes(4, 4, HADAMARD_PARAMETERS), hadamard(4)),
+    Case("hadamard:bits=3", sizes(3, 3, HADAMARD_PARAMETERS), hadamard(3)),
+    Case("turboquant", sizes(4, 3, TURBOQUANT_PARAMETERS)),
+    Case("turboquant:k_bits=2,v_bits=1", sizes(2, 1, TURBOQUANT_PARAMETERS), turboquant),
 )

@@ -16,7 +16,7 @@ def sizes(spec: ChunkSpec) -> list[int]:
 
 
 CASES = (
-    Case("sinks+raw", sizes, in_numpy=True),
-    Case("sinks+int8", in_numpy=True),
-    *(Case(preset, in_numpy=True) for preset in ("balanced", "small", "tiny")),
+    Case("sinks+raw", sizes),
+    Case("sinks+int8"),
+    *(Case(preset) for preset in ("balanced", "small", "tiny")),
 )

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 import torch
@@ -22,8 +23,8 @@ from kvworker.engine.rope import placed, unplaced
 _logger = logging.getLogger(__name__)
 
 _CONTENT = b"\0" * 32  # nobody looks these blobs up
-PEER_GROUP = 64
-"""Values that share a scale in transformers' quantized cache, by default."""
+PEER_GROUPS = (64, 32, 128)
+"""Values that share a scale in transformers' quantized cache: the default, and what gives peers the bits of others."""
 
 
 class Subject(Protocol):
@@ -99,47 +100,54 @@ def _restored(rope: RopeSpec | None, layers: Sequence[tuple[Any, Any]], dtype: t
 
 
 def peers(identity: ModelIdentity) -> Iterator[Peer]:
-    """Yield the peers that are installed: quanto and HQQ at 4 and 2 bits with the cache's defaults, and quanto with K by channel.
+    """Yield the peers that are installed: quanto, also with K by channel, and HQQ, at 4 and 2 bits, in groups of each size.
 
     One that is not installed has no rows, which a warning in the log says.
     """
+    settings = list(product((4, 2), PEER_GROUPS))
     if importlib.util.find_spec("optimum") and importlib.util.find_spec("optimum.quanto"):
-        for bits in (4, 2):
-            yield Peer(f"transformers quanto {bits} bits", _quanto(bits, 0), _quanto(bits, 0), identity)
-            yield Peer(f"transformers quanto {bits} bits, K by channel", _quanto(bits, -1), _quanto(bits, 0), identity)
+        for bits, group in settings:
+            by_token, by_channel = _quanto(bits, 0, group), _quanto(bits, -1, group)
+            yield Peer(_peer_name("quanto", bits, group), by_token, by_token, identity)
+            yield Peer(_peer_name("quanto, K by channel,", bits, group), by_channel, by_token, identity)
     else:
         _logger.warning("quanto is not measured: pip install optimum-quanto")
     if importlib.util.find_spec("hqq"):
-        for bits in (4, 2):
-            yield Peer(f"transformers HQQ {bits} bits", _hqq(bits), _hqq(bits), identity)
+        for bits, group in settings:
+            yield Peer(_peer_name("HQQ", bits, group), _hqq(bits, group), _hqq(bits, group), identity)
     else:
         _logger.warning("HQQ is not measured: pip install hqq")
 
 
-def _quanto(bits: int, axis: int) -> Squeeze:
+def _peer_name(library: str, bits: int, group: int) -> str:
+    """Return what the rows of a peer are called."""
+    return f"transformers {library} {bits} bits, groups of {group}"
+
+
+def _quanto(bits: int, axis: int, group: int) -> Squeeze:
     """Return what the cache's quanto backend does; by channel it refuses other than whole groups of tokens, so the last few stay raw."""
     quanto = importlib.import_module("optimum.quanto")
     qtype, optimizer = {4: quanto.qint4, 2: quanto.qint2}[bits], quanto.MaxOptimizer()
 
     def squeeze(x: torch.Tensor) -> tuple[int, Callable[[], torch.Tensor]]:
-        n_raw = x.shape[2] % PEER_GROUP if axis == -1 else 0
+        n_raw = x.shape[2] % group if axis == -1 else 0
         x, rest = (part.contiguous() for part in torch.split(x, [x.shape[2] - n_raw, n_raw], 2))
         if not x.numel():
             return rest.nbytes, lambda: rest
-        scale, shift = optimizer(x, qtype, axis, PEER_GROUP)
-        held = quanto.quantize_weight(x, qtype, axis, scale, shift, PEER_GROUP)
+        scale, shift = optimizer(x, qtype, axis, group)
+        held = quanto.quantize_weight(x, qtype, axis, scale, shift, group)
         nbytes = x.numel() * bits // 8 + scale.nbytes + shift.nbytes + rest.nbytes
         return nbytes, lambda: torch.cat((held.dequantize(), rest), 2)
 
     return squeeze
 
 
-def _hqq(bits: int) -> Squeeze:
+def _hqq(bits: int, group: int) -> Squeeze:
     """Return what the cache's HQQ backend does; it keeps scales and zeros in the cache's dtype."""
     quantizer = importlib.import_module("hqq.core.quantize").Quantizer
 
     def squeeze(x: torch.Tensor) -> tuple[int, Callable[[], torch.Tensor]]:
-        held, meta = quantizer.quantize(x, axis=0, device="cpu", compute_dtype=x.dtype, nbits=bits, group_size=PEER_GROUP)
+        held, meta = quantizer.quantize(x, axis=0, device="cpu", compute_dtype=x.dtype, nbits=bits, group_size=group)
         meta |= {name: meta[name].to(x.dtype) for name in ("scale", "zero")}
         return held.nbytes + meta["scale"].nbytes + meta["zero"].nbytes, lambda: quantizer.dequantize(held, meta)
 

@@ -13,7 +13,7 @@ from kvstore.core.stages import Traits
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk
 from kvworker.codec.stages import Compiled, Fields, Layout, Placing
 
-_SIDES: tuple[tuple[str, kivi.Axis], ...] = (("k", "token"), ("v", "channel"))
+SIDES: tuple[tuple[str, kivi.Axis], ...] = (("k", "token"), ("v", "channel"))
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Kivi(Compiled, Placing):
     def layout(self, spec: ChunkSpec) -> Layout:
         """Return codes uint8 and scale, zero in the model's dtype, for k and for v; codes are packed along the grouped axis."""
         fields: dict[str, tuple[str, tuple[int, ...]]] = {}
-        for side, axis in _SIDES:
+        for side, axis in SIDES:
             codes, parameters = kivi.stored_shapes(_shape(spec, side), self.bits, self.group, axis)
             fields[f"{side}.codes"] = ("uint8", codes)
             fields[f"{side}.scale"] = fields[f"{side}.zero"] = (spec.dtype, parameters)
@@ -56,14 +56,14 @@ class Kivi(Compiled, Placing):
     def encode(self, chunk: KVChunk, spec: ChunkSpec) -> Fields:
         """Return codes, scales and zeros of k and of v."""
         fields: Fields = {}
-        for (side, axis), x in zip(_SIDES, (chunk.k, chunk.v), strict=True):
+        for (side, axis), x in zip(SIDES, (chunk.k, chunk.v), strict=True):
             parts = kivi.encode(x, self.bits, self.group, axis)
             fields |= {f"{side}.{name}": part for name, part in zip(("codes", "scale", "zero"), parts, strict=True)}
         return fields
 
     def decode(self, fields: Fields, spec: ChunkSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Return k and v, code times scale plus zero rounded to the model's dtype."""
-        k, v = (self._decode_side(fields, spec, side, axis) for side, axis in _SIDES)
+        k, v = (self._decode_side(fields, spec, side, axis) for side, axis in SIDES)
         return k, v
 
     def _decode_side(self, fields: Fields, spec: ChunkSpec, side: str, axis: kivi.Axis) -> torch.Tensor:
@@ -90,7 +90,7 @@ class Kivi(Compiled, Placing):
     ) -> None:  # fmt: skip
         """Write code times scale plus zero, K turned, to rows of a cache."""
         codes, scale, zero = (fields[f"{side}.{name}"].flatten(0, 1) for name in ("codes", "scale", "zero"))
-        place.write_kivi((codes, scale, zero), self.bits, self.group, dict(_SIDES)[side], turn, rows, cache.view(-1, *cache.shape[2:]))
+        place.write_kivi((codes, scale, zero), self.bits, self.group, dict(SIDES)[side], turn, rows, cache.view(-1, *cache.shape[2:]))
 
 
 def _shape(spec: ChunkSpec, side: str) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kvclient.numpy_packings import PACKINGS, unpack
+from kvclient.reader.packings import PACKINGS, unpack
 from kvstore.codecs import find_byte_stage
 from kvstore.core.errors import FormatError, KVError, MissingExtraError
 

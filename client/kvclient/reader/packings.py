@@ -1,4 +1,4 @@
-"""Unpack the packed fields of stored chunks, for engines that have no torch. Written from section 4 of `proto/FORMAT.md`."""
+"""Unpack the packed fields of stored chunks; written from section 4 of `proto/FORMAT.md`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
+from kvclient.reader.streams import decode_stream
 from kvstore.core.errors import FormatError, MissingExtraError
 from kvstore.core.stages import Param
 
@@ -17,7 +18,7 @@ Bytes = NDArray[np.uint8]
 Unpack = Callable[[memoryview, int, Mapping[str, Param]], Bytes]
 
 _MOST_LZ4_NBYTES = 0x7E000000
-_RANS_BLOCK, _RANS_LANE, _RANS_TOTAL = 1 << 20, 1024, 4096
+_RANS_BLOCK = 1 << 20
 
 
 def unpack(packing: str, params: Mapping[str, Param], data: memoryview, raw_nbytes: int) -> Bytes:
@@ -100,45 +101,27 @@ def _rans(data: memoryview, raw_nbytes: int, params: Mapping[str, Param]) -> Byt
     at = 1 + 2 * n_kinds
     if n_kinds < 2 or len(data) < at:
         raise FormatError(f"{len(data)} B have no room for the table of a rans frame")
-    frequencies = np.frombuffer(data[1:at], "<u2").astype(np.int64)
-    if not frequencies.all() or frequencies.sum() != _RANS_TOTAL:
-        raise FormatError(f"frequencies of a rans frame are positive and sum up to {_RANS_TOTAL}, got {frequencies.sum()}")
+    frequencies = np.frombuffer(data[1:at], "<u2").astype(np.int64)[None]
     blocks = [np.empty(0, np.uint8)]
     for start in range(0, raw_nbytes, _RANS_BLOCK):
         stop = at + 4 + int.from_bytes(data[at : at + 4], "little")
         if stop > len(data):
             raise FormatError(f"a rans frame of {len(data)} B ends before its stream at {at} does")
-        blocks.append(_stream(data[at + 4 : stop], min(_RANS_BLOCK, raw_nbytes - start), frequencies))
+        blocks.append(decode_stream(data[at + 4 : stop], min(_RANS_BLOCK, raw_nbytes - start), frequencies))
         at = stop
     if at != len(data):
         raise FormatError(f"{len(data) - at} B follow a rans frame of {raw_nbytes} B")
     return np.concatenate(blocks)
 
 
-def _stream(data: memoryview, n_symbols: int, frequencies: NDArray[np.int64]) -> Bytes:
-    """Return the symbols of a stream, one step of all lanes at a time."""
-    n_lanes = -(-n_symbols // _RANS_LANE)
-    if len(data) < 4 * n_lanes or len(data) % 2:
-        raise FormatError(f"a rans stream of {n_symbols} symbols begins with {4 * n_lanes} B, got {len(data)} B")
-    x = np.frombuffer(data[: 4 * n_lanes], "<u4").astype(np.int64)
-    words = np.frombuffer(data[4 * n_lanes :], "<u2").astype(np.int64)
-    of_slot, before = np.repeat(np.arange(len(frequencies)), frequencies), np.cumsum(frequencies) - frequencies
-    symbols, n_read = np.empty(n_symbols, np.uint8), 0
-    for first in range(0, n_symbols, n_lanes):
-        own = x[: n_symbols - first]
-        slot = own % _RANS_TOTAL
-        symbol = of_slot[slot]
-        symbols[first : first + n_lanes] = symbol
-        own[:] = frequencies[symbol] * (own // _RANS_TOTAL) + slot - before[symbol]
-        reads = own < 1 << 16
-        read = words[n_read : n_read + int(reads.sum())]
-        if len(read) < reads.sum():
-            raise FormatError(f"a rans stream of {n_symbols} symbols ends early")
-        own[reads] = own[reads] << 16 | read
-        n_read += len(read)
-    if n_read != len(words) or (x != 1 << 16).any():
-        raise FormatError(f"a rans stream of {n_symbols} symbols does not end as it must")
-    return symbols
+def _trim(data: memoryview, raw_nbytes: int, params: Mapping[str, Param]) -> Bytes:
+    """Fill the bytes up with zeros."""
+    n_raw, n_kept = (int.from_bytes(data[at : at + 8], "little") for at in (0, 8))
+    if len(data) < 16 or n_raw != raw_nbytes or n_kept != len(data) - 16 or n_kept > raw_nbytes:
+        raise FormatError(f"a trimmed field of {len(data)} B says that {n_kept} B of {n_raw} B are kept, where {raw_nbytes} B are due")
+    raw = np.zeros(raw_nbytes, np.uint8)
+    raw[:n_kept] = _array(data[16:])
+    return raw
 
 
 def _array(data: bytes | memoryview) -> Bytes:
@@ -153,5 +136,13 @@ def _package(module: str, packing: str, extra: str) -> ModuleType:
         raise MissingExtraError(f"this chunk is packed with {packing}: pip install 'kv-larder[{extra}]'") from error
 
 
-PACKINGS: dict[str, Unpack] = {"zstd": _zstd, "deflate": _deflate, "lz4": _lz4, "planes": _planes, "top16": _top16, "rans": _rans}
+PACKINGS: dict[str, Unpack] = {
+    "zstd": _zstd,
+    "deflate": _deflate,
+    "lz4": _lz4,
+    "planes": _planes,
+    "top16": _top16,
+    "rans": _rans,
+    "trim": _trim,
+}
 """What can be unpacked here."""
