@@ -83,6 +83,7 @@ soak: setup  ## run the long fault campaigns
 	LARDER_SOAK=1 $(BIN)/python -m pytest -s tests/faults/test_campaign.py
 	LARDER_SOAK=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/faults/test_campaign.py tests/faults tests/abuse tests/fuzz \
 	  tests/e2e/test_rolling_restart.py tests/worker/test_shared_catalog.py --timeout 3600
+	$(BIN)/python -m pytest tests/pool/check_serving.py
 
 console-check: setup  ## look at the console in a real browser; needs Chromium, which no package of ours brings
 	$(BIN)/python -m pytest tests/console/check_console.py

@@ -21,6 +21,7 @@ CHART = ROOT / "deploy" / "chart"
 RELEASE, NAMESPACE = "pantry", "models"
 Object = dict[str, Any]
 Values = Mapping[str, Any]
+WORKLOADS = {"store": ("StatefulSet",), "worker": ("Deployment", "RayService")}
 
 EXTERNAL_REDIS: Values = {
     "tls": {"enabled": False},
@@ -47,7 +48,7 @@ EVERYTHING: Values = {
         "modelClaim": "models",
         "tokenSecret": "worker-token",
         "gpu": {"count": 1, "runtimeClassName": "nvidia"},
-        "autoscaling": {"enabled": True, "maxReplicas": 8, "requestsRunning": 4},
+        "autoscaling": {"enabled": True, "maxReplicas": 8, "requestsRunning": 4, "passagesComputedPerSecond": 9},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     },
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
@@ -73,6 +74,10 @@ ON_RAY: Values = {
         "gpu": {"count": 4},
     },
 }
+RAY_SERVICE: Values = {
+    "catalog": {"existingSecret": "catalog-url"},
+    "worker": {"kind": "RayService", "replicas": 2, "modelClaim": "models", "gpu": {"count": 2}, "config": {"server": {"drain_s": 20}}},
+}
 STORE_ALONE: Values = {"worker": {"enabled": False}, "networkPolicy": {"enabled": False}, "metrics": {"enabled": False}}
 VARIANTS: Mapping[str, Values] = {
     "defaults": {},
@@ -81,6 +86,7 @@ VARIANTS: Mapping[str, Values] = {
     "one worker with data": ONE_WORKER_WITH_DATA,
     "several": SEVERAL,
     "on ray": ON_RAY,
+    "ray service": RAY_SERVICE,
     "store alone": STORE_ALONE,
 }
 
@@ -101,12 +107,24 @@ class Rendered:
         return found
 
     def workload(self, part: str) -> Object:
-        """Return the StatefulSet or Deployment of a part."""
-        return self.of_part("StatefulSet" if part == "store" else "Deployment", part)
+        """Return the StatefulSet, Deployment or RayService of a part."""
+        return self.of_part(next(kind for kind in WORKLOADS[part] if self.of_kind(kind)), part)
+
+    def templates(self, part: str) -> list[Object]:
+        """Return the templates of a part's pods, the one that callers reach first."""
+        spec = self.workload(part)["spec"]
+        if "rayClusterConfig" not in spec:
+            return [spec["template"]]
+        groups = [spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]]
+        return [group["template"] for group in groups]
+
+    def pods(self, part: str) -> list[Object]:
+        """Return the pod specs of a part."""
+        return [template["spec"] for template in self.templates(part)]
 
     def pod(self, part: str) -> Object:
-        """Return the pod spec of a part."""
-        return self.workload(part)["spec"]["template"]["spec"]
+        """Return the spec of the pods that callers reach."""
+        return self.pods(part)[0]
 
     def container(self, part: str) -> Object:
         """Return the container that serves."""
@@ -123,7 +141,7 @@ class Rendered:
     @property
     def parts(self) -> list[str]:
         """The parts that run."""
-        return ["store", "worker"] if self.of_kind("Deployment") else ["store"]
+        return [part for part, kinds in WORKLOADS.items() if any(map(self.of_kind, kinds))]
 
 
 @cache

@@ -24,8 +24,9 @@ from tests.deploy.rendering import (
     variant,
 )  # fmt: skip
 
+CATALOG = {"catalog": {"existingSecret": "catalog-url"}}
 KUBERNETES = ("1.32", "1.35", "1.37")
-CUSTOM = {"ServiceMonitor"}  # no part of Kubernetes; tests/deploy/test_observability.py looks at it
+CUSTOM = {"ServiceMonitor", "RayService"}  # no part of Kubernetes; test_observability.py and test_ray_service.py look at them
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -74,6 +75,14 @@ def test_helm_finds_nothing_to_complain_about() -> None:
         {"worker": {"config": {"ray": {"workers": 2}}}},
         {"worker": {"ray": {"enabled": True}}, "networkPolicy": {"enabled": False}},
         {"worker": {"ray": {"enabled": True}, "config": {"ray": {"host": "0.0.0.0"}}}},
+        {"worker": {"kind": "StatefulSet"}},
+        {"worker": {"kind": "RayService"}},
+        {"worker": {"kind": "RayService"}, **CATALOG, "networkPolicy": {"enabled": False}},
+        {"worker": {"kind": "RayService", "replicas": 0}, **CATALOG},
+        {"worker": {"kind": "RayService", "ray": {"enabled": True}}, **CATALOG},
+        {"worker": {"kind": "RayService", "dataClaim": "one"}, **CATALOG},
+        {"worker": {"kind": "RayService", "rayService": {"operator": []}}, **CATALOG},
+        {"worker": {"kind": "RayService", "autoscaling": {"enabled": True, "requestsRunning": 4}}, **CATALOG},
         {"image": {"store": {"repository": "r", "digest": "latest"}}},
         {"networkPolicy": {"clients": [{}]}},
         {"auth": {"existingSecret": ""}},
@@ -107,8 +116,7 @@ def _open_objects(schema: Any, path: str = "") -> set[str]:
 
 def test_no_container_may_do_what_it_does_not_need(rendered: Rendered) -> None:
     """The restricted level of Kubernetes' pod security standards, and a root file system that nobody writes."""
-    for part in rendered.parts:
-        pod = rendered.pod(part)
+    for pod in [pod for part in rendered.parts for pod in rendered.pods(part)]:
         assert pod["automountServiceAccountToken"] is False
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["runAsUser"] > 0
@@ -121,8 +129,8 @@ def test_no_container_may_do_what_it_does_not_need(rendered: Rendered) -> None:
 
 def test_every_container_says_what_it_needs(rendered: Rendered) -> None:
     """Without a memory limit a node runs out before its scheduler knows."""
-    for part in rendered.parts:
-        for each in containers(rendered.pod(part)):
+    for pod in [pod for part in rendered.parts for pod in rendered.pods(part)]:
+        for each in containers(pod):
             assert each["resources"]["requests"].keys() >= {"cpu", "memory"}
             assert "memory" in each["resources"]["limits"]
 
@@ -130,22 +138,28 @@ def test_every_container_says_what_it_needs(rendered: Rendered) -> None:
 def test_every_mount_has_its_volume_and_every_volume_its_mount(rendered: Rendered) -> None:
     """The API checks neither way until a pod starts."""
     for part in rendered.parts:
-        pod = rendered.pod(part)
-        mounted = {mount["name"] for each in containers(pod) for mount in each["volumeMounts"]}
         claims = rendered.workload(part)["spec"].get("volumeClaimTemplates", [])
-        assert mounted == {volume["name"] for volume in pod["volumes"]} | {claim["metadata"]["name"] for claim in claims}
+        for pod in rendered.pods(part):
+            mounted = {mount["name"] for each in containers(pod) for mount in each["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in pod["volumes"]} | {claim["metadata"]["name"] for claim in claims}
 
 
 def test_everything_that_selects_pods_finds_them(rendered: Rendered) -> None:
     """A service, budget or policy whose labels match nothing is accepted and does nothing."""
     for part in rendered.parts:
-        workload = rendered.workload(part)
-        labels = workload["spec"]["template"]["metadata"]["labels"]
         budget, service = rendered.of_part("PodDisruptionBudget", part), rendered.of_part("Service", part)
-        selectors = [workload["spec"]["selector"]["matchLabels"], budget["spec"]["selector"]["matchLabels"], service["spec"]["selector"]]
+        selectors = [budget["spec"]["selector"]["matchLabels"], _of_ours(service["spec"]["selector"])]
+        if "selector" in rendered.workload(part)["spec"]:
+            selectors.append(rendered.workload(part)["spec"]["selector"]["matchLabels"])
         if rendered.of_kind("NetworkPolicy"):
             selectors.append(rendered.of_part("NetworkPolicy", part)["spec"]["podSelector"]["matchLabels"])
-        assert all(selector.items() <= labels.items() for selector in selectors)
+        for template in rendered.templates(part):
+            assert all(selector.items() <= template["metadata"]["labels"].items() for selector in selectors)
+
+
+def _of_ours(labels: dict[str, str]) -> dict[str, str]:
+    """Return labels but for those that KubeRay puts on pods."""
+    return {name: value for name, value in labels.items() if not name.startswith("ray.io/")}
 
 
 def test_services_lead_to_ports_that_containers_open(rendered: Rendered) -> None:
@@ -153,7 +167,7 @@ def test_services_lead_to_ports_that_containers_open(rendered: Rendered) -> None
     for part in rendered.parts:
         opened = {port["name"]: port["containerPort"] for port in rendered.container(part)["ports"]}
         ports = rendered.of_part("Service", part)["spec"]["ports"]
-        assert {port["targetPort"]: port["port"] for port in ports} == opened
+        assert {port["targetPort"]: port["port"] for port in ports}.items() <= opened.items()
 
 
 def test_a_pod_has_time_to_leave_drain_and_flush(rendered: Rendered) -> None:
@@ -191,9 +205,10 @@ def test_no_clients_means_nobody_may_call_workers() -> None:
 def test_credentials_come_from_secrets_by_name_and_only_the_store_gets_the_master_secret(rendered: Rendered) -> None:
     """A worker holds tokens; with the master secret it could derive every tenant's storage keys."""
     for part in rendered.parts:
-        (auth,) = [volume["projected"] for volume in rendered.pod(part)["volumes"] if volume["name"] == "auth"]
-        names = ["tokens", "secret"] if part == "store" else ["tokens"]
-        assert [item["key"] for item in auth["sources"][0]["secret"]["items"]] == names
+        for pod in rendered.pods(part):
+            (auth,) = [volume["projected"] for volume in pod["volumes"] if volume["name"] == "auth"]
+            names = ["tokens", "secret"] if part == "store" else ["tokens"]
+            assert [item["key"] for item in auth["sources"][0]["secret"]["items"]] == names
     assert not rendered.of_kind("Secret")
 
 

@@ -143,9 +143,13 @@ def test_only_scrapers_that_are_named_reach_the_port() -> None:
         assert opened["everything"][0]["from"] == [{"namespaceSelector": {"matchLabels": {"team": "metrics"}}}]
 
 
-def test_the_autoscaler_asks_for_metrics_that_exist() -> None:
-    """Through an adapter, by the names that Prometheus has."""
-    for name in VARIANTS:
-        for scaler in variant(name).of_kind("HorizontalPodAutoscaler"):
-            pods = [metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
-            assert set(pods) <= set(exported())
+def test_the_autoscaler_asks_for_metrics_that_the_adapter_offers() -> None:
+    """Which it makes of those that workers have, with their labels."""
+    offered = yaml.safe_load((OBSERVABILITY / "adapter.yaml").read_text())["rules"]
+    scalers = [scaler for name in VARIANTS for scaler in variant(name).of_kind("HorizontalPodAutoscaler")]
+    asked = [metric["pods"]["metric"]["name"] for scaler in scalers for metric in scaler["spec"]["metrics"] if metric["type"] == "Pods"]
+    assert sorted(asked) == sorted(rule["name"]["as"] for rule in offered)
+    for rule in offered:
+        name, _, _ = rule["seriesQuery"].partition("{")
+        labels = set(_LABEL.findall(rule["seriesQuery"] + rule["metricsQuery"].partition("{")[2].partition("}")[0]))
+        assert labels <= {*exported()[name].labels, "namespace", "pod"}

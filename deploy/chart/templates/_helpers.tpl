@@ -99,13 +99,35 @@ auth:
 {{- end -}}
 {{- $more := dict "server" (dict "address" "0.0.0.0:7421") "store" $store -}}
 {{- if .Values.worker.gpu.count }}{{ $_ := set $more "model" (dict "device" "cuda") }}{{ end -}}
-{{- if .Values.worker.ray.enabled }}{{ $_ := set $more "ray" (include "larder.rayConfig" . | fromYaml) }}{{ end -}}
+{{- if eq .Values.worker.kind "RayService" }}{{ $_ := set $more "ray" (include "larder.rayServiceConfig" . | fromYaml) }}
+{{- else if .Values.worker.ray.enabled }}{{ $_ := set $more "ray" (include "larder.rayConfig" . | fromYaml) }}{{ end -}}
 {{- include "larder.toml" (dict "path" "" "tree" (mergeOverwrite (deepCopy .Values.worker.config) $own $more)) | trim }}
 {{- end }}
 
 {{/* Actors listen within their pod only, and Ray hides the GPUs that it was not asked for. */}}
 {{- define "larder.rayConfig" -}}
 host: 127.0.0.1
+{{- include "larder.actorConfig" . }}
+{{- end }}
+
+{{/* Actors listen on their pods' addresses; each takes the room that its pod has for one, unless it is told to take something else. */}}
+{{- define "larder.rayServiceConfig" -}}
+{{- $worker := .Values.worker -}}
+{{- $given := default dict $worker.config.ray -}}
+{{- $perPod := include "larder.actorsPerPod" . | int -}}
+start_s: {{ default $worker.startupSeconds $given.start_s }}
+workers: {{ default (mul $perPod (ternary $worker.autoscaling.minReplicas $worker.replicas $worker.autoscaling.enabled)) $given.workers }}
+{{- if and $worker.autoscaling.enabled (not (hasKey $given "most_workers")) }}
+most_workers: {{ mul $perPod $worker.autoscaling.maxReplicas }}
+{{- end }}
+{{- if not (or (hasKey $given "cpus") (hasKey $given "resources")) }}
+cpus: 0
+resources: larder-worker=1
+{{- end }}
+{{- include "larder.actorConfig" . }}
+{{- end }}
+
+{{- define "larder.actorConfig" -}}
 {{- if .Values.tls.enabled }}
 ca: /etc/larder/tls/ca.crt
 server_name: {{ include "larder.host" (dict "root" . "part" "worker") }}

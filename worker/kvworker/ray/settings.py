@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import ServerConfig
 
+FRONT = "larder-front"
+"""Under Ray Serve, a resource of the one node that callers reach: only the front asks for it."""
+
 
 @dataclass(frozen=True)
 class RaySettings:
