@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,9 +21,9 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module with a Serve that notes what it is asked for, and with pools that note when they begin and end as `noted`."""
     noted: list[object] = []
 
-    def deployment(kind: type, **options: object) -> SimpleNamespace:
+    def deployment(**options: object) -> Callable[[type], SimpleNamespace]:
         noted.append(options)
-        return SimpleNamespace(bind=kind)
+        return lambda kind: SimpleNamespace(bind=kind)
 
     @contextmanager
     def pooled(config: Any) -> Iterator[tuple[SimpleNamespace, None]]:

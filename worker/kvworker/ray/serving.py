@@ -47,5 +47,5 @@ class ServedPool:
 def application(args: dict[str, str]) -> serve.Application:
     """Return what Serve deploys: one pool, configured by the file `args["config"]`."""
     front = {"num_cpus": 0, "resources": {FRONT: 1}}
-    deployed = serve.deployment(ServedPool, ray_actor_options=front, graceful_shutdown_timeout_s=_DRAIN_S)
-    return deployed.bind(args["config"])
+    deploy = serve.deployment(ray_actor_options=front, graceful_shutdown_timeout_s=_DRAIN_S)
+    return deploy(ServedPool).bind(args["config"])
