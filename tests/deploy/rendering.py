@@ -51,6 +51,7 @@ EVERYTHING: Values = {
         "autoscaling": {"enabled": True, "maxReplicas": 8, "requestsRunning": 4, "passagesComputedPerSecond": 9},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
     },
+    "tracing": {"endpoint": "http://collector.observability:4318", "port": 4318},
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
     "networkPolicy": {
         "clients": [{"namespaceSelector": {"matchLabels": {"team": "rag"}}}],

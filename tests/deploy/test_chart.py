@@ -91,6 +91,7 @@ def test_helm_finds_nothing_to_complain_about() -> None:
         {"encryption": {"keys": "first 00"}},
         {"store": {"config": {"quotas": {"stored": -1}}}},
         {"redis": {"url": "redis://:password@host"}},
+        {"tracing": {"endpoint": "collector:4317"}},
     ],
     ids=json.dumps,
 )
@@ -190,11 +191,27 @@ def test_the_policies_let_workers_reach_the_store_and_nobody_unnamed() -> None:
     assert len(store["ingress"][0]["from"]) == 2
 
 
-@pytest.mark.parametrize(("name", "egress_ports"), [("defaults", set()), ("everything", {53, 6380})])
-def test_the_store_may_call_redis_and_nothing_else(name: str, egress_ports: set[int]) -> None:
+@pytest.mark.parametrize(("name", "egress_ports"), [("defaults", set()), ("external redis", {53, 6379}), ("everything", {53, 6380, 4318})])
+def test_the_store_may_call_redis_and_the_collector_and_nothing_else(name: str, egress_ports: set[int]) -> None:
     """Without Redis it calls nobody, names included."""
     rules = variant(name).of_part("NetworkPolicy", "store")["spec"]["egress"]
     assert {port["port"] for rule in rules for port in rule["ports"]} == egress_ports
+
+
+def test_spans_are_sent_where_the_values_say_and_else_nowhere(rendered: Rendered) -> None:
+    """By OpenTelemetry's own variable, from stores and workers, which may both call the collector."""
+    endpoints = {
+        (part, variable["value"])
+        for part in rendered.parts
+        for pod in rendered.pods(part)
+        for variable in pod["containers"][0].get("env", [])
+        if variable["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT"
+    }
+    is_on = rendered == variant("everything")
+    assert endpoints == ({(part, "http://collector.observability:4318") for part in ("store", "worker")} if is_on else set())
+    for part in rendered.parts if is_on else []:
+        rules = rendered.of_part("NetworkPolicy", part)["spec"]["egress"]
+        assert {"ports": [{"protocol": "TCP", "port": 4318}]} in rules
 
 
 def test_no_clients_means_nobody_may_call_workers() -> None:

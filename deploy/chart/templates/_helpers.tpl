@@ -293,6 +293,21 @@ lifecycle:
     sleep: {seconds: {{ .root.Values.preStopSeconds }}}
 {{- end }}
 
+{{/* Where spans go. */}}
+{{- define "larder.tracing" -}}
+{{- with .Values.tracing.endpoint -}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ . | quote }}}
+{{- end }}
+{{- end }}
+
+{{/* The rule that lets spans out. */}}
+{{- define "larder.sendingSpans" -}}
+{{- if .Values.tracing.endpoint -}}
+- ports:
+    - {protocol: TCP, port: {{ .Values.tracing.port }}}
+{{- end }}
+{{- end }}
+
 {{/* The rule that lets scrapers in, where there are any. */}}
 {{- define "larder.scraping" -}}
 {{- if and .Values.metrics.enabled .Values.networkPolicy.scrapers -}}

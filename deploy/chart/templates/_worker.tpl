@@ -10,6 +10,7 @@
   valueFrom:
     secretKeyRef: {name: {{ . }}, key: url}
 {{- end }}
+{{ include "larder.tracing" .root }}
 {{- end }}
 
 {{/* A pod of workers. Takes root, part, serving: the container's own fields, resources, and onRay: whether Ray runs in it. */}}
