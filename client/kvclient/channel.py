@@ -32,6 +32,7 @@ _OPTIONS: Options = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # or a connection that is cut off without a word stands for a minute more
     # A server that comes back is found within two seconds, not two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
