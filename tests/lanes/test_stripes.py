@@ -307,3 +307,12 @@ def test_who_takes_only_what_is_free_does_not_wait() -> None:
     assert isinstance(taken[0], Idle)
     connections.give(taken[0])
     assert connections.take_free(soon()) is taken[0]
+
+
+def test_a_chunk_travels_by_fewer_connections_where_there_is_little_for_each(server: RpcServer, lent: list[Share]) -> None:
+    """Of 64 KiB each, three for 200 KB."""
+    blob = make_blob(4, n_parts=1, part_nbytes=200_000)
+    with striped(server, MAX_STRIPES) as remote:
+        assert remote.put(blob, PutNote()).stored
+        assert read(remote, blob) == parts_of(blob)
+    assert {share.count for share in lent} == {3}

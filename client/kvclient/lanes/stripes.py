@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kvclient.lanes.connections import Connections
 from kvclient.lanes.socket_frames import SocketFrames
 
-STRIPE_NBYTES = 4 << 20  # a chunk with less than so much for each connection travels by one
+STRIPE_NBYTES = 4 << 20  # with less of a chunk for each, it travels by fewer connections
 PIECE_NBYTES = 256 << 10  # of one connection, before the next one's turn
 
 

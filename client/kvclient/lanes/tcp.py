@@ -75,25 +75,30 @@ class TcpLane:
         self._pool = pool
         self._max_blob_nbytes = max_blob_nbytes
         self._connections: Connections[SocketFrames] = Connections(self._dial, CONNECTIONS)
-        self._expects_large = False  # as the last chunk was, when it was asked for alone
+        self._last_nbytes = 0  # of the last chunk that was asked for alone: the next one may be as large
 
     def get(self, keys: Sequence[ChunkKey], deadline: float) -> list[tuple[Found, Landing | None]]:
         """Ask for chunks in one round trip; one that is expected to be large, over several connections."""
         if len(keys) != 1:
             return self._get_whole(keys, deadline)
-        answer = self._get_striped(keys[0], deadline) if self._expects_large else None
+        stripes = self._stripes(self._last_nbytes)
+        answer = self._get_striped(keys[0], stripes, deadline) if stripes > 1 else None
         answer = answer or self._get_whole(keys, deadline)[0]
-        self._expects_large = answer[0].nbytes >= STRIPE_NBYTES * self._settings.stripes > STRIPE_NBYTES
+        self._last_nbytes = answer[0].nbytes
         return [answer]
 
-    def _get_striped(self, key: ChunkKey, deadline: float) -> tuple[Found, Landing | None] | None:
+    def _stripes(self, nbytes: int) -> int:
+        """Return by how many connections a chunk of so many bytes travels."""
+        return min(self._settings.stripes, nbytes // STRIPE_NBYTES)
+
+    def _get_striped(self, key: ChunkKey, stripes: int, deadline: float) -> tuple[Found, Landing | None] | None:
         """Ask for a chunk over the connections that are free; None when it has to be asked for as a whole.
 
         That is when only one is free, when the chunk is not there, or when another one took its place between two shares.
         """
         carriers: list[SocketFrames] = []
         try:
-            self._take_free(carriers, deadline)
+            self._take_free(carriers, stripes, deadline)
             shares = _shares(carriers)
             if len(carriers) > 1:
                 for carrier, share in zip(carriers, shares, strict=True):
@@ -107,9 +112,9 @@ class TcpLane:
         self._give(carriers)
         return None
 
-    def _take_free(self, carriers: list[SocketFrames], deadline: float) -> None:
-        """Add connections that are free until there are as many as one chunk may travel by."""
-        while len(carriers) < self._settings.stripes and (carrier := self._connections.take_free(deadline)):
+    def _take_free(self, carriers: list[SocketFrames], count: int, deadline: float) -> None:
+        """Add connections that are free until there are so many."""
+        while len(carriers) < count and (carrier := self._connections.take_free(deadline)):
             carriers.append(carrier)
 
     def _give(self, carriers: Sequence[SocketFrames]) -> None:
@@ -137,8 +142,7 @@ class TcpLane:
         header, body = view[:header_nbytes], view[header_nbytes:]
         carriers = [self._connections.take(deadline)]
         try:
-            if body.nbytes >= STRIPE_NBYTES * self._settings.stripes > STRIPE_NBYTES:
-                self._take_free(carriers, deadline)
+            self._take_free(carriers, self._stripes(body.nbytes), deadline)
             if len(carriers) > 1:
                 _send_striped(carriers, header, body, note, deadline)
             else:

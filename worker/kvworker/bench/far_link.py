@@ -26,7 +26,7 @@ class FarLink:
         Bytes of one connection and direction that are sent and not known to have arrived: what the system's TCP window is.
     """
 
-    delay_s: float = 0.001
+    delay_s: float = 0.002
     window_nbytes: int = 512 << 10
 
     @property
