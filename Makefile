@@ -55,6 +55,7 @@ bench: setup  ## run every benchmark at full size and append to tests/bench/resu
 	$(BIN)/larder bench reuse --csv tests/bench/results.csv
 	$(BIN)/larder bench scbench --csv tests/bench/results.csv
 	$(BIN)/larder bench transport --csv tests/bench/results.csv
+	$(BIN)/larder bench stripes --csv tests/bench/results.csv
 	$(BIN)/larder bench eviction --csv tests/bench/results.csv
 	$(BIN)/larder bench edits --csv tests/bench/results.csv
 	$(BIN)/larder bench race --csv tests/bench/results.csv
