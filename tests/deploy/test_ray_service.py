@@ -18,10 +18,18 @@ from kvworker.serve.config import WorkerConfig
 from tests.deploy.rendering import NAMESPACE, RAY_SERVICE, RELEASE, Object, Rendered, render, variant
 from tests.deploy.test_chart import KUBERNETES
 from tests.deploy.test_chart_config import read
+from tests.deploy.test_images import locked
 from tests.pool.served import APPLICATION
 
 SPEC = {"rayClusterDeletionDelaySeconds": int, "serveConfigV2": str, "rayClusterConfig": dict}
-CLUSTER = {"enableInTreeAutoscaling": bool, "autoscalerOptions": dict, "headGroupSpec": dict, "workerGroupSpecs": list}
+CLUSTER = {
+    "rayVersion": str,
+    "authOptions": dict,
+    "enableInTreeAutoscaling": bool,
+    "autoscalerOptions": dict,
+    "headGroupSpec": dict,
+    "workerGroupSpecs": list,
+}
 HEAD = {"rayStartParams": dict, "template": dict}
 GROUP = {**HEAD, "groupName": str, "replicas": int, "minReplicas": int, "maxReplicas": int}
 
@@ -78,6 +86,12 @@ def test_serve_finds_the_application_and_the_file_that_it_reads(service: Rendere
     for pod in service.pods("worker"):
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         assert app["args"] == {"config": f"{mounts['config']}/worker.toml"}
+
+
+def test_ray_takes_no_calls_without_a_token_and_is_the_one_in_the_image(service: Rendered) -> None:
+    """KubeRay refuses tokens where it is not told of a version that knows them."""
+    assert cluster(service)["authOptions"] == {"mode": "token"}
+    assert cluster(service)["rayVersion"] == locked("worker-ray")["ray"]
 
 
 def start_resources(group: Object) -> dict[str, float]:

@@ -135,7 +135,7 @@ args: [worker, {{ if $worker.ray.enabled }}--ray, {{ end }}--config, /etc/larder
 
 {{/* Whether Ray runs in a pod: KubeRay deploys the application only once its head is ready. Takes startupSeconds, preStopSeconds. */}}
 {{- define "larder.rayProbes" -}}
-{{- $check := "httpGet: {path: /api/local_raylet_healthz, port: 52365}" -}}
+{{- $check := "httpGet: {path: /api/healthz, port: 52365}" -}}
 startupProbe:
   {{ $check }}
   periodSeconds: 5
