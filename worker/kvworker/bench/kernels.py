@@ -1,10 +1,11 @@
 """Kernels: compiled forms on the CPU against plain torch, and Triton kernels on a GPU against the device's copy bandwidth.
 
-CPU rows are of a layer group of an 8B model, 8 layers of 8 heads of 128 channels in bfloat16, K and V; GB/s are of its raw bytes. `eager`
-is the formula as one writes it in torch, `blocked` the reference in slabs, `compiled` what torch compiles of it; `compiled_over_eager` is
-the ratio of times, turn by turn. Eager's temporaries are mapped anew in every call or not, as the heap happens to lie, which is worth a
-factor of three; compiled forms have none. GPU rows are of K of 32 such layers: GB/s of bytes read plus written, and their share of a
-copy's; `group_us` is what a group of 8 layers takes from codes into a cache. Without a GPU those rows stay open, which is said on stderr.
+CPU rows are of a layer group of an 8B model, 8 layers of 8 heads of 128 channels in bfloat16, K and V, on one thread and on as many as
+torch takes; GB/s are of its raw bytes. `eager` is the formula as one writes it in torch, `blocked` the reference in slabs, `compiled` what
+torch compiles of it; `compiled_over_eager` is the ratio of times, turn by turn. Eager's temporaries are mapped anew in every call or not,
+as the heap happens to lie, which is worth a factor of three; compiled forms have none. GPU rows are of K of 32 such layers: GB/s of bytes
+read plus written, and their share of a copy's; `group_us` is what a group of 8 layers takes from codes into a cache. Without a GPU those
+rows stay open, which is said on stderr.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,15 +54,11 @@ class KernelsBench:
 
     def run(self, asked: Asked) -> Iterator[Row]:
         """Yield CPU rows at the first size, then GPU rows at all, where there is a GPU."""
-        if compiled.has_compiler():
-            int8_compiled.prepare(_DIM, _DTYPE)
-            kivi_compiled.prepare(_DIM, _DTYPE)
-        else:
+        if not compiled.has_compiler():
             print("no C++ compiler: compiled rows are open", file=sys.stderr)
-        try:
-            yield from self._cpu_rows(self.sizes[0])
-        finally:
-            compiled.forget()
+        for n_threads in sorted({1, torch.get_num_threads()}):
+            with _threads(n_threads):
+                yield from self._cpu_rows(self.sizes[0])
         if not torch.cuda.is_available():
             print("no CUDA device: rows of kernels on a GPU are open", file=sys.stderr)
             return
@@ -83,6 +81,21 @@ class KernelsBench:
             if "compiled" in taken:
                 ratios = [slow / fast for slow, fast in zip(taken["eager"], taken["compiled"], strict=True)]
                 yield bench.row(variant, "compiled_over_eager", "ratio", size, ratios)
+
+
+@contextmanager
+def _threads(n_threads: int) -> Iterator[None]:
+    """Run torch on so many threads, with forms that were compiled for them where there is a compiler."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        if compiled.has_compiler():
+            int8_compiled.prepare(_DIM, _DTYPE)
+            kivi_compiled.prepare(_DIM, _DTYPE)
+        yield
+    finally:
+        compiled.forget()
+        torch.set_num_threads(before)
 
 
 def _operations(k: torch.Tensor, v: torch.Tensor) -> Iterator[tuple[str, Call, Call, Call]]:
