@@ -12,7 +12,7 @@ from hypothesis import given
 
 from kvstore.core.blob import parse_header
 from kvstore.core.errors import IdentityError, InvalidInputError, KVError, NotFoundError
-from kvstore.core.identity import ModelIdentity
+from kvstore.core.identity import ModelIdentity, RopeSpec
 from kvstore.core.manifest import ITEM_NBYTES
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
 from kvworker.codec.artifact import Artifact
@@ -22,6 +22,7 @@ from kvworker.codec.pipeline import Pipeline, expected_specs
 from kvworker.codec.registry import declared_quality, pipeline_of
 from kvworker.codec.specs import find_codec
 from kvworker.codec.stages import Calibrated
+from kvworker.engine.rope import placed, unplaced
 from tests.contracts.codecs import UNIT_ROUNDOFF, Case, bits_of, cases, decode, encode, identity_for, make_passage, parts_of, ready
 from tests.contracts.passages import BOUNDARIES, each_example, passages
 
@@ -33,6 +34,7 @@ each_lossy = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS
 each_exact = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS.items() if traits.is_bit_exact])
 each_streamable = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS.items() if traits.is_layer_streamable])
 each_granular = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS.items() if traits.is_token_granular])
+each_relocatable = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS.items() if traits.is_relocatable])
 each_calibrated = pytest.mark.parametrize("codec", [codec for codec, traits in TRAITS.items() if traits.needs_artifact])
 each_splittable = pytest.mark.parametrize(
     "codec", [codec for codec, traits in TRAITS.items() if traits.is_tp_splittable and not traits.needs_artifact]
@@ -140,6 +142,18 @@ def test_a_token_does_not_depend_on_the_tokens_behind_it(codec: str) -> None:
     (back,) = decode(pipeline, encode(pipeline, identity, (chunk,)))
     begun = (KVChunk(chunk.k[:, :, :20], chunk.v[:, :, :20]),)
     assert bits_of(decode(pipeline, encode(pipeline, identity, begun))) == bits_of((KVChunk(back.k[:, :, :20], back.v[:, :, :20]),))
+
+
+@each_relocatable
+def test_what_was_read_at_another_position_decodes_and_turns_to_the_same(codec: str) -> None:
+    """K is stored before RoPE. Turning there and back moves a value by a few roundings, which may move a code to its neighbour:
+    what that makes of K is within a tenth of what the codec loses in any case."""
+    identity, rope = identity_for((2, 2, 16, 24)), RopeSpec("default", 10_000.0, 16)
+    pipeline, (chunk,) = ready(codec, identity), make_passage(identity, 33)
+    elsewhere = KVChunk(unplaced(placed(chunk.k, rope, 500), rope, 500), chunk.v)
+    here, there = (placed(decode(pipeline, encode(pipeline, identity, (read,)))[0].k, rope, 70) for read in (chunk, elsewhere))
+    lost = float((here - placed(chunk.k, rope, 70)).norm())
+    assert float((here - there).norm()) <= 0.1 * lost + 1e-5 * float(here.norm())
 
 
 @each_codec
