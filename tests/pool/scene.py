@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.cluster_utils import Cluster
@@ -27,13 +27,14 @@ from kvworker.route.board import Board
 from kvworker.serve.config import ModelConfig, StoreAddress, WorkerConfig
 from kvworker.settings import WorkerSettings
 
+T = TypeVar("T")
 OBJECT_STORE_BYTES = 80 << 20
 NODE = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
 NOTICES_DEATHS = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
 PATIENT = {"agent_register_timeout_ms": 120_000}  # its parts start one after the other on a busy machine
 BARE = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}  # each would be a process that imports Ray
 N_DOCUMENTS, N_PASSAGES, N_TOKENS = 6, 3, 6
-PAUSE_S = 0.05  # between a caller's requests, or they would take the processors from what is starting
+BUSY_S, CALM_S = 0.05, 0.4  # between a caller's requests: until the harm is done, and while something starts again
 ASK_S = 60.0  # of a machine that starts models beside; nothing may come near it
 LOOPBACK = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
 
@@ -42,7 +43,7 @@ LOOPBACK = ServerConfig(address="127.0.0.1:0", metrics_address="", drain_s=5.0)
 def connected_cluster(head_cpus: int = 1) -> Iterator[Cluster]:
     """Start a head and two nodes with room for one worker each, and connect to it."""
     head = {**NODE, **BARE, "num_cpus": head_cpus, "_system_config": NOTICES_DEATHS | PATIENT}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         for _ in range(2):
             add_node(cluster)
@@ -55,14 +56,19 @@ def connected_cluster(head_cpus: int = 1) -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-def add_node(cluster: Cluster, n_tries: int = 3) -> None:
-    """Start one more node, again where a busy machine takes longer than the 15 s that Ray gives to a node's parts."""
+def add_node(cluster: Cluster) -> None:
+    """Start one more node."""
+    patiently(lambda: cluster.add_node(include_log_monitor=False, **NODE))
+
+
+def patiently(start: Callable[[], T], n_tries: int = 3) -> T:
+    """Start a node, again where a busy machine takes longer than Ray gives to the parts of one."""
     try:
-        cluster.add_node(include_log_monitor=False, **NODE)
+        return start()
     except Exception:  # Ray raises nothing narrower
         if n_tries == 1:
             raise
-        add_node(cluster, n_tries - 1)
+        return patiently(start, n_tries - 1)
 
 
 @dataclass
@@ -71,6 +77,11 @@ class Outcome:
 
     right: Counter[str] = field(default_factory=Counter)  # by source
     wrong: list[str] = field(default_factory=list)
+    pause_s: float = BUSY_S
+
+    def calm(self) -> None:
+        """Have callers ask less from now on."""
+        self.pause_s = CALM_S
 
 
 @dataclass
@@ -112,7 +123,7 @@ class Scene:
     def _keep_asking(self, outcome: Outcome, stop: threading.Event, first: int) -> None:
         sources = list(self.questions)
         with self.larder() as larder:
-            while not stop.wait(PAUSE_S):
+            while not stop.wait(outcome.pause_s):
                 first += 1
                 source = sources[first % len(sources)]
                 try:

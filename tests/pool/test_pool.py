@@ -48,6 +48,7 @@ def test_a_worker_killed_under_load_fails_no_request_and_is_back(scene: Scene) -
     with scene.load() as outcome:
         until(lambda: outcome.right.total() >= 6)
         os.kill(scene.call(name, "process"), signal.SIGKILL)
+        outcome.calm()
         until(lambda: dict(scene.board.places())[name] != before, BACK_S)
         settled(scene, outcome)
     assert not outcome.wrong
@@ -62,6 +63,7 @@ def test_a_node_removed_under_load_fails_no_request_and_its_worker_moves(scene: 
         until(lambda: outcome.right.total() >= 6)
         before = dict(scene.board.places())[name]
         scene.cluster.remove_node(nodes[node_id], allow_graceful=False)
+        outcome.calm()
         until(lambda: dict(scene.board.places())[name] != before, BACK_S)
         settled(scene, outcome)
     assert not outcome.wrong
