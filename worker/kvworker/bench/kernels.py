@@ -28,6 +28,7 @@ from kvworker.bench.rows import Bench, Row, cpu_name
 
 _LAYERS, _GROUP_LAYERS, _HEADS, _DIM, _DTYPE = 32, 8, kernel_gpu.HEADS, 128, torch.bfloat16
 _WARM = 4
+_CPU_SIZES = 2
 Call = Callable[[], object]
 
 
@@ -53,12 +54,13 @@ class KernelsBench:
         return cls(sizes=(256,), turns=9)
 
     def run(self, asked: Asked) -> Iterator[Row]:
-        """Yield CPU rows at the first size, then GPU rows at all, where there is a GPU."""
+        """Yield CPU rows at the first sizes, then GPU rows at all, where there is a GPU."""
         if not compiled.has_compiler():
             print("no C++ compiler: compiled rows are open", file=sys.stderr)
         for n_threads in sorted({1, torch.get_num_threads()}):
             with _threads(n_threads):
-                yield from self._cpu_rows(self.sizes[0])
+                for size in self.sizes[:_CPU_SIZES]:
+                    yield from self._cpu_rows(size)
         if not torch.cuda.is_available():
             print("no CUDA device: rows of kernels on a GPU are open", file=sys.stderr)
             return
