@@ -12,7 +12,6 @@ import pytest
 from kvclient.lanes.choice import LaneName
 from tests.faults.lane_lab import DEADLINE_S, LaneLab, measure, run_once
 from tests.faults.soak import n_runs
-from tests.lanes.raw import hide_memory
 from tests.server.chunks import make_service
 from tests.server.leaks import leaving_nothing
 from tests.server.serving import serving
@@ -30,14 +29,12 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
         request.node.funcargs.clear()
 
 
-@pytest.fixture(params=[*LANES, "shm by ring"])
-def lab(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LaneLab]:
+@pytest.fixture(params=LANES)
+def lab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LaneLab]:
     """A store, and one way to it."""
-    if request.param == "shm by ring":
-        hide_memory(monkeypatch)
     service = make_service(max_blob_bytes=16 << 20)
     gc.disable()  # nothing that failed may wait for it
-    lane: LaneName = request.param.partition(" ")[0]
+    lane: LaneName = request.param
     with serving(service) as server:
         yield LaneLab(service, server, lane, tmp_path)
     gc.enable()

@@ -164,8 +164,6 @@ def read_frame(data: bytes) -> object:
         frames.Kind.ON_BEHALF: frames.parse_behalf,
         frames.Kind.LEND: put_frames.parse_lent,
         frames.Kind.PUT_LENT: read_put_lent,
-        frames.Kind.SHOW: put_frames.parse_shown,
-        frames.Kind.PUT_SHOWN: read_put_shown,
         frames.Kind.STORED: frames.parse_receipt,
         frames.Kind.ERROR: frames.parse_error,
     }
@@ -182,12 +180,6 @@ def read_put_lent(head: bytes) -> object:
     """Read the head of a put by several connections."""
     lent, put = put_frames.parse_put_lent(head)
     return lent, read_put(put)
-
-
-def read_put_shown(head: bytes) -> object:
-    """Read the head of a put that is read where it lies."""
-    address, put = put_frames.parse_put_shown(head)
-    return address, read_put(put)
 
 
 def read_share(head: bytes) -> object:
@@ -268,12 +260,10 @@ def on_lanes() -> dict[str, Target]:
     put = frames.pack_put(PutNote("book", 1.5, True), BLOB[: header_nbytes(BLOB)])
     receipt = frames.pack_receipt(PutReceipt(KEY, True, "memory", len(BLOB), False))
     share = frames.pack_share(KEY, Share(0, 2, 1 << 20))
-    lent, shown = put_frames.Lent(bytes(range(16)), Share(0, 2, 1 << 20)), put_frames.Shown(1 << 46, bytes(range(16)))
+    lent = put_frames.Lent(bytes(range(16)), Share(0, 2, 1 << 20))
     puts = {
         frames.Kind.LEND: put_frames.pack_lent(lent),
         frames.Kind.PUT_LENT: put_frames.pack_put_lent(lent, PutNote("book", 1.5, True), BLOB[: header_nbytes(BLOB)]),
-        frames.Kind.SHOW: put_frames.pack_shown(shown),
-        frames.Kind.PUT_SHOWN: put_frames.pack_put_shown(shown.address, PutNote(), BLOB[: header_nbytes(BLOB)]),
     }
     heads: dict[str, Target] = {
         "keys": Target(frames.parse_keys, (frames.pack_keys([KEY, KEY], [1, 2, 3]),), repair_head),
@@ -281,8 +271,6 @@ def on_lanes() -> dict[str, Target]:
         "put": Target(read_put, (put,), repair_head),
         "lent": Target(put_frames.parse_lent, (puts[frames.Kind.LEND],), repair_head),
         "put lent": Target(read_put_lent, (puts[frames.Kind.PUT_LENT],), repair_head),
-        "shown": Target(put_frames.parse_shown, (puts[frames.Kind.SHOW],), repair_head),
-        "put shown": Target(read_put_shown, (puts[frames.Kind.PUT_SHOWN],), repair_head),
         "behalf": Target(frames.parse_behalf, (BEHALF, frames.pack_behalf(frames.Behalf("request-7"))), repair_head),
         "found": Target(lambda data: frames.parse_found(data, 2), (frames.pack_found(found),), repair_head),
         "placed": Target(lambda data: frames.parse_placed(data, 2), (frames.pack_placed(found),), repair_head),
@@ -353,7 +341,7 @@ def all_targets(folder: Path) -> dict[str, Target]:
 
 NAMES = (
     "chunk", "record", "encrypted record", "redis index", "redis replies", "shared directory", "lane keys", "lane share", "lane put",
-    "lane behalf", "lane lent", "lane put lent", "lane shown", "lane put shown",
+    "lane behalf", "lane lent", "lane put lent",
     "lane found", "lane placed", "lane receipt", "lane count", "lane directory place", "lane error", "lane frame",
     "lane session", "message keys", "message hit", "message entry", "message stats", "message scope", "message explanation",
     "message epochs", "chunk key", "bearer token", "jwks",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
-import pytest
 
 from kvclient.channel import bearer
 from kvclient.lanes.frames import Kind
@@ -16,7 +15,6 @@ from kvclient.lanes.socket_frames import SocketFrames
 from kvproto.v1 import store_pb2 as pb
 from kvproto.v1.store_pb2_grpc import StoreServiceStub
 from kvstore.server.grpc_server import RpcServer
-from kvstore.server.lanes import session
 from kvstore.server.lanes.doors import Doors
 from tests.server.serving import TOKENS
 
@@ -75,15 +73,6 @@ def greeted(server: RpcServer, lane: str, tenant: str = "alpha") -> Iterator[Soc
         yield frames
     finally:
         frames.close()
-
-
-def hide_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the system let no store read its clients, as where they run in containers of their own."""
-
-    def refuse(pid: int, address: int, room: memoryview) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(session, "read_memory", refuse)
 
 
 def is_hung_up(connection: socket.socket) -> bool:

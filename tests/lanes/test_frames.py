@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kvclient.lanes import frames, put_frames
 from kvclient.lanes.frames import FRAME, MAX_HEAD_NBYTES, MAX_KEYS, MAX_NUMBERS, Behalf, Found, Kind, Place, sealed
-from kvclient.lanes.put_frames import Lent, Shown
+from kvclient.lanes.put_frames import Lent
 from kvclient.lanes.share import Share
 from kvclient.lanes.socket_frames import SocketFrames
 from kvstore.core import errors
@@ -109,24 +109,22 @@ def test_a_note_and_a_header_come_back(source: str, recompute_s: float, durable:
 
 
 @FEW
-@given(st.binary(min_size=16, max_size=16), st.integers(0, 7), st.integers(1, 1 << 20), U64, st.binary(max_size=300))
-def test_where_else_a_put_comes_from_comes_back(name: bytes, index: int, kib: int, address: int, header: bytes) -> None:
-    """By which connections, or from which place in the client's memory."""
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 7), st.integers(1, 1 << 20), st.binary(max_size=300))
+def test_a_put_by_several_connections_comes_back(name: bytes, index: int, kib: int, header: bytes) -> None:
+    """Which put, and which pieces of it."""
     lent, head = Lent(name, Share(index, 8, (kib + 3) << 10)), frames.pack_put(NOTE, header)
     assert put_frames.parse_lent(put_frames.pack_lent(lent)) == lent
     assert put_frames.parse_put_lent(put_frames.pack_put_lent(lent, NOTE, header)) == (lent, head)
-    assert put_frames.parse_put_shown(put_frames.pack_put_shown(address, NOTE, header)) == (address, head)
-    assert put_frames.parse_shown(put_frames.pack_shown(Shown(address, name))) == Shown(address, name)
 
 
 @pytest.mark.parametrize(
     "parse",
-    [put_frames.parse_lent, put_frames.parse_put_lent, put_frames.parse_shown, put_frames.parse_put_shown],
+    [put_frames.parse_lent, put_frames.parse_put_lent],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("nbytes", [0, 3, 5])
 def test_a_head_that_is_too_short_is_refused(parse: Callable[[bytes], object], nbytes: int) -> None:
-    """It tells of no place and of no connection."""
+    """It tells of no connection."""
     with pytest.raises(FormatError):
         parse(sealed(bytes(nbytes)))
 

@@ -29,7 +29,7 @@ from kvstore.server.lanes.leases import LEASE_S, Leases
 from kvstore.server.lanes.session import RING_NBYTES
 from kvstore.server.service import StoreService
 from kvstore.store.memory import BlockLanding, MemoryTier
-from tests.lanes.raw import connect, doors_of, greeted, hide_memory, offer, soon, until
+from tests.lanes.raw import connect, doors_of, greeted, offer, soon, until
 from tests.server.chunks import key, make_blob, make_service
 from tests.server.raw import body_of, head_of
 from tests.server.serving import TOKENS, dialing, serving
@@ -246,7 +246,6 @@ def test_a_ring_that_changes_while_it_is_taken_is_data_loss(service: StoreServic
 def test_a_chunk_goes_through_a_ring_of_any_length(server: RpcServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store tells of halves of it, so a client that announced more than half could wait for what nobody tells of."""
     monkeypatch.setattr(session_module, "RING_NBYTES", 128 << 10)
-    hide_memory(monkeypatch)
     new = make_blob(5, part_nbytes=100_003)
     with dialing(server, lane="shm") as honest:
         assert honest.put(new, PutNote()).stored

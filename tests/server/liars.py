@@ -151,7 +151,7 @@ class SocketLiar(threading.Thread):
     def _take(self, connection: socket.socket) -> Kind:
         """Receive one message, body and all."""
         kind, head_nbytes, body_nbytes = parse_frame(connection.recv(FRAME.size, socket.MSG_WAITALL).ljust(FRAME.size, b"\0"))
-        left = head_nbytes + (body_nbytes if kind not in (Kind.PUT_STAGED, Kind.PUT_SHOWN) else 0)
+        left = head_nbytes + (body_nbytes if kind is not Kind.PUT_STAGED else 0)
         while left:
             left -= len(connection.recv(min(left, 1 << 16))) or left
         return kind
@@ -177,9 +177,7 @@ def lied_to(
 
 
 @contextmanager
-def lying_socket(
-    lane: LaneName, folder: Path, arena: bytes = bytes(4096), timeout_s: float = 5.0
-) -> Iterator[tuple[SocketLiar, RemoteStore]]:
+def lying_socket(lane: LaneName, folder: Path, arena: bytes = bytes(4096)) -> Iterator[tuple[SocketLiar, RemoteStore]]:
     """Connect to a server whose socket lane lies; its shared memory holds `arena`."""
     liar, listening = Liar(), socket.socket(socket.AF_UNIX if lane == "shm" else socket.AF_INET)
     descriptor = os.memfd_create("lies")
@@ -197,7 +195,7 @@ def lying_socket(
     sockets.descriptor = descriptor if lane == "shm" else -1
     sockets.start()
     try:
-        with lied_to(liar, lane=lane, timeout_s=timeout_s) as remote:
+        with lied_to(liar, lane=lane) as remote:
             yield sockets, remote
     finally:
         sockets.close()

@@ -198,24 +198,6 @@ def test_a_lie_about_a_put_is_a_typed_error(lying: Lying, receipt: bytes, errors
 
 
 STORED = framed(Kind.STORED, pack_receipt(PutReceipt(key(LARGE), True, "memory", len(LARGE), False)))
-SHOWS: dict[str, tuple[list[bytes], Errors]] = {
-    "no answer to it": ([framed(Kind.STORED, b"")], (FormatError,)),
-    "an answer that is no number": ([framed(Kind.SHOWN, b"")], (FormatError,)),
-    "nothing behind it": ([framed(Kind.SHOWN, pack_count(1))], (DeadlineError,)),
-    "another answer behind it": ([framed(Kind.SHOWN, pack_count(1)), framed(Kind.LANDED, pack_count(1))], (DeadlineError, FormatError)),
-    "a refusal": ([framed(Kind.SHOWN, pack_count(1)), framed(Kind.ERROR, pack_error(CapacityError("full")))], (CapacityError,)),
-}
-
-
-@pytest.mark.parametrize(("answers", "errors"), SHOWS.values(), ids=SHOWS.keys())
-def test_a_lie_about_reading_the_client_is_a_typed_error(tmp_path: Path, answers: list[bytes], errors: Errors) -> None:
-    """Within the deadline: a client that says where its chunk lies sends nothing else."""
-    with lying_socket("shm", tmp_path, arena(), timeout_s=0.5) as (liar, remote):
-        liar.answers, liar.stalls = answers, True
-        with pytest.raises(errors):
-            remote.put(LARGE, PutNote())
-
-
 STAGES: dict[str, tuple[list[bytes], Errors]] = {
     "no ring": ([framed(Kind.STORED, b"")], (FormatError,)),
     "a ring of no bytes": ([framed(Kind.STAGED, pack_count(0))], (TierUnavailableError,)),
@@ -232,7 +214,7 @@ STAGES: dict[str, tuple[list[bytes], Errors]] = {
 def test_a_lie_about_a_staging_ring_is_a_typed_error(tmp_path: Path, answers: list[bytes], errors: Errors) -> None:
     """Within the deadline, and nothing is written beyond what was mapped."""
     with lying_socket("shm", tmp_path, arena()) as (liar, remote):
-        liar.answers, liar.stalls = [framed(Kind.SHOWN, pack_count(0)), *answers], True
+        liar.answers, liar.stalls = answers, True
         with pytest.raises(errors):
             remote.put(LARGE, PutNote())
 

@@ -66,14 +66,11 @@ class Kind(IntEnum):
     ON_BEHALF = 10  # head: which request and span the requests behind it serve. Not answered
     LEND = 11  # head: a put by another connection, and which pieces of its body come by this one behind it. Not answered
     PUT_LENT = 12  # as PUT, with the same in front of its head: its body comes in turn by this connection and by those lent to it
-    SHOW = 13  # head: where 16 bytes lie in the client's memory, and which they are. Answered by SHOWN
-    PUT_SHOWN = 14  # as PUT, in front of its head where the body lies in the client's memory: the store reads it there
     WELCOME = 16
     FOUND = 17
     PLACED = 18
     STORED = 19
     STAGED = 20
-    SHOWN = 21
     ERROR = 31  # head: name of the error's class, zero byte, text
 
 
@@ -251,7 +248,7 @@ def parse_receipt(head: bytes) -> PutReceipt:
 
 
 def pack_count(count: int) -> bytes:
-    """Return the head of LANDED, STAGED, SHOWN, and WELCOME over tcp: one number."""
+    """Return the head of LANDED, STAGED, and WELCOME over tcp: one number."""
     return _COUNT.pack(count)
 
 

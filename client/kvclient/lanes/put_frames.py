@@ -1,9 +1,7 @@
-"""Heads of the puts whose bodies do not come whole by one connection; `proto/LANES.md` describes the same bytes. Each ends with a sum.
+"""Heads of the puts whose bodies come by several connections; `proto/LANES.md` describes the same bytes. Each ends with a sum.
 
-LEND       name of a put, share
-PUT_LENT   name of the put, share, the head of PUT
-SHOW       address, 16 bytes that are there
-PUT_SHOWN  address, the head of PUT
+LEND      name of a put, share
+PUT_LENT  name of the put, share, the head of PUT
 """
 
 from __future__ import annotations
@@ -17,10 +15,8 @@ from kvstore.core.api import PutNote
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError
 
-NAME_NBYTES = PROOF_NBYTES = 16
+NAME_NBYTES = 16
 _LENT = struct.Struct(f"<{NAME_NBYTES}sIII")
-_SHOWN = struct.Struct(f"<Q{PROOF_NBYTES}s")
-_ADDRESS = struct.Struct("<Q")
 
 
 class Lent(NamedTuple):
@@ -28,13 +24,6 @@ class Lent(NamedTuple):
 
     name: bytes
     share: Share
-
-
-class Shown(NamedTuple):
-    """Where bytes lie in the memory of a client, and the first of them."""
-
-    address: int
-    proof: bytes
 
 
 def pack_lent(lent: Lent) -> bytes:
@@ -56,32 +45,6 @@ def parse_put_lent(head: bytes) -> tuple[Lent, bytes]:
     """Return which put it is, and the head of PUT."""
     head = unsealed(head)
     return _parse_lent(head[: _LENT.size]), head[_LENT.size :]
-
-
-def pack_shown(shown: Shown) -> bytes:
-    """Return the head of SHOW."""
-    return sealed(_SHOWN.pack(*shown))
-
-
-def parse_shown(head: bytes) -> Shown:
-    """Return where bytes lie, and which they are."""
-    head = unsealed(head)
-    if len(head) != _SHOWN.size:
-        raise FormatError(f"{len(head)} B do not tell where bytes lie")
-    return Shown(*_SHOWN.unpack(head))
-
-
-def pack_put_shown(address: int, note: PutNote, header: Buffer) -> bytes:
-    """Return the head of PUT_SHOWN."""
-    return sealed(_ADDRESS.pack(address) + pack_put(note, header))
-
-
-def parse_put_shown(head: bytes) -> tuple[int, bytes]:
-    """Return where the body lies, and the head of PUT."""
-    head = unsealed(head)
-    if len(head) < _ADDRESS.size:
-        raise FormatError(f"{len(head)} B do not tell where a chunk lies")
-    return int(_ADDRESS.unpack_from(head)[0]), head[_ADDRESS.size :]
 
 
 def _pack_lent(lent: Lent) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import socket
 import threading
 import time
@@ -28,7 +27,6 @@ from kvclient.lanes.frames import (
 )
 from kvclient.lanes.kept import KeptLeases, Lease
 from kvclient.lanes.lane import check_sizes
-from kvclient.lanes.put_frames import PROOF_NBYTES, Shown, pack_put_shown, pack_shown
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.tcp import check_body, greet, land_answer
 from kvclient.lanes.untold import Untold
@@ -46,12 +44,11 @@ _ANNOUNCED_NBYTES = 1 << 20  # the store takes these out of the ring while the n
 
 
 class Line(SocketFrames):
-    """A connection with what belongs to it: the leases that can end, and how large puts go: read by the store, or through a ring."""
+    """A connection with what belongs to it: the leases that can end, and its staging ring."""
 
     def __init__(self, connection: socket.socket, peer: str) -> None:
         super().__init__(connection, peer)
         self.ended: list[int] = []
-        self.is_read: bool | None = None  # not asked yet
         self.ring: Bytes | None = None
 
 
@@ -60,16 +57,13 @@ Land = Callable[[Lease[Line], int], Landing]
 
 
 class ShmLane:
-    """Implements `Lane`. Copies: get one, out of the shared memory; a view none; put one, by the store, straight out of this process.
-
-    Where the system does not let the store read this process (another container, a stricter kernel), a put copies twice: into a ring of the
-    connection and out of it.
+    """Implements `Lane`. Copies: get one, out of the shared memory; a view none; put two, into a ring of this connection and out of it.
 
     A get of a chunk that somebody read by this lane before is no request: it is found in the store's directory, and the store is told of
     such reads later, many at a time. Nor is a view of a chunk that was viewed a moment ago: its lease is kept. The rest is asked for.
 
-    Nobody but the store can write what others read: a client maps the arena for reading only, and what it puts is copied by the store and
-    verified in the copy.
+    Nobody but the store can write what others read: a client maps the arena for reading only, and what it puts is copied by the store while
+    it is verified.
     """
 
     name: ClassVar[str] = "shm"
@@ -94,18 +88,16 @@ class ShmLane:
         return self._complete(keys, [self._view_again(key, deadline) for key in keys], deadline, self._look)
 
     def put(self, blob: Buffer, header_nbytes: int, note: PutNote, deadline: float) -> PutReceipt:
-        """Have the store copy a blob out of this process and verify it, or out of a ring; a small one goes through the socket."""
+        """Copy a blob into the ring while the store copies it out and verifies it; a small one goes through the socket."""
         view = memoryview(blob).cast("B")
-        header, body = view[:header_nbytes], view[header_nbytes:]
+        head, body = pack_put(note, view[:header_nbytes]), view[header_nbytes:]
         line = self._connections.take(deadline)
         try:
             if body.nbytes <= INLINE_NBYTES:
-                line.ask(Kind.PUT, pack_put(note, header), deadline, body)
-            elif _is_read(line, deadline):
-                line.ask(Kind.PUT_SHOWN, pack_put_shown(_address(body), note, header), deadline, body_nbytes=body.nbytes)
+                line.ask(Kind.PUT, head, deadline, body)
             else:
                 ring = line.ring if line.ring is not None else self._stage(line, deadline)
-                line.ask(Kind.PUT_STAGED, pack_put(note, header), deadline, body_nbytes=body.nbytes)
+                line.ask(Kind.PUT_STAGED, head, deadline, body_nbytes=body.nbytes)
                 _copy_in(line, ring, np.frombuffer(body, np.uint8), deadline)
             receipt = parse_receipt(line.expect(Kind.STORED, deadline, Kind.LANDED)[0])
             line.owes_answer = False
@@ -298,21 +290,6 @@ class _CopiedOut(Landing):
 def _end(lease: Lease[Line]) -> None:
     """Tell the store, with the next request of the lease's connection, that it is over."""
     lease.line.ended.append(lease.place.lease)
-
-
-def _is_read(line: Line, deadline: float) -> bool:
-    """Tell whether the store can read this process: it is asked once, by what lies at a place that nobody else knows."""
-    if line.is_read is None:
-        proof = secrets.token_bytes(PROOF_NBYTES)
-        line.send(Kind.SHOW, pack_shown(Shown(_address(memoryview(proof)), proof)), deadline)
-        line.is_read = parse_count(line.expect(Kind.SHOWN, deadline)[0]) == 1
-        line.owes_answer = False
-    return line.is_read
-
-
-def _address(view: memoryview) -> int:
-    """Return where bytes lie in this process."""
-    return int(np.frombuffer(view, np.uint8).ctypes.data)
 
 
 def _copy_in(line: Line, ring: Bytes, body: Bytes, deadline: float) -> None:

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +25,6 @@ from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.loans import Loans
-from kvstore.server.lanes.peer_memory import peer_of_unix
 from kvstore.server.lanes.session import Session
 from kvstore.server.lanes.tickets import TICKET_NBYTES, Tickets
 from kvstore.server.peer import peer_of
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 GREETING_S = 5.0
 _BACKLOG = 1024
+_CREDENTIALS = struct.Struct("3i")
 
 
 class Listener:
@@ -168,7 +169,7 @@ class Listener:
         """Greet a client and serve it until it goes."""
         session: Session | None = None
         try:
-            session = self._greet(self._wrap(connection), peer_of_unix(connection)[0] if self._blocks is not None else 0)
+            session = self._greet(self._wrap(connection))
         except (KVError, OSError, ValueError) as error:  # ValueError: TLS on a connection that is closed
             logger.debug("a connection to a lane was refused: %s", error)
             self._note_refusal(connection, error)
@@ -216,7 +217,7 @@ class Listener:
             connection.do_handshake()
         return SocketFrames(connection, "client")
 
-    def _greet(self, frames: SocketFrames, peer_pid: int) -> Session:
+    def _greet(self, frames: SocketFrames) -> Session:
         """Redeem the ticket, and hand over the shared memory."""
         deadline = time.monotonic() + GREETING_S
         frames.max_head_nbytes = TICKET_NBYTES  # of whom nobody has vouched for
@@ -234,7 +235,7 @@ class Listener:
         if self._blocks is not None:
             frames.send_descriptor(self._blocks.descriptor, deadline)
         sharing = (Leases(self._blocks), listing) if self._blocks is not None and listing else None
-        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller, self._loans, peer_pid)
+        return Session(frames, store, sharing, self._budget, self._watch, self._patience_s, caller, self._loans)
 
     def _expire(self) -> None:
         """End leases that lasted too long, and connections of callers who would not be let in any more."""
@@ -281,6 +282,6 @@ def listen_unix(path: Path) -> socket.socket:
 
 def check_peer(connection: socket.socket) -> None:
     """Raise AuthError unless the process at the other end has this process's user."""
-    _, user = peer_of_unix(connection)
+    _, user, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if user != os.getuid():
         raise AuthError(f"user {user} may not use the memory of user {os.getuid()}")

@@ -1,4 +1,4 @@
-"""Where the bytes of a put come from: a socket, several in turn, a staging ring, or the memory of the peer."""
+"""Where the bytes of a put come from: a socket, several in turn, or a staging ring."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from typing import Protocol
 
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.stripes import InTurn
-from kvstore.core.errors import TierUnavailableError
 from kvstore.core.landing import COPIED_NBYTES, Landing
 from kvstore.server.guard import Call, SilenceWatch
-from kvstore.server.lanes.peer_memory import read_memory
 from kvstore.server.lanes.ring import Ring
 
 SENT_NBYTES = Landing.step_nbytes
 
 
 class Supply(Protocol):
-    """The body of one put; `step_nbytes` of it are digested at a time, and what `is_sent` comes whether it is wanted or not."""
+    """The body of one put; `step_nbytes` of it are digested at a time."""
 
     step_nbytes: int
-    is_sent: bool
 
     def take(self, room: memoryview, deadline: float) -> int:
         """Receive at least one of the next bytes to the front of `room`; return how many."""
@@ -32,7 +29,7 @@ class Supply(Protocol):
 class FromSockets:
     """Bytes that follow on one socket, or in turn on several."""
 
-    step_nbytes, is_sent = SENT_NBYTES, True
+    step_nbytes = SENT_NBYTES
 
     def __init__(self, source: SocketFrames | InTurn) -> None:
         self._source = source
@@ -48,7 +45,7 @@ class FromSockets:
 class FromRing:
     """Bytes that the peer announces as it writes them to the ring."""
 
-    step_nbytes, is_sent = COPIED_NBYTES, True
+    step_nbytes = COPIED_NBYTES
 
     def __init__(self, ring: Ring, frames: SocketFrames) -> None:
         self._ring, self._frames = ring, frames
@@ -59,27 +56,6 @@ class FromRing:
 
     def is_lost(self) -> bool:
         return self._frames.is_closed
-
-
-class FromMemory:
-    """Bytes that lie in the peer's own memory; it waits meanwhile."""
-
-    step_nbytes, is_sent = COPIED_NBYTES, False
-
-    def __init__(self, pid: int, address: int) -> None:
-        self._pid, self._at = pid, address
-
-    def take(self, room: memoryview, deadline: float) -> int:
-        piece = room[:COPIED_NBYTES]
-        try:
-            read_memory(self._pid, self._at, piece)
-        except OSError as error:
-            raise TierUnavailableError(f"the chunk can't be read where its client says that it lies: {error}") from error
-        self._at += piece.nbytes
-        return piece.nbytes
-
-    def is_lost(self) -> bool:
-        return False
 
 
 class Receiving(Landing):

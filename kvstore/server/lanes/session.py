@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 
 from kvclient.lanes.frames import (
     Behalf,
@@ -23,7 +23,7 @@ from kvclient.lanes.frames import (
     parse_put,
     parse_share,
 )
-from kvclient.lanes.put_frames import PROOF_NBYTES, parse_lent, parse_put_lent, parse_put_shown, parse_shown
+from kvclient.lanes.put_frames import parse_lent, parse_put_lent
 from kvclient.lanes.socket_frames import SocketFrames
 from kvclient.lanes.stripes import InTurn
 from kvstore.core.api import Hit, Status
@@ -38,8 +38,7 @@ from kvstore.server.guard import SilenceWatch
 from kvstore.server.lanes.leases import Leases
 from kvstore.server.lanes.listing import Listing
 from kvstore.server.lanes.loans import Loans
-from kvstore.server.lanes.peer_memory import read_memory
-from kvstore.server.lanes.receiving import FromMemory, FromRing, FromSockets, Receiving, Supply
+from kvstore.server.lanes.receiving import FromRing, FromSockets, Receiving, Supply
 from kvstore.server.lanes.ring import Ring
 from kvstore.server.observe.calls import OK
 from kvstore.server.service import BoundStore
@@ -52,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 _CALLS = {kind: kind.name.lower() for kind in Kind}
 _OF_NOBODY = Behalf()
-_APART = (Kind.READ, Kind.STAGE, Kind.SHOW, Kind.LEND)  # serve many requests, or another connection's
+_APART = (Kind.READ, Kind.STAGE, Kind.LEND)  # serve many requests, or another connection's
 
 INLINE_NBYTES = 16 << 10  # a chunk up to this length is sent even where it could be read in place
 MAX_SKIPPED_NBYTES = 4 << 30
@@ -62,10 +61,10 @@ RING_NBYTES = 4 << 20  # measured: puts through 8 MiB take 4 to 10 % longer, the
 class Session:
     """Answers GET, GET_SHARE, VIEW and the kinds of PUT, and takes READ, until the peer goes.
 
-    Every wait within a message ends after `patience_s`. `caller` is whose ticket was shown, `peer_pid` the process that connected, or 0.
+    Every wait within a message ends after `patience_s`. `caller` is whose ticket was shown.
 
     Copies in this process: get none (bytes go from where they lie to the socket), put none beyond receiving straight into the memory tier;
-    a put that is shown or staged one, out of the peer's memory or out of the ring.
+    a staged put one, out of the ring.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Session:
         patience_s: float,
         caller: Identity,
         loans: Loans,
-        peer_pid: int = 0,
     ) -> None:
         self._frames = frames
         self._store = store
@@ -87,7 +85,7 @@ class Session:
         self._watch = watch
         self._patience_s = patience_s
         self.caller = caller
-        self._loans, self._peer_pid = loans, peer_pid
+        self._loans = loans
         self._carriers: Sequence[SocketFrames] = ()  # that were lent to the put under way
         lane = "shm" if sharing else "tcp"
         self._calls, self._sheet, self._code = store.lane_calls, store.lane_calls.open(lane), OK
@@ -162,17 +160,12 @@ class Session:
             self._get_share(head)
         elif kind is Kind.PUT:
             self._put(head, body_nbytes, FromSockets(self._frames))
-        elif kind is Kind.PUT_SHOWN and self._sharing:
-            address, head = parse_put_shown(head)
-            self._put(head, body_nbytes, FromMemory(self._peer_pid, address))
         elif kind is Kind.PUT_STAGED and self._ring is not None:
             self._put(head, body_nbytes, FromRing(self._ring, self._frames))
         elif kind is Kind.PUT_LENT:
             self._put_lent(head, body_nbytes)
         elif kind is Kind.LEND:
             self._lend(head)
-        elif kind is Kind.SHOW and self._sharing:
-            self._look(head)
         elif kind is Kind.STAGE and self._sharing:
             self._stage()
         else:
@@ -289,8 +282,7 @@ class Session:
         except Exception as error:
             if supply.is_lost():
                 raise
-            if supply.is_sent:
-                self._skip(body_nbytes - (receiving.received_nbytes if receiving else 0), supply)
+            self._skip(body_nbytes - (receiving.received_nbytes if receiving else 0), supply)
             self._refuse(error)
             return
         self._frames.send(Kind.STORED, pack_receipt(receipt), self._deadline())
@@ -323,13 +315,6 @@ class Session:
         finally:
             self._watch.end(self)
         self._loans.wait(loan)
-
-    def _look(self, head: bytes) -> None:
-        """Say whether the peer's memory can be read, which it shows by what nobody else knows."""
-        shown, found = parse_shown(head), bytearray(PROOF_NBYTES)
-        with suppress(OSError):
-            read_memory(self._peer_pid, shown.address, memoryview(found))
-        self._frames.send(Kind.SHOWN, pack_count(found == shown.proof), self._deadline())
 
     def _stage(self) -> None:
         """Make the ring that this connection's puts go through; its memory goes with the connection."""

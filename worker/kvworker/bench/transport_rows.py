@@ -20,9 +20,9 @@ SINGLES = "grpc.get one by one"
 UNDER_BULK = " under bulk"  # behind a variant: the same beside a stream of large chunks
 
 # How often each byte is copied from where it lies to where it is used, by both processes and by the system in between. The docstrings of
-# the lanes and tiers say the same of their own side. A put by shared memory is read where it lies; through a ring, there would be one more.
+# the lanes and tiers say the same of their own side.
 COPIES = {
-    "memcpy": 1, "socket.get": 2, "socket.put": 2, "shm.view": 0, "shm.get": 1, "shm.put": 1, "tcp.get": 2, "tcp.put": 2, "disk.get": 1,
+    "memcpy": 1, "socket.get": 2, "socket.put": 2, "shm.view": 0, "shm.get": 1, "shm.put": 2, "tcp.get": 2, "tcp.put": 2, "disk.get": 1,
     "disk.put": 1, "redis.get": 3, "redis.put": 2, "grpc.get": 7, "grpc.put": 7,
 }  # fmt: skip
 
