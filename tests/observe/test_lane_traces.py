@@ -47,7 +47,7 @@ def server(service: StoreService) -> Iterator[RpcServer]:
 @pytest.mark.parametrize("lane", LANES)
 def test_chunks_of_a_lane_are_moved_in_the_trace_of_their_caller(server: RpcServer, recorded: Recorded, lane: LaneName) -> None:
     """The store's spans stand below the caller's; they end behind the last byte of the answer."""
-    names = {"tcp": ("larder.tcp.put", "larder.tcp.get"), "shm": ("larder.shm.put_shown", "larder.shm.view")}[lane]
+    names = {"tcp": ("larder.tcp.put", "larder.tcp.get"), "shm": ("larder.shm.put_staged", "larder.shm.view")}[lane]
     with dialing(server, lane=lane) as store:
         with tracing.span("caller"):
             store.put(LARGE, PutNote())
