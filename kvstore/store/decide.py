@@ -14,7 +14,8 @@ class Placement:
     """Where a put goes.
 
     `must` is the tier whose write is awaited and whose failure fails the put; None when none is needed. `may` are the tiers that are tried
-    in order until one took the record, if no tier has it yet; `later` are written behind.
+    in order until one took the record, if no tier has it yet: remote ones last, which are better than to refuse it. `later` are written
+    behind.
     """
 
     must: int | None
@@ -44,7 +45,8 @@ def place_put(tiers: Sequence[TierInfo], nbytes: int, held: Collection[int] = ()
         raise CapacityError(f"a record of {nbytes} B fits into no tier that can take it; the largest has {most} B; raise its capacity")
     if held:
         return Placement(must, (), ())
-    return Placement(must, tuple(local), tuple(position for position in fitting if position != must))
+    last = [] if must is not None else [position for position in fitting if tiers[position].is_remote]
+    return Placement(must, (*local, *last), tuple(position for position in fitting if position != must))
 
 
 def place_promotion(tiers: Sequence[TierInfo], nbytes: int, found_at: int) -> int | None:

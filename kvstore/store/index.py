@@ -109,9 +109,9 @@ class Index:
             return True
 
     def owe(self, key: bytes, position: int) -> None:
-        """Note that the record should still reach a tier."""
+        """Note that the record should still reach a tier, if that is a local one."""
         with self._lock:
-            if key in self._slots:
+            if key in self._slots and position in self._local:
                 self._slots[key].owed.add(position)
 
     def owed(self) -> list[tuple[bytes, int]]:

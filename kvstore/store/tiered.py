@@ -47,7 +47,8 @@ class TieredStore:
 
     A put is visible once it is verified and whole in one tier, and is written behind to the others by one thread per tier. What does not
     fit into a tier's write queue is not written there now; `drain` and `close` write it to local tiers, so a put that was acknowledged and
-    not evicted survives an orderly stop. With `durable` the put returns after a durable tier has the record. The first writer of a key
+    not evicted survives an orderly stop. With `durable` the put returns after a durable tier has the record. What no local tier takes,
+    because leases or readers keep all of it or the disk is full, goes to a remote tier before it is refused. The first writer of a key
     wins; a second one waits for it.
 
     A get opens a record in the fastest tier that has it; whoever reads it verifies what arrives, and names the tier to `quarantine` when
@@ -304,22 +305,24 @@ class TieredStore:
             if position != placed:
                 self._write_later(position, Job(key, slot, draft.view.toreadonly()))
         self.counters.add("puts")
-        return self._receipt(key, slot, stored=True)
+        return self._receipt(key, slot, stored=True, placed=placed)
 
-    def _receipt(self, key: bytes, slot: Slot, stored: bool) -> Stored:
-        tiers = self._index.look(key).tiers
+    def _receipt(self, key: bytes, slot: Slot, stored: bool, placed: int | None = None) -> Stored:
+        """Say where a record is; one that only a remote tier took is not in the index."""
+        tiers = self._index.look(key).tiers or ([] if placed is None else [placed])
         is_durable = any(self._infos[position].is_durable for position in tiers)
         return Stored(stored, self._infos[tiers[0]].name if tiers else "", slot.blob_nbytes, is_durable)
 
     def _write_first(self, key: bytes, slot: Slot, draft: Draft, placement: decide.Placement) -> int | None:
-        """Write to the first tier that takes the record; raises its error when none does and no other tier has it."""
+        """Write to the first tier that takes the record; raises the first one's error when none does and no other tier has it."""
         failure: KVError | None = None
         for position in placement.may:
+            write = partial(self._write, key, slot, draft.view, position, draft.room if position == 0 else None)
             try:
-                self._write(key, slot, draft.view, position, draft.room if position == 0 else None)
+                self._reads.call(position, write, self._reads.deadline(None))
                 return position
             except _FAILURES as error:
-                failure = error
+                failure = failure or error
         if failure is not None and placement.must is None:
             raise failure
         return placement.must
@@ -337,11 +340,7 @@ class TieredStore:
         """Queue a record for a tier. When the queue is full it is dropped and counted; a local tier gets it when the store drains."""
         if not self._queues[position].offer(job):
             self.counters.add("write_behind_dropped")
-            self._owe(job.key, position)
-
-    def _owe(self, key: bytes, position: int) -> None:
-        if not self._infos[position].is_remote:
-            self._index.owe(key, position)
+            self._index.owe(job.key, position)
 
     def _write_job(self, position: int, job: Job) -> None:
         """Write a queued record; a failure is counted, and a local tier gets what was put when the store drains."""
@@ -354,7 +353,7 @@ class TieredStore:
         except KVError as error:
             self.counters.add("write_behind_failed")
             if job.found_at is None:
-                self._owe(job.key, position)
+                self._index.owe(job.key, position)
             _log.warning("a record was not written to tier %s: %s", name, error)
         except Exception:  # a defect of ours must not end the thread that writes everybody's records
             self.counters.add("write_behind_failed")

@@ -17,9 +17,9 @@ ALL = (MEMORY, DISK, REDIS)
 @pytest.mark.parametrize(
     ("nbytes", "held", "durable", "expected"),
     [
-        (50, (), False, Placement(None, (0, 1), (0, 1, 2))),
+        (50, (), False, Placement(None, (0, 1, 2), (0, 1, 2))),
         (50, (), True, Placement(1, (0, 1), (0, 2))),
-        (500, (), False, Placement(None, (1,), (1, 2))),
+        (500, (), False, Placement(None, (1, 2), (1, 2))),
         (50, (0,), False, Placement(None, (), ())),
         (50, (0,), True, Placement(1, (), ())),
         (50, (0, 1), True, Placement(None, (), ())),

@@ -230,6 +230,21 @@ def test_leases_that_fill_the_store_refuse_a_put(open_store: OpenStore) -> None:
     put(store, 9)
 
 
+def test_what_leases_and_a_full_disk_refuse_goes_to_a_remote_tier(open_store: OpenStore, tmp_path: Path) -> None:
+    """An ingest is refused only where no tier takes it, and then for what the fastest one said."""
+    clock, disk, far = Clock(), FaultyTier(DiskTier(tmp_path, ROOMY)), remote(MemoryTier(ROOMY))
+    store = open_store(MemoryTier(4 * 1024), disk, far, clock=clock, max_lease_s=10.0)
+    disk.error = CapacityError("no space is left on the device")
+    store.lookup([put(store, seed) for seed in range(4)], lease_s=10.0)
+    key, meta, blob = make_chunk(9)
+    stored = store.put(key, meta, blob)
+    assert (stored.stored, stored.tier, stored.is_durable) == (True, "remote", False)
+    assert blob_of(store.get(key)) == blob
+    far.error = TierUnavailableError("broken")
+    with pytest.raises(CapacityError, match="tier memory"):
+        put(store, 10)
+
+
 def test_a_deleted_chunk_is_gone_from_every_tier(open_store: OpenStore, tmp_path: Path) -> None:
     """And stays a miss when a tier that was down comes back with it."""
     disk, far = DiskTier(tmp_path, ROOMY), remote(MemoryTier(ROOMY))
