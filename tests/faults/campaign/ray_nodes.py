@@ -33,13 +33,14 @@ class RayNodes:
 
     @contextmanager
     def node_killed(self, plant: Plant, rng: random.Random) -> Iterator[None]:
-        """The node with the worker dies, and another one joins later."""
+        """The node with the worker dies, and another one joins once the worker is back: Ray gives a node 30 s to start, whatever runs beside."""
         until(self.is_serving, BACK_S)
         (actor,) = self._pool.actors.values()
         at = ray.get(actor.node.remote(), timeout=BACK_S)
         (node,) = [node for node in self._cluster.worker_nodes if node.node_id == at]
         self._cluster.remove_node(node, allow_graceful=False)
         yield
+        until(self.is_serving, BACK_S)
         add_node(self._cluster)
 
 
