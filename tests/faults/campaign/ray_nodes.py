@@ -33,7 +33,7 @@ class RayNodes:
 
     @contextmanager
     def node_killed(self, plant: Plant, rng: random.Random) -> Iterator[None]:
-        """The node with the worker dies, and another one joins once the worker is back: Ray gives a node 30 s to start, whatever runs beside."""
+        """The node with the worker dies; another one joins once the worker is back, for Ray gives a node 30 s to start and no more."""
         until(self.is_serving, BACK_S)
         (actor,) = self._pool.actors.values()
         at = ray.get(actor.node.remote(), timeout=BACK_S)
