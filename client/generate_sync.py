@@ -25,6 +25,7 @@ REPLACEMENTS = (
     (r"\bkvclient\.aio_", "kvclient."),
     (r"\bgrpc\.aio\b", "grpc"),
     (r"\bkvclient\._async\b", "kvclient._sync"),
+    (r"\ban `async with`", "a `with`"),
     (r"`async with`", "`with`"),
     (r"\btasks of one event loop\b", "threads"),
     (r"\bOne task\b", "One thread"),

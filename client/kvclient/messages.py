@@ -7,7 +7,7 @@ from kvclient.wire import key_from_wire
 from kvproto.v1 import context_pb2
 
 _READ_AS = {context_pb2.READ_AS_DOCUMENT: "document", context_pb2.READ_AS_ALONE: "alone"}
-_STEPS = ("lookup", "plan", "load", "prefill")
+_STEPS = ("lookup", "plan", "queue", "load", "prefill")
 
 
 def passage_from(message: context_pb2.PassageRef) -> Passage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import kvclient
 from kvclient import Retry
 from kvclient.attempts import Attempts
 from kvclient.retry import Deadline
+from kvstore.core import errors
 from kvstore.core.errors import CapacityError
 
 CLIENT = Path(__file__).parents[2] / "client"
@@ -35,6 +37,19 @@ def test_every_exported_name_can_be_imported() -> None:
     """The table of lazy names has no typing error."""
     assert sorted(kvclient.__all__) == dir(kvclient)
     assert all(getattr(kvclient, name).__name__ == name for name in kvclient.__all__)
+
+
+@pytest.mark.parametrize("package", ["kvclient", "kvkernels", "kvproto", "kvstore", "kvworker"])
+def test_the_types_of_every_package_are_for_its_users_too(package: str) -> None:
+    """Without the marker of PEP 561 a type checker takes whatever comes from a package for Any."""
+    [folder] = (find_spec(package) or pytest.fail(package)).submodule_search_locations or []
+    assert (Path(folder) / "py.typed").exists()
+
+
+def test_every_error_of_a_call_is_exported() -> None:
+    """What one catches comes from where the client comes from; an extra that is missing, or a copy that was evicted, ends no call."""
+    tree = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, errors.KVError)}
+    assert tree - {"EvictedError", "MissingExtraError"} <= set(kvclient.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -28,8 +28,15 @@ from kvstore.core.api import Scope
 class AsyncLarder:
     """Ingests passages and asks questions over them.
 
+        async with AsyncLarder() as larder:
+            notes = await larder.ingest("notes.txt", ["The first passage.", "The second passage."])
+            answer = larder.ask(notes.ids, "What do the notes say?")
+            async for token in answer:
+                print(token, end="")
+            print(answer.report)
+
     Every call has a deadline, `timeout_s` unless it names its own, and is tried again on a retryable error until its first answer has
-    come. Every failure is an error of `kvstore.core.errors`. One client serves any number of tasks of one event loop; close it or use
+    come. Every failure is a `KVError`. One client serves any number of tasks of one event loop; close it or use
     it in `async with`.
 
     Parameters

@@ -16,7 +16,7 @@ class Answer:
     """The answer to one question; the call starts with the first token asked for.
 
     Iterate over it to get the tokens, or `finish()` to wait for all of them; then `text` and `report` are there. Leaving it early with
-    `close()`, or at the end of an `with` block, stops the worker. One thread at a time may iterate.
+    `close()`, or at the end of a `with` block, stops the worker. One thread at a time may iterate.
     """
 
     def __init__(self, messages: Generator[context_pb2.AskResponse, None, None]) -> None:
