@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import DEFAULT_TENANT, default_data_dir, default_tokens_file, read_tokens
 
 TOKEN_VARIABLE = "LARDER_TOKEN"
+_TOKEN = re.compile(r"[!-~]*")
 Metadata = tuple[tuple[str, str], ...]
 
 Options = tuple[tuple[str, str | int], ...]
@@ -54,7 +56,7 @@ class ClientTLS:
             raise ConfigError("a client's certificate and key are set together")
 
     def context(self) -> ssl.SSLContext:
-        """Return the same for a plain socket; a missing file raises ConfigError."""
+        """Return the same for a plain socket; a file that is missing, or is not PEM, raises ConfigError."""
         try:
             context = ssl.create_default_context(cafile=str(Path(self.ca).expanduser()) if self.ca else None)
             if self.cert:
@@ -84,12 +86,16 @@ def channel_options(tls: ClientTLS | None = None) -> Options:
 
 
 def channel_credentials(tls: ClientTLS) -> grpc.ChannelCredentials:
-    """Read the PEM files; a missing one raises ConfigError."""
-    return grpc.ssl_channel_credentials(_read_pem(tls.ca), _read_pem(tls.key), _read_pem(tls.cert))
+    """Read the PEM files; one that is missing, or is not PEM, raises ConfigError."""
+    ca, key, cert = map(_read_pem, (tls.ca, tls.key, tls.cert))
+    tls.context()  # gRPC would say nothing but that it can't connect
+    return grpc.ssl_channel_credentials(ca, key, cert)
 
 
 def bearer(token: str) -> Metadata:
-    """Return the metadata that says who calls."""
+    """Return the metadata that says who calls; a token that no header can hold raises AuthError."""
+    if not _TOKEN.fullmatch(token):
+        raise AuthError("the token has a blank, a line break or another character that no token has: pass the token alone")
     return (("authorization", f"Bearer {token}"),)
 
 
@@ -102,8 +108,10 @@ def discover_token(address: str, token: str = "", data_dir: Path | None = None, 
     if given := token or environ.get(TOKEN_VARIABLE, ""):
         return given
     file = default_tokens_file(data_dir or default_data_dir(environ))
-    if not (is_loopback(address) and file.exists()):
-        raise AuthError(f"no token for {address}: pass one, set {TOKEN_VARIABLE}, or run on the store's machine as its user")
+    if not is_loopback(address):
+        raise AuthError(f"no token for {address}: pass one of its tokens file, or set {TOKEN_VARIABLE}")
+    if not file.exists():
+        raise AuthError(f"no token for {address}: no server was started here, {file} is missing: run `larder up`, or set {TOKEN_VARIABLE}")
     credentials = read_tokens(file)
     own = [c for c in credentials if c.tenant == DEFAULT_TENANT] or (credentials if len({c.tenant for c in credentials}) == 1 else [])
     if not own:

@@ -9,6 +9,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from kvclient.unreachable import say_unreachable
 from kvstore.core import errors
 from kvstore.core.errors import DeadlineError, KVError, TierUnavailableError, UnsupportedError, error_for_code, with_hint
 
@@ -30,7 +31,8 @@ def to_error(error: grpc.RpcError) -> KVError:
     if code == "UNIMPLEMENTED" and details == _NO_METHOD:
         return UnsupportedError("this server does not offer that call: it may be a store without a worker, or of another version")
     trailing = (error.trailing_metadata() if isinstance(error, grpc.Call | grpc.aio.AioRpcError) else None) or ()
-    return with_hint(_class_of(trailing, code)(details), next((value for key, value in trailing if key == RETRY_KEY), ""))
+    message = say_unreachable(details) if code == "UNAVAILABLE" else details
+    return with_hint(_class_of(trailing, code)(message), next((value for key, value in trailing if key == RETRY_KEY), ""))
 
 
 def _class_of(trailing: Iterable[tuple[str, str | bytes]], code: str) -> type[KVError]:

@@ -6,8 +6,8 @@ import random
 import threading
 from collections.abc import Sequence
 
+from kvclient.address import check_address
 from kvclient.retry import Retry
-from kvstore.core.errors import ConfigError
 
 _TRIES = 10
 
@@ -29,10 +29,13 @@ class Turns:
 
     @classmethod
     def among(cls, text: str) -> Turns:
-        """Read "host:port" or several with commas between them; clients begin at different ones, so that all are used."""
+        """Read "host:port" or several with commas between them; clients begin at different ones, so that all are used.
+
+        Anything else raises ConfigError.
+        """
         addresses = [part.strip() for part in text.split(",")]
-        if not all(addresses):
-            raise ConfigError(f"{text!r} should be an address, or several with commas between them")
+        for address in addresses:
+            check_address(address, otherwise=", or several with commas between them")
         return cls(addresses, random.randrange(len(addresses)))
 
     def retry(self) -> Retry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,4 +91,20 @@ def test_a_client_without_a_token_says_how_to_give_one(monkeypatch: pytest.Monke
     """The first thing that a new user forgets."""
     monkeypatch.delenv("LARDER_TOKEN")
     with pytest.raises(AuthError, match="LARDER_TOKEN"):
+        Larder("203.0.113.1:1")
+
+
+def test_a_client_without_a_server_is_told_how_to_start_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No tokens file is there before the first start."""
+    monkeypatch.delenv("LARDER_TOKEN")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with pytest.raises(AuthError, match="larder up"):
         Larder("127.0.0.1:1")
+
+
+@pytest.mark.parametrize("token", ["of-a-file\n", "two words", "t\u00f6ken"])
+def test_a_token_that_no_header_holds_is_refused_without_quoting_it(token: str) -> None:
+    """gRPC would abort the call and print to standard error."""
+    with pytest.raises(AuthError, match="pass the token alone") as raised:
+        Larder("127.0.0.1:1", token)
+    assert token not in str(raised.value)

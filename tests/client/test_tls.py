@@ -79,6 +79,14 @@ def test_a_missing_authority_is_refused_by_its_path(connect: Connect, server: Fa
         twin.do(twin.larder, "info")
 
 
+def test_an_authority_that_is_not_pem_is_refused(connect: Connect, server: FakeServer, tmp_path: Path) -> None:
+    """gRPC would say that it can't connect."""
+    (tmp_path / "ca.pem").write_text("not a certificate")
+    twin = connect(server, tls=ClientTLS(ca=str(tmp_path / "ca.pem")))
+    with pytest.raises(ConfigError, match="files for TLS can't be used"):
+        twin.do(twin.larder, "info")
+
+
 def test_the_command_line_takes_the_authority(
     secure: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

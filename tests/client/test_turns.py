@@ -57,9 +57,9 @@ def test_a_circle_begins_with_the_one_to_ask() -> None:
     assert Turns(["a", "b", "c"], 1).circle() == ("b", "c", "a")
 
 
-@pytest.mark.parametrize("text", ["", ",", "a:1,", " "])
-def test_a_list_with_nothing_in_it_is_refused(text: str) -> None:
-    """A comma too many is a typo."""
+@pytest.mark.parametrize("text", ["", ",", "a:1,", " ", "a", ":1", "a:b", "a:0", "a:99999", "http://a:1", "dns:a:1"])
+def test_what_is_no_list_of_addresses_is_refused(text: str) -> None:
+    """A comma too many is a typo; gRPC would take a port of 99999 for 34463."""
     with pytest.raises(ConfigError, match="commas"):
         Turns.among(text)
 

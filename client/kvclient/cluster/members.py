@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kvclient.address import check_address, split_address
 from kvstore.core.errors import ConfigError, TierUnavailableError
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\[\]:,/\s]+):(?P<port>[0-9]{1,5})")
 _DNS = "dns:"
+_OTHERWISE = ", several with commas between them, or dns:name:port"
 MAX_MEMBERS = 64
 
 Resolve = Callable[[str, int], Sequence[str]]
@@ -47,12 +47,11 @@ class Members:
     def parse(cls, text: str) -> Members:
         """Read "host:port", "host:port,host:port" or "dns:name:port"; raises ConfigError that says which part is wrong."""
         if text.startswith(_DNS):
-            name, port = _split(text.removeprefix(_DNS))
+            name, port = split_address(text.removeprefix(_DNS), otherwise=_OTHERWISE)
             return cls((), name, port)
         listed = tuple(part.strip() for part in text.split(","))
         for address in listed:
-            if not address.startswith("unix:"):
-                _split(address)
+            check_address(address, otherwise=_OTHERWISE)
         if len(set(listed)) < len(listed) or len(listed) > MAX_MEMBERS:
             raise ConfigError(f"{text!r} should list 1 to {MAX_MEMBERS} different addresses, got {len(listed)}")
         return cls(listed)
@@ -70,11 +69,3 @@ class Members:
     def addresses(self, resolve: Resolve = resolve_name) -> tuple[str, ...]:
         """Return the addresses of now; a name is asked for, which takes as long as the system's resolver does."""
         return self.listed or tuple(resolve(self.name, self.port))[:MAX_MEMBERS]
-
-
-def _split(address: str) -> tuple[str, int]:
-    """Return host and port; raises ConfigError."""
-    match = _ADDRESS.fullmatch(address)
-    if match is None or not 0 < int(match["port"]) < 65536:
-        raise ConfigError(f"{address!r} is no address: write host:port, several with commas between them, or dns:name:port")
-    return match["host"], int(match["port"])
