@@ -57,6 +57,7 @@ _WHEN = {
     "sinks": "before any lossy quantizer",
     "skvq": "2 bits where any token must decode alone",
     "think": "before a quantizer, where queries leave channels unused",
+    "think_queries": "before a quantizer, for private prefixes: text that is read on where it stands",
     "turboquant": "3 to 4 bits without calibration where any token must decode alone",
     "deflate": "remote tiers; GPUs decode it in hardware",
     "lz4": "masks and other fields with long runs",

@@ -32,7 +32,7 @@ class Traits:
     needs_artifact : bool
         Tables that were calibrated for the model are needed to encode and to decode.
     is_query_aware : bool
-        What is kept depends on the queries of a request, so nothing of it may be shared.
+        What is kept depends on the queries of what was encoded: for text that is read on where it stands, not for passages of any prompt.
     """
 
     is_bit_exact: bool = False

@@ -41,6 +41,7 @@ class Golden:
     n_tokens: int
     kind: Kind = Kind.ALONE
     has_need: bool = False
+    has_asked: bool = False
 
 
 CHUNKS = (
@@ -88,6 +89,8 @@ CHUNKS = (
     Golden("cachegen-bfloat16", "cachegen:fine=32,coarse=16+trim:fields=streams", "bfloat16", 40),
     Golden("clipped2-bfloat16", "sinks:n=1+clipped:bits=2,group=8", "bfloat16", 9),
     Golden("clipped3-float16", "clipped:bits=3,group=16", "float16", 5),
+    Golden("think-queries-bfloat16", "sinks:n=1+think_queries:drop=40+int8", "bfloat16", 5, has_asked=True),
+    Golden("think-queries-float32", "think_queries:drop=60+raw", "float32", 3),
     Golden("need-raw-float16", "raw", "float16", 5, has_need=True),
     Golden("need-int8-bfloat16", "int8", "bfloat16", 3, has_need=True),
 )
@@ -118,7 +121,8 @@ def passage(golden: Golden) -> PassageKV:
         if is_lossless:
             _put_odd_patterns(k)
         need = torch.arange(golden.n_tokens).to(torch.float16) / 64 if golden.has_need and n == 0 else None
-        chunks.append(KVChunk(k, v, need))
+        asked = _values((*rows[:2], group.k_dim), "float32", 2 * n + 7).square() if golden.has_asked else None
+        chunks.append(KVChunk(k, v, need, asked))
     return tuple(chunks)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden import second_calibrated, second_quantizers
+from tests.golden.second_packings import require
 from tests.golden.second_parts import LARGEST, Geometry, Pair, Part, Tables, flat_to_heads, rounded, take
 
 QUANTIZERS = second_quantizers.QUANTIZERS | second_calibrated.QUANTIZERS
@@ -67,6 +68,31 @@ def think(parts: list[Part], inner: Inner) -> list[Pair]:
     return found
 
 
+def think_queries(parts: list[Part], inner: Inner) -> list[Pair]:
+    """Put dropped channels of K back as the means that the chunk has, pair by pair."""
+    found, taken, narrow = [], [], []
+    for part in parts:
+        rows, heads, _, dim = part.geometry.shape("k")
+        half = dim // 2
+        n_dropped = half * part.params["drop"] // 100
+        mask, mean = np.zeros((rows, heads, -(-half // 8)), "u1"), np.zeros((rows, heads, 0), "<f4")
+        if n_dropped:
+            mask = take(part, "think_queries.mask", "uint8", mask.shape)
+            mean = take(part, "think_queries.mean", part.dtype, (rows, heads, 2 * n_dropped))
+        taken.append((n_dropped, mask, mean))
+        narrow.append(part._replace(geometry=part.geometry._replace(k_dim=dim - 2 * n_dropped)))
+    for part, (n_dropped, mask, mean), (k, v) in zip(parts, taken, inner(narrow), strict=True):
+        half, whole = part.geometry.k_dim // 2, np.empty(part.geometry.shape("k"), "<f4")
+        for n, head in np.ndindex(*whole.shape[:2]):
+            bits = [int(mask[n, head, j // 8]) >> j % 8 & 1 for j in range(8 * mask.shape[2])]
+            require(not n_dropped or (sum(bits[:half]) == half - n_dropped and not any(bits[half:])), "a mask")
+            gone = [c for c in range(2 * half) if n_dropped and not bits[c % half]]
+            whole[n, head][:, gone] = mean[n, head]
+            whole[n, head][:, [c for c in range(whole.shape[3]) if c not in gone]] = k[n, head]
+        found.append((whole, v))
+    return found
+
+
 def lorc(parts: list[Part], inner: Inner) -> list[Pair]:
     """Turn latents back."""
     ranks = [{side: max(int(rank[0]) for rank in part.table(f"{side}.rank")) for side in "kv"} for part in parts]
@@ -84,4 +110,4 @@ def lorc(parts: list[Part], inner: Inner) -> list[Pair]:
     return found
 
 
-TRANSFORMS = {"sinks": sinks, "cross": cross, "think": think, "lorc": lorc}
+TRANSFORMS = {"sinks": sinks, "cross": cross, "think": think, "think_queries": think_queries, "lorc": lorc}

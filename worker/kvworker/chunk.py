@@ -63,17 +63,26 @@ class KVChunk:
 
     `need` (T,) float16 is the share of its attention that each row pays to earlier passages when it is read in its document; the first
     layer group of a passage that was read alone may have it.
+
+    `asked` (L, H, D) float32 is how much the queries of the passage's last rows ask for each channel of K: their mean square over those
+    rows, the query heads of a KV head and both channels of a rotated pair. An engine that computed the passage says it; it is not stored.
     """
 
     k: torch.Tensor
     v: torch.Tensor
     need: torch.Tensor | None = None
+    asked: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.k.dim() != 4 or self.k.shape[:3] != self.v.shape[:3] or self.k.dtype != self.v.dtype:
             raise InvalidInputError(f"k and v must be (L, H, T, D) of one dtype, got {tuple(self.k.shape)} and {tuple(self.v.shape)}")
         if self.need is not None and (self.need.shape != self.k.shape[2:3] or self.need.dtype != torch.float16):
             raise InvalidInputError(f"need must be ({self.k.shape[2]},) float16, got {tuple(self.need.shape)} {self.need.dtype}")
+        n_layers, kv_heads, _, dim = self.k.shape
+        if self.asked is not None and (self.asked.shape != (n_layers, kv_heads, dim) or self.asked.dtype != torch.float32):
+            raise InvalidInputError(
+                f"asked must be ({n_layers}, {kv_heads}, {dim}) float32, got {tuple(self.asked.shape)} {self.asked.dtype}"
+            )
 
     @property
     def spec(self) -> ChunkSpec:
@@ -88,7 +97,7 @@ class KVChunk:
 
     def copy(self) -> KVChunk:
         """Return the same in memory of its own."""
-        return KVChunk(self.k.clone(), self.v.clone(), None if self.need is None else self.need.clone())
+        return KVChunk(self.k.clone(), self.v.clone(), *(None if x is None else x.clone() for x in (self.need, self.asked)))
 
 
 PassageKV = tuple[KVChunk, ...]

@@ -68,6 +68,25 @@ def _restore_think(fields: Fields, geometry: Geometry, step: Step, inner: Inner)
     return out, v
 
 
+def _restore_think_queries(fields: Fields, geometry: Geometry, step: Step, inner: Inner) -> Pair:
+    """Put the chunk's own means of dropped channels of K in their places."""
+    shape, n_kept = geometry.shape("k"), _behind_think(geometry, step).k_dim
+    dim, half = shape[3], shape[3] // 2
+    if n_kept == dim:
+        return inner()
+    mask = fields.take("think_queries.mask", "uint8", (*shape[:2], -(-half // 8)))
+    mean = fields.floats("think_queries.mean", geometry.dtype, (*shape[:2], dim - n_kept))
+    bits = np.unpackbits(mask, axis=-1, bitorder="little").astype(bool)
+    if (bits[..., :half].sum(-1) != n_kept // 2).any() or bits[..., half:].any():
+        raise FormatError(f"think_queries.mask keeps {n_kept // 2} of {half} pairs in each head; this one keeps others")
+    is_kept = np.concatenate((bits[..., :half], bits[..., :half], np.ones((*shape[:2], dim % 2), bool)), -1)
+    k, v = inner()
+    out = np.empty((*shape[:2], dim, shape[2]), np.float32)
+    out[is_kept] = k.swapaxes(2, 3).reshape(-1, shape[2])
+    out[~is_kept] = mean.reshape(-1, 1)
+    return np.ascontiguousarray(out.swapaxes(2, 3)), v
+
+
 def _behind_lorc(geometry: Geometry, step: Step) -> Geometry:
     """Return one head with as many channels as the largest rank of the layers."""
     k_rank, v_rank = (max(_rank(step, layer, side) for _, layer in geometry.each_layer()) for side in "kv")
@@ -109,6 +128,7 @@ def _turn(step: Step, layer: int, side: str, n_channels: int, rank: int) -> tupl
 TRANSFORMS: dict[str, Transform] = {
     "sinks": Transform(_behind_sinks, _restore_sinks, {"n": range(1, 1025)}),
     "think": Transform(_behind_think, _restore_think, {"drop": range(1, 91)}),
+    "think_queries": Transform(_behind_think, _restore_think_queries, {"drop": range(1, 91)}),
     "lorc": Transform(
         _behind_lorc,
         _restore_lorc,

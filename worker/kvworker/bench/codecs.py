@@ -33,7 +33,7 @@ from kvworker.calibrate.calibrate import Reach, gather
 from kvworker.calibrate.files import save_statistics
 from kvworker.calibrate.fit import complete
 from kvworker.calibrate.texts import readings
-from kvworker.chunk import KVChunk, PassageKV
+from kvworker.chunk import PassageKV
 from kvworker.codec.artifacts import Artifacts
 from kvworker.codec.presets import LADDER
 from kvworker.codec.specs import find_codec
@@ -177,9 +177,8 @@ def _read(engine: Engine, n_tokens: int, n_texts: int) -> list[_Text]:
         while len(ids) < n_tokens + N_PROBES:
             ids += [token for text in notes.in_prompt(seed, _PASSAGES, 1).texts for token in (*bos, *engine.encode(text))]
             seed += 1
-        study = engine.study(ids[: n_tokens + N_PROBES])
-        kv = tuple(KVChunk(c.k[:, :, :n_tokens].contiguous(), c.v[:, :, :n_tokens].contiguous()) for c in study.kv)
-        found.append(_Text(kv, study.probes))
+        (kv,) = engine.export([ids[:n_tokens]])
+        found.append(_Text(kv, engine.study(ids[: n_tokens + N_PROBES]).probes))
     return found
 
 

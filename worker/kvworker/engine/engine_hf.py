@@ -6,7 +6,7 @@ group's first layer runs, the stored rows of that group are placed in the reques
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from transformers.utils import logging
 from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
 from kvstore.core.identity import KVLayout, ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
+from kvworker.engine.asked import Span, asked_of, last_rows
 from kvworker.engine.attention import attend
 from kvworker.engine.engine import ChunkSource, Generation, Segment, Study, laid_out, unsourced
 from kvworker.engine.families import Family, context_tokens, family_of, layout_of
@@ -84,18 +85,31 @@ class HFEngine:
             raise InvalidInputError("export needs at least one passage, and at least 1 token in each")
         segments = [Segment(tuple(passage), sources.get(i)) for i, passage in enumerate(passages)]
         self._check_reading(sum(len(passage) for passage in passages))
-        groups = self._read(segments)
-        borders = list(accumulate((len(s.token_ids) for s in segments if s.source is None), initial=0))
-        return [tuple(_cut(k, v, start, stop) for k, v in groups) for start, stop in pairwise(borders)]
+        borders = accumulate((len(s.token_ids) for s in segments if s.source is None), initial=0)
+        spans = list(pairwise(borders))
+        groups = self._read(segments, spans)
+        return [tuple(_cut(k, v, span, asked[i]) for k, v, asked in groups) for i, span in enumerate(spans)]
 
     @torch.inference_mode()
-    def _read(self, segments: Sequence[Segment]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Prefill what has no source and return its K before RoPE and V, (L, H, S, D), per layer group."""
-        run, rows = self.begin(segments, Sampling(max_new_tokens=1)), unsourced(segments)
-        with self._caught_keys() as keys:
+    def _read(self, segments: Sequence[Segment], spans: Sequence[Span]) -> list[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]:
+        """Prefill what has no source, whose passages are `spans` of it.
+
+        Return K before RoPE and V, (L, H, S, D), and per passage what its last rows ask for (L, H, D), per layer group.
+        """
+        run, rows, groups = self.begin(segments, Sampling(max_new_tokens=1)), unsourced(segments), self.identity.layout.groups
+        observed = last_rows(spans)
+        at = torch.tensor([row for own in observed for row in own], device=self._stack.device)
+        with (
+            self._caught(self._family.key_module, lambda k: k) as keys,
+            self._caught(self._family.query_module, lambda q: q[:, at]) as queries,
+        ):
             run.compute(rows)
-        groups = self.identity.layout.groups
-        return [(torch.stack([keys[layer] for layer in group.layers]), run.values(g)) for g, group in enumerate(groups)]
+        found = []
+        for g, group in enumerate(groups):
+            k, q = (torch.stack([caught[layer] for layer in group.layers]) for caught in (keys, queries))
+            asked = [asked_of(own, group) for own in torch.split(q, [len(own) for own in observed], 2)]
+            found.append((k, run.values(g), asked))
+        return found
 
     def dependence(self, passages: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Prefill the concatenation of passages; return how much each row of each needs those before it: `KVChunk.need`."""
@@ -109,7 +123,7 @@ class HFEngine:
         self._check_reading(len(token_ids))
         run = self.begin([Segment(tuple(token_ids))], Sampling(max_new_tokens=1))
         watcher = Watcher(self.identity.layout)
-        with self._caught_keys() as keys:
+        with self._caught(self._family.key_module, lambda k: k) as keys:
             run.watch(watcher.observe)
         return replace(watcher.study(keys, run.all_values()), grams=self._grams())
 
@@ -169,20 +183,23 @@ class HFEngine:
             raise InvalidInputError(f"token ids must be within 0 and {self._n_vocab - 1}, got {min(token_ids)} to {max(token_ids)}")
 
     @contextmanager
-    def _caught_keys(self) -> Iterator[dict[int, torch.Tensor]]:
-        """Catch K before RoPE, (H, T, D) per layer, in the passes run inside; the hooks are gone afterwards."""
-        keys: dict[int, torch.Tensor] = {}
+    def _caught(self, name: str, kept: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[dict[int, torch.Tensor]]:
+        """Catch what `kept` keeps of K or Q before RoPE, (heads, T, D) per layer, in the passes run inside; `name` is its module.
 
-        def catch(layer: int, kv_heads: int, _module: object, _inputs: object, output: torch.Tensor) -> None:
-            keys[layer] = self._family.keys(output, kv_heads)
+        The hooks are gone afterwards.
+        """
+        found: dict[int, torch.Tensor] = {}
+
+        def catch(layer: int, dim: int, _module: object, _inputs: object, output: torch.Tensor) -> None:
+            found[layer] = kept(self._family.by_head(output, dim))
 
         hooks = []
         try:
             for group in self.identity.layout.groups:
                 for layer in group.layers:
-                    module = getattr(self._decoder.layers[layer].self_attn, self._family.key_module)
-                    hooks.append(module.register_forward_hook(partial(catch, layer, group.kv_heads)))
-            yield keys
+                    module = getattr(self._decoder.layers[layer].self_attn, name)
+                    hooks.append(module.register_forward_hook(partial(catch, layer, group.k_dim)))
+            yield found
         finally:
             for hook in hooks:
                 hook.remove()
@@ -195,9 +212,10 @@ def _needs_fine_keys(config: Any, decoder: Any) -> bool:
     return n_shared >= _CROWDED or any(bias is not None for bias in biases)
 
 
-def _cut(k: torch.Tensor, v: torch.Tensor, start: int, stop: int) -> KVChunk:
-    """Return rows start to stop - 1 as a chunk with memory of its own."""
-    return KVChunk(*(x[:, :, start:stop].clone(memory_format=torch.contiguous_format) for x in (k, v)))
+def _cut(k: torch.Tensor, v: torch.Tensor, span: Span, asked: torch.Tensor) -> KVChunk:
+    """Return the rows of a passage as a chunk with memory of its own."""
+    k, v = (x[:, :, slice(*span)].clone(memory_format=torch.contiguous_format) for x in (k, v))
+    return KVChunk(k, v, asked=asked)
 
 
 def load_engine(

@@ -45,11 +45,16 @@ class Family:
         k, v = (project(hidden)[0].view(hidden.shape[1], kv_heads, -1).transpose(0, 1) for project in (attention.k_proj, attention.v_proj))
         return (attention.k_norm(k) if self.key_module == "k_norm" else k), v
 
-    def keys(self, output: torch.Tensor, kv_heads: int) -> torch.Tensor:
-        """Return the key module's output for a batch of one as (H, T, D)."""
+    @property
+    def query_module(self) -> str:
+        """Module of the attention whose output is Q before RoPE, with the axes that keys have."""
+        return self.key_module.replace("k_", "q_")
+
+    def by_head(self, output: torch.Tensor, dim: int) -> torch.Tensor:
+        """Return the output of the key or the query module for a batch of one as (heads, T, D)."""
         if self.key_axes == "heads,tokens":
             return output[0]
-        return output[0].view(output.shape[1], kv_heads, -1).transpose(0, 1)
+        return output[0].view(output.shape[1], -1, dim).transpose(0, 1)
 
 
 FAMILIES: Mapping[str, Family] = {

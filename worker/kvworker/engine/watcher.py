@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from kvstore.core.identity import KVLayout, LayerGroup
+from kvstore.core.identity import KVLayout
 from kvworker.chunk import KVChunk
+from kvworker.engine.asked import asked_of
 from kvworker.engine.engine import N_PROBES, Study
 from kvworker.engine.rope import unplaced
 
@@ -28,8 +29,7 @@ class Watcher:
         if layer not in self._groups:
             return
         group = self._groups[layer]
-        squares = queries.float().square().mean(1).view(group.kv_heads, -1, queries.shape[2]).mean(1)  # (H, D)
-        self._q_square[layer] = _over_pairs(squares, group).cpu()
+        self._q_square[layer] = asked_of(queries, group).cpu()
         self._probes[layer] = unplaced(queries[:, -N_PROBES:], group.rope, max(queries.shape[1] - N_PROBES, 0)).cpu()
         self._mass[layer], self._mass_square[layer] = weights.sum(0).cpu(), weights.square().sum(0).cpu()
 
@@ -38,12 +38,3 @@ class Watcher:
         pairs = zip(self._layout.groups, values, strict=True)
         kv = tuple(KVChunk(torch.stack([keys[layer] for layer in group.layers]), v.clone()) for group, v in pairs)
         return Study(kv, self._q_square, self._mass, self._mass_square, self._probes)
-
-
-def _over_pairs(squares: torch.Tensor, group: LayerGroup) -> torch.Tensor:
-    """Return squares (H, D) with both channels of each rotated pair (i, i + rotary_dim / 2) set to their mean."""
-    if group.rope is None:
-        return squares
-    turned, fixed = squares[:, : group.rope.rotary_dim], squares[:, group.rope.rotary_dim :]
-    halves = turned.reshape(len(turned), 2, -1).mean(1, keepdim=True).expand(-1, 2, -1)
-    return torch.cat((halves.flatten(1), fixed), 1)

@@ -127,7 +127,13 @@ def sample_of(kv: PassageKV, content: bytes) -> PassageKV:
         return kv
     start = _FIRST + int.from_bytes(content[:8], "little") % n_places
     rows = torch.cat((torch.arange(_FIRST), torch.arange(start, start + n_run)))
-    return tuple(KVChunk(*(x.index_select(2, rows.to(x.device)) for x in (chunk.k, chunk.v))) for chunk in kv)
+    return tuple(_rows_of(chunk, rows.to(chunk.k.device)) for chunk in kv)
+
+
+def _rows_of(chunk: KVChunk, rows: torch.Tensor) -> KVChunk:
+    """Return some rows of a chunk, without their need."""
+    k, v = (x.index_select(2, rows) for x in (chunk.k, chunk.v))
+    return KVChunk(k, v, asked=chunk.asked)
 
 
 def lost_by(codec: Pipeline, kv: PassageKV, identity: ModelIdentity, probes: Probes) -> Errors:

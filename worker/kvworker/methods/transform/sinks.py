@@ -51,7 +51,7 @@ class Sinks(PlacingTransform):
 
     def apply(self, chunk: KVChunk, spec: ChunkSpec) -> tuple[KVChunk, Fields]:
         """Return views of the chunk."""
-        rest = KVChunk(chunk.k[:, :, self.n :], chunk.v[:, :, self.n :])
+        rest = KVChunk(chunk.k[:, :, self.n :], chunk.v[:, :, self.n :], asked=chunk.asked)
         return rest, {"sinks.k": chunk.k[:, :, : self.n], "sinks.v": chunk.v[:, :, : self.n]}
 
     def restore(self, chunk: KVChunk, fields: Fields, spec: ChunkSpec) -> KVChunk:
