@@ -39,7 +39,7 @@ Attention errors. A rival's lies between its settings of more and of fewer bits:
 Where none of them has so few bits, its error at its fewest stands there. KIVI has no sinks here, quanto and HQQ are as above."""
 _WHEN = {
     "cachegen": "slow links, where a chunk is read whole",
-    "clipped": "2 and 3 bits without calibration, where whole chunks are read",
+    "clipped": "2 to 4 bits without calibration, where whole chunks are read",
     "cq": "the fewest bits per token where codebooks may be held beside the model",
     "cross": "remote and cold tiers: nothing decodes before all layers are here",
     "csr": "cold tiers, encoded off the critical path",

@@ -63,16 +63,39 @@ def mxfp4(part: Part, side: str) -> np.ndarray:
     return e2m1(part, side, (exponent.astype("<u4") << 23).view("<f4"), 32)
 
 
-def kivi(part: Part, side: str) -> np.ndarray:
+def in_groups(part: Part, side: str, scale: np.ndarray, zero: np.ndarray, packed: np.ndarray) -> np.ndarray:
     """Return code * scale + zero, with lines along T for K and along D for V."""
-    shape, bits, group = part.geometry.shape(side), part.params["bits"], part.params["group"]
-    axis = 2 if side == "k" else 3
-    n_bytes, n_groups = -(-shape[axis] * bits // 8), -(-shape[axis] // group)
+    shape, axis = part.geometry.shape(side), 2 if side == "k" else 3
+    codes = numbers(np.moveaxis(packed, axis, -1), part.params["bits"], shape[axis]).astype("<f4")
+    of = np.arange(shape[axis]) // part.params["group"]
+    scale, zero = (np.moveaxis(parameter, axis, -1)[..., of] for parameter in (scale, zero))
+    return rounded(np.ascontiguousarray(np.moveaxis(codes * scale + zero, -1, axis)), part.dtype)
+
+
+def codes_of_groups(part: Part, side: str) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Return the bytes of codes and the shape of what each group has."""
+    shape, axis = part.geometry.shape(side), 2 if side == "k" else 3
+    n_bytes, n_groups = -(-shape[axis] * part.params["bits"] // 8), -(-shape[axis] // part.params["group"])
     of_bytes, of_groups = ((*shape[:axis], length, *shape[axis + 1 :]) for length in (n_bytes, n_groups))
-    codes = numbers(np.moveaxis(take(part, f"{side}.codes", "uint8", of_bytes), axis, -1), bits, shape[axis])
-    scale, zero = (np.moveaxis(take(part, f"{side}.{name}", part.dtype, of_groups), axis, -1) for name in ("scale", "zero"))
-    of = np.arange(shape[axis]) // group
-    return rounded(np.ascontiguousarray(np.moveaxis(codes.astype("<f4") * scale[..., of] + zero[..., of], -1, axis)), part.dtype)
+    return take(part, f"{side}.codes", "uint8", of_bytes), of_groups
+
+
+def kivi(part: Part, side: str) -> np.ndarray:
+    """Return code * scale + zero."""
+    packed, of_groups = codes_of_groups(part, side)
+    scale, zero = (take(part, f"{side}.{name}", part.dtype, of_groups) for name in ("scale", "zero"))
+    return in_groups(part, side, scale, zero, packed)
+
+
+def clipped(part: Part, side: str) -> np.ndarray:
+    """Return code * scale + zero, of which each is one of 256 between the ends of its column."""
+    packed, of_groups = codes_of_groups(part, side)
+    s, z = (take(part, f"{side}.{name}", "uint8", of_groups).astype("<f4") for name in ("scale", "zero"))
+    ends = take(part, f"{side}.ends", part.dtype, (*of_groups[:2], 3, of_groups[3]))
+    u = np.array(0x3B808081, "<u4").view("<f4")
+    scale = s * (ends[:, :, 2:] * u)
+    zero = ends[:, :, :1] + z * ((ends[:, :, 1:2] - ends[:, :, :1]) * u)
+    return in_groups(part, side, rounded(scale, part.dtype), rounded(zero, part.dtype), packed)
 
 
 def blocks_of(dim: int, bits: int) -> list[tuple[int, int, int]]:
@@ -142,7 +165,7 @@ QUANTIZERS = {
     "nvfp4": nvfp4,
     "mxfp4": mxfp4,
     "kivi": kivi,
-    "clipped": kivi,
+    "clipped": clipped,
     "hadamard": hadamard,
     "turboquant": turboquant,
 }

@@ -103,16 +103,39 @@ def _fp4(codes: NDArray[np.uint8], steps: Floats, block: int, shape: Shape, dtyp
 
 def _kivi(fields: Fields, side: str, geometry: Geometry, step: Step) -> Floats:
     """Return code times scale plus zero; keys are grouped along tokens, values along channels."""
-    shape, dtype = geometry.shape(side), geometry.dtype
-    bits, group = step.number("bits"), step.number("group")
-    axis: Literal[-2, -1] = -2 if side == "k" else -1
-    length = shape[axis]
-    packed = fields.take(f"{side}.codes", "uint8", with_axis(shape, axis, -(-length * bits // 8)))
-    per_group = with_axis(shape, axis, -(-length // group))
-    scale = _spread(fields.floats(f"{side}.scale", dtype, per_group), group, axis, length)
-    zero = _spread(fields.floats(f"{side}.zero", dtype, per_group), group, axis, length)
-    codes = numbers(np.moveaxis(packed, axis, -1), bits, length)
-    return rounded(np.moveaxis(codes, -1, axis).astype(np.float32) * scale + zero, dtype)
+    packed, of_groups = _packed(fields, side, geometry, step)
+    scale, zero = (fields.floats(f"{side}.{name}", geometry.dtype, of_groups) for name in ("scale", "zero"))
+    return _grouped(packed, scale, zero, side, geometry, step)
+
+
+def _clipped(fields: Fields, side: str, geometry: Geometry, step: Step) -> Floats:
+    """Return what `_kivi` does of scales and zeros that are bytes between the ends of their column."""
+    packed, of_groups = _packed(fields, side, geometry, step)
+    scale, zero = (fields.take(f"{side}.{name}", "uint8", of_groups).astype(np.float32) for name in ("scale", "zero"))
+    least, most, top = np.split(fields.floats(f"{side}.ends", geometry.dtype, with_axis(of_groups, -2, 3)), 3, -2)
+    zero = rounded(zero * ((most - least) * _BYTE) + least, geometry.dtype)
+    return _grouped(packed, rounded(scale * (top * _BYTE), geometry.dtype), zero, side, geometry, step)
+
+
+_BYTE = np.float32(1 / 255)
+_GROUPED: dict[str, Literal[-2, -1]] = {"k": -2, "v": -1}
+"""The axis that groups lie along."""
+
+
+def _packed(fields: Fields, side: str, geometry: Geometry, step: Step) -> tuple[NDArray[np.uint8], Shape]:
+    """Return the bytes of codes in groups, and the shape of a parameter of the groups."""
+    shape, axis = geometry.shape(side), _GROUPED[side]
+    packed = fields.take(f"{side}.codes", "uint8", with_axis(shape, axis, -(-shape[axis] * step.number("bits") // 8)))
+    return packed, with_axis(shape, axis, -(-shape[axis] // step.number("group")))
+
+
+def _grouped(packed: NDArray[np.uint8], scale: Floats, zero: Floats, side: str, geometry: Geometry, step: Step) -> Floats:
+    """Return code times scale plus zero."""
+    axis, group = _GROUPED[side], step.number("group")
+    length = geometry.shape(side)[axis]
+    codes = numbers(np.moveaxis(packed, axis, -1), step.number("bits"), length)
+    scale, zero = (_spread(parameter, group, axis, length) for parameter in (scale, zero))
+    return rounded(np.moveaxis(codes, -1, axis).astype(np.float32) * scale + zero, geometry.dtype)
 
 
 def _hadamard(fields: Fields, side: str, geometry: Geometry, step: Step) -> Floats:
@@ -158,7 +181,7 @@ QUANTIZERS: Catalogue = {
     "nvfp4": (by_side(_nvfp4), {}),
     "mxfp4": (by_side(_mxfp4), {}),
     "kivi": (by_side(_kivi), _GRID),
-    "clipped": (by_side(_kivi), _GRID),
+    "clipped": (by_side(_clipped), _GRID),
     "hadamard": (by_side(_hadamard), {"bits": (2, 3, 4)}),
     "turboquant": (by_side(_turboquant), {"k_bits": (1, 2, 3, 4), "v_bits": (1, 2, 3, 4)}),
 }

@@ -1,4 +1,4 @@
-"""KIVI: its presets, small groups behind a byte stage, and its bound; `clipped`, which stores the same fields, has none."""
+"""KIVI: its presets, small groups behind a byte stage, and its bound; `clipped`, whose scales and zeros take a byte, has none."""
 
 from __future__ import annotations
 
@@ -21,6 +21,19 @@ def sizes(bits: int, group: int) -> Sizes:
     return nbytes
 
 
+def narrow_sizes(bits: int, group: int) -> Sizes:
+    """Return codes, scale, zero and ends of K, then of V."""
+
+    def nbytes(spec: ChunkSpec) -> list[int]:
+        rows, item = spec.n_layers * spec.kv_heads, DTYPES[spec.dtype].itemsize
+        k_codes, _, _, v_codes, _, _ = sizes(bits, group)(spec)
+        k_groups, v_columns = -(-spec.n_tokens // group), -(-spec.v_dim // group)
+        k, v = (rows * n for n in (k_groups * spec.k_dim, spec.n_tokens * v_columns))
+        return [k_codes, k, k, 3 * item * rows * spec.k_dim, v_codes, v, v, 3 * item * rows * v_columns]
+
+    return nbytes
+
+
 def bound(bits: int, group: int) -> Bound:
     """Return half of each group's step; the scale is rounded down, which may leave the topmost level 15 units of its last place short."""
 
@@ -36,8 +49,8 @@ def bound(bits: int, group: int) -> Bound:
 
 
 CASES = (
-    Case("clipped", sizes(2, 64)),
-    Case("clipped:bits=3,group=32+zstd:fields=codes,level=3"),
+    Case("clipped", narrow_sizes(2, 32)),
+    Case("clipped:bits=3,group=8+zstd:fields=codes,level=3"),
     Case("kivi4", sizes(4, 32), bound(4, 32)),
     Case("kivi2", sizes(2, 32), bound(2, 32)),
     Case("kivi:bits=3", sizes(3, 32), bound(3, 32)),

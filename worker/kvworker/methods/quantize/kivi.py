@@ -48,7 +48,7 @@ class Kivi(Compiled, Placing):
         """Return codes uint8 and scale, zero in the model's dtype, for k and for v; codes are packed along the grouped axis."""
         fields: dict[str, tuple[str, tuple[int, ...]]] = {}
         for side, axis in SIDES:
-            codes, parameters = kivi.stored_shapes(_shape(spec, side), self.bits, self.group, axis)
+            codes, parameters = kivi.stored_shapes(shape_of(spec, side), self.bits, self.group, axis)
             fields[f"{side}.codes"] = ("uint8", codes)
             fields[f"{side}.scale"] = fields[f"{side}.zero"] = (spec.dtype, parameters)
         return fields
@@ -69,7 +69,7 @@ class Kivi(Compiled, Placing):
     def _decode_side(self, fields: Fields, spec: ChunkSpec, side: str, axis: kivi.Axis) -> torch.Tensor:
         """Return k or v."""
         codes, scale, zero = (fields[f"{side}.{name}"] for name in ("codes", "scale", "zero"))
-        return kivi.decode(codes, scale, zero, _shape(spec, side), self.bits, self.group, axis, DTYPES[spec.dtype])
+        return kivi.decode(codes, scale, zero, shape_of(spec, side), self.bits, self.group, axis, DTYPES[spec.dtype])
 
     @property
     def has_forms(self) -> bool:
@@ -93,6 +93,6 @@ class Kivi(Compiled, Placing):
         place.write_kivi((codes, scale, zero), self.bits, self.group, dict(SIDES)[side], turn, rows, cache.view(-1, *cache.shape[2:]))
 
 
-def _shape(spec: ChunkSpec, side: str) -> tuple[int, int, int, int]:
+def shape_of(spec: ChunkSpec, side: str) -> tuple[int, int, int, int]:
     """Return the shape of k or v."""
     return spec.n_layers, spec.kv_heads, spec.n_tokens, spec.k_dim if side == "k" else spec.v_dim
