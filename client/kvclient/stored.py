@@ -13,6 +13,7 @@ from kvclient.records import Passage, ResolvedPassage
 from kvstore.core.blob import Buffer, BufferedBlob, key_of, verify_blob
 from kvstore.core.errors import IdentityError, KVError, NotFoundError
 from kvstore.core.key import ChunkKey, content_key
+from kvstore.core.manifest import MAX_DECODED_NBYTES
 
 if TYPE_CHECKING:
     from kvclient.reader.artifact import Artifact
@@ -53,18 +54,19 @@ class StoredPassage:
     reason: str = ""
     artifacts: tuple[StoredArtifact, ...] = field(default=(), compare=False)
 
-    def to_numpy(self) -> list[tuple[Floats, Floats]]:
+    def to_numpy(self, max_decoded_nbytes: int = MAX_DECODED_NBYTES) -> list[tuple[Floats, Floats]]:
         """Decode to one (k, v) per layer group: k before RoPE (L, H, T, D), v (L, H, T, D), float32.
 
         Raises NotFoundError for a miss, of the chunk or of an artifact; UnsupportedError for a codec that is not known here; FormatError or
-        CorruptError for a chunk that does not decode as its codec says.
+        CorruptError for a chunk that does not decode as its codec says; CapacityError for one that claims more than `max_decoded_nbytes`
+        of K and V in its dtype: arrays of 16-bit types take twice as much.
         """
         if self.blob is None:
             raise NotFoundError(f"the chunk of passage {self.passage.id[:16]} is not in the store ({self.reason}); ingest it again")
         from kvclient.reader.chunk import ChunkReader  # numpy takes a fifth of a second to import; most clients never decode
 
         manifest = self.blob.manifest
-        reader = ChunkReader(manifest, {artifact.key.content.hex(): artifact.tables for artifact in self.artifacts})
+        reader = ChunkReader(manifest, {artifact.key.content.hex(): artifact.tables for artifact in self.artifacts}, max_decoded_nbytes)
         return [reader.part(index, self.blob.part(index)) for index in range(len(manifest.parts))]
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvstore.core.errors import FormatError, KVError
+from kvstore.core.errors import CapacityError, FormatError, KVError
 from kvstore.core.key import Kind
 from kvstore.core.stages import PipelineSpec, StageSpec
 
 ITEM_NBYTES = {"uint8": 1, "int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "int32": 4, "int64": 8}
 MAX_FIELD_NBYTES = 1 << 34
+MAX_DECODED_NBYTES = 1 << 30
+"""What a reader decodes where nobody says otherwise: as much as a store takes as one blob, by default."""
 _MAX_PARTS = 1024
 _MAX_FIELDS = 64
 _PACKING = re.compile("[a-z][a-z0-9_]{0,31}")
@@ -118,6 +120,25 @@ class Manifest:
     dtype: str
     codec: PipelineSpec
     parts: tuple[PartSpec, ...]
+
+    @property
+    def decoded_nbytes(self) -> int:
+        """Bytes of K and V in the dtype, as the geometry claims."""
+        n_values = sum(len(part.layers) * part.kv_heads * (part.k_dim + part.v_dim) for part in self.parts) * self.n_tokens
+        return n_values * ITEM_NBYTES[self.dtype]
+
+    def check_decoded(self, max_decoded_nbytes: int) -> None:
+        """Raise CapacityError where decoding would take more than `max_decoded_nbytes` for K and V, or for what packed fields hold.
+
+        A packed field of a few bytes may claim any size that the geometry claims, too: both are the writer's word. With this, decoding
+        takes memory of a small multiple of `max_decoded_nbytes`, and of the bytes that were fetched.
+        """
+        unpacked = sum(field.raw_nbytes for part in self.parts for field in part.fields if field.packing != "raw")
+        if max(self.decoded_nbytes, unpacked) > max_decoded_nbytes:
+            raise CapacityError(
+                f"the chunk claims {self.decoded_nbytes} B of K and V, and {unpacked} B in packed fields; "
+                f"at most {max_decoded_nbytes} B are decoded here: raise max_decoded_nbytes"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as it is written."""

@@ -229,6 +229,15 @@ def test_chunks_are_fetched_verified_and_decoded_to_numpy(server: FakeServer, co
     np.testing.assert_array_equal(np.stack([k, v]).ravel(), np.arange(48))
 
 
+def test_a_chunk_that_claims_more_than_the_caller_decodes_is_refused(server: FakeServer, connect: Connect) -> None:
+    """48 values of 4 B."""
+    twin = connect(server)
+    ids = twin.do(twin.larder, "ingest", "notes.txt", TEXTS).ids
+    [stored] = twin.do(twin.larder, "chunks", [ids[0]])
+    with pytest.raises(CapacityError, match=r"claims 192 B of K and V.*raise max_decoded_nbytes"):
+        stored.to_numpy(max_decoded_nbytes=191)
+
+
 def test_an_absent_chunk_is_a_miss_with_a_reason(server: FakeServer, connect: Connect) -> None:
     """A miss is a result; decoding it is an error."""
     twin = connect(server)

@@ -106,6 +106,12 @@ def test_what_is_kept_on_the_device_outlives_the_store(shelf: Shelf) -> None:
     assert shelf.tier.get(("bob", shelf.key)) is None
 
 
+def test_a_chunk_as_large_as_was_asked_for_is_decoded(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens and the model say how large it is; what strangers may claim at most does not count then."""
+    monkeypatch.setattr(load, "MAX_DECODED_NBYTES", 1)
+    assert shelf.start().has_arrived
+
+
 def raising(error: Exception) -> Callable[[int, memoryview], memoryview]:
     """Return a change that delivers the first part and raises instead of the second."""
 

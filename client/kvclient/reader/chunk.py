@@ -17,7 +17,7 @@ from kvclient.reader.transforms import CROSS, TRANSFORMS, crossed, cut
 from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError, InvalidInputError, UnsupportedError
 from kvstore.core.key import Kind
-from kvstore.core.manifest import Manifest
+from kvstore.core.manifest import MAX_DECODED_NBYTES, Manifest
 from kvstore.core.stages import Param, StageSpec
 
 _QUANTIZERS = {**QUANTIZERS, **CALIBRATED}
@@ -36,18 +36,23 @@ class ChunkReader:
     layers (`cross`) part 0 comes first, and what it decodes to is kept; any other codec decodes its parts in any order.
 
     Raises UnsupportedError for a codec that is not known here, NotFoundError where a stage's artifact is not given, IdentityError for one
-    of another model or stage, and FormatError for a manifest that holds no KV.
+    of another model or stage, FormatError for a manifest that holds no KV, and CapacityError for one that claims too much.
 
     Parameters
     ----------
     manifest : Manifest
     artifacts : mapping of str to Artifact
         By digest in hex: those that the codec names, and any others.
+    max_decoded_nbytes : int
+        What K and V of the chunk may take in its dtype, see `Manifest.check_decoded`; arrays of 16-bit types take twice as much.
     """
 
-    def __init__(self, manifest: Manifest, artifacts: Mapping[str, Artifact] | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, artifacts: Mapping[str, Artifact] | None = None, max_decoded_nbytes: int = MAX_DECODED_NBYTES
+    ) -> None:
         if manifest.kind is Kind.ARTIFACT:
             raise FormatError("the blob is an artifact and holds no KV")
+        manifest.check_decoded(max_decoded_nbytes)
         stages, self._packings = _split(manifest)
         self._manifest, self._steps = manifest, steps_of(manifest, stages, KNOWN, artifacts or {})
         self._geometries = [_geometry_of(manifest, index) for index in range(len(manifest.parts))]

@@ -14,6 +14,7 @@ from kvstore.core.blob import key_of
 from kvstore.core.errors import ClosedError, DeadlineError, IdentityError, KVError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey
+from kvstore.core.manifest import MAX_DECODED_NBYTES
 from kvworker.answer.device_tier import DeviceTier, TenantKey
 from kvworker.chunk import KVChunk, PassageKV
 from kvworker.codec.coded import CodedChunk
@@ -83,7 +84,8 @@ class StoredSource:
         check_geometry(reader.manifest, self._identity, self._n_tokens)
         if key_of(reader.manifest) != self.key:
             raise IdentityError(f"chunk {key_of(reader.manifest)} came where {self.key} was asked for")
-        self._decoder = ChunkDecoder(reader.manifest, self._codec_of(reader.manifest.codec), self._device)
+        most = max(MAX_DECODED_NBYTES, reader.manifest.decoded_nbytes)  # its K and V are as large as those that were asked for
+        self._decoder = ChunkDecoder(reader.manifest, self._codec_of(reader.manifest.codec), self._device, most)
         self.tier, self.nbytes = reader.tier, reader.nbytes
 
     def take(self, reader: BlobReader, lap: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ from kvstore.core.blob import Buffer
 from kvstore.core.errors import FormatError, IdentityError, InvalidInputError, UnsupportedError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import Kind
-from kvstore.core.manifest import FieldSpec, Manifest, PartSpec
+from kvstore.core.manifest import MAX_DECODED_NBYTES, FieldSpec, Manifest, PartSpec
 from kvworker.chunk import DTYPES, ChunkSpec, KVChunk, PassageKV
 from kvworker.codec.coded import CodedChunk
 from kvworker.codec.pipeline import NEED, Pipeline, descend, restore
@@ -27,17 +27,27 @@ class ChunkDecoder:
     Where a codec mixes layers, everything but the fields of its outer transforms is in part 0: that part comes first, and what it decodes
     to is kept. Any other codec decodes its parts in any order.
 
-    Raises UnsupportedError for a codec that is not known here or not the one given, and FormatError for a manifest that holds no KV.
+    Raises UnsupportedError for a codec that is not known here or not the one given, FormatError for a manifest that holds no KV, and
+    CapacityError for one that claims too much.
 
     Parameters
     ----------
     pipeline : Pipeline or None
         The manifest's codec where it has calibrated stages: bound to their tables.
+    max_decoded_nbytes : int
+        What K and V of the chunk may take in its dtype; see `Manifest.check_decoded`.
     """
 
-    def __init__(self, manifest: Manifest, pipeline: Pipeline | None = None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        pipeline: Pipeline | None = None,
+        device: torch.device | str = "cpu",
+        max_decoded_nbytes: int = MAX_DECODED_NBYTES,
+    ) -> None:
         if manifest.kind is Kind.ARTIFACT:
             raise FormatError("the blob is an artifact and holds no KV")
+        manifest.check_decoded(max_decoded_nbytes)
         self._manifest, self._device = manifest, device
         self._pipeline = pipeline or pipeline_of(manifest.codec)
         if self._pipeline.spec != manifest.codec:
