@@ -16,7 +16,7 @@ from kvstore.core.errors import AuthError, ConfigError
 from kvstore.core.tokens import DEFAULT_TENANT, default_data_dir, default_tokens_file, read_tokens
 
 TOKEN_VARIABLE = "LARDER_TOKEN"
-_TOKEN = re.compile(r"[!-~]*")
+_TOKEN = re.compile(r"[ -~]*")
 Metadata = tuple[tuple[str, str], ...]
 
 Options = tuple[tuple[str, str | int], ...]
@@ -95,7 +95,7 @@ def channel_credentials(tls: ClientTLS) -> grpc.ChannelCredentials:
 def bearer(token: str) -> Metadata:
     """Return the metadata that says who calls; a token that no header can hold raises AuthError."""
     if not _TOKEN.fullmatch(token):
-        raise AuthError("the token has a blank, a line break or another character that no token has: pass the token alone")
+        raise AuthError("the token has a line break, or another character that no header can hold: pass the token alone")
     return (("authorization", f"Bearer {token}"),)
 
 

@@ -102,7 +102,7 @@ def test_a_client_without_a_server_is_told_how_to_start_one(monkeypatch: pytest.
         Larder("127.0.0.1:1")
 
 
-@pytest.mark.parametrize("token", ["of-a-file\n", "two words", "t\u00f6ken"])
+@pytest.mark.parametrize("token", ["of-a-file\n", "t\u00f6ken"])
 def test_a_token_that_no_header_holds_is_refused_without_quoting_it(token: str) -> None:
     """gRPC would abort the call and print to standard error."""
     with pytest.raises(AuthError, match="pass the token alone") as raised:
