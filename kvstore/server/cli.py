@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 import threading
 from pathlib import Path
 
 from kvstore.core.allocator import keep_large_blocks
-from kvstore.core.errors import KVError
 from kvstore.server.access.auth import open_authenticator
 from kvstore.server.config import StoreConfig, load_config
 from kvstore.server.logs import log_to_stderr
@@ -53,18 +51,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command; returns 0 after an orderly stop and 2 for what the user has to change."""
-    try:
-        config = config_of(args)
-        if args.print_config:
-            print(to_toml(config))
-            return 0
-        keep_large_blocks()
-        log_to_stderr(config.server.log_format)
-        return serve(config)
-    except KVError as error:
-        print(f"larder store: {error}", file=sys.stderr)
-        return 2
+    """Run the command; returns 0 after an orderly stop."""
+    config = config_of(args)
+    if args.print_config:
+        print(to_toml(config))
+        return 0
+    keep_large_blocks()
+    log_to_stderr(config.server.log_format)
+    return serve(config)
 
 
 def config_of(args: argparse.Namespace) -> StoreConfig:

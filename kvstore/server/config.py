@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from kvclient.address import check_address
 from kvclient.channel import is_loopback
 from kvstore.core.errors import ConfigError
 from kvstore.core.tokens import default_data_dir, default_tokens_file
@@ -119,6 +120,7 @@ class ServerConfig:
                 raise ConfigError(f"server.{name} must be positive, got {getattr(self, name)}")
         if self.max_blob_bytes > self.max_inflight_bytes:
             raise ConfigError(f"server.max_blob_bytes ({self.max_blob_bytes}) exceeds max_inflight_bytes ({self.max_inflight_bytes})")
+        self._check_addresses()
         if not (is_loopback(self.address) or self.tls.cert or self.allow_plaintext):
             raise ConfigError(
                 f"server.address {self.address} can be reached from other machines: set server.tls.cert and server.tls.key, "
@@ -128,6 +130,15 @@ class ServerConfig:
             raise ConfigError(f"server.metrics_address {self.metrics_address} can be reached from other machines: see server.address")
         if self.metrics_tenants < 0 or self.log_format not in ("text", "json"):
             raise ConfigError(f"server needs metrics_tenants of at least 0 and log_format text or json, got {self}")
+
+    def _check_addresses(self) -> None:
+        """Raise ConfigError for what is no address."""
+        for name in ("address", "metrics_address"):
+            try:
+                if name == "address" or self.metrics_address:
+                    check_address(getattr(self, name), least_port=0)
+            except ConfigError as error:
+                raise ConfigError(f"server.{name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -374,7 +385,7 @@ def load(
 
 
 def read_toml(file: Path) -> Tree:
-    """Read a TOML file; a missing or malformed one raises ConfigError."""
+    """Read a TOML file; one that is missing, malformed or no text raises ConfigError."""
     try:
         with file.open("rb") as stream:
             return tomllib.load(stream)
@@ -382,3 +393,5 @@ def read_toml(file: Path) -> Tree:
         raise ConfigError(f"configuration {file}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"configuration {file}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration {file} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from error

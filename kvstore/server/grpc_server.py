@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +101,8 @@ class RpcServer:
         return self._pool._work_queue.qsize()
 
     def start(self, registrations: Sequence[Registration]) -> None:
-        """Add the services, bind and serve; an address that is taken raises ConfigError."""
+        """Add the services, bind and serve; an address that is taken or not of this machine raises ConfigError."""
+        _check_free(self.config.address)
         for registration in registrations:
             registration.add(self._server)
             self._health.set(registration.name, health_pb2.HealthCheckResponse.SERVING)
@@ -141,4 +143,19 @@ class RpcServer:
                 return self._server.add_secure_port(address, self.certificates.credentials(begun))
             return self._server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ConfigError(f"server.address {address} can't be bound: it is taken or not of this machine") from error
+            raise ConfigError(f"server.address {address} can't be bound: {error}") from error
+
+
+def _check_free(address: str) -> None:
+    """Raise ConfigError with the system's reason where an address can't be bound; gRPC says it to standard error only."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return  # a Unix socket
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host.strip("[]"), int(port)))
+        except socket.gaierror:
+            return  # gRPC resolves names in ways of its own
+        except OSError as error:
+            raise ConfigError(f"server.address {address} can't be bound: {error.strerror}") from error

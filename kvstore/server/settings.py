@@ -61,7 +61,7 @@ def to_toml(config: object, path: str = "") -> str:
 def _unknown(where: str, name: str, known: list[str]) -> str:
     """Say that a key is unknown, which one may be meant, and which there are."""
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = f"; did you mean {close[0]}?" if close else "."
     return f"configuration key {where} is not known{hint} Known here: {', '.join(sorted(known))}"
 
 
@@ -75,22 +75,21 @@ def _convert(kind: type[Any], f: Field[Any], value: Any, where: str) -> Any:
         if f.metadata == SIZE and not isinstance(value, bool):
             return parse_nbytes(value)
         return _READERS[kind](value)
-    except (ValueError, TypeError, ConfigError) as error:
+    except ConfigError as error:
         raise ConfigError(f"configuration key {where}: {error}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"configuration key {where}: {value!r} is not {_KINDS[kind]}") from error
 
 
 def _read_bool(value: Any) -> bool:
     """Read a boolean."""
-    known = value if isinstance(value, bool) else _BOOLEANS.get(str(value).lower())
-    if known is None:
-        raise ValueError(f"{value!r} is neither true nor false")
-    return known
+    return value if isinstance(value, bool) else _BOOLEANS[str(value).lower()]
 
 
 def _read_int(value: Any) -> int:
-    """Read an integer."""
+    """Read an integer, which is never guessed from another number."""
     if isinstance(value, bool | float):
-        raise ValueError(f"{value!r} is not an integer")
+        raise TypeError
     return int(value)
 
 
@@ -98,18 +97,19 @@ def _read_float(value: Any) -> float:
     """Read a finite number."""
     number = math.nan if isinstance(value, bool) else float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError
     return number
 
 
 def _read_text(value: Any) -> str:
     """Read a string."""
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a string")
+        raise TypeError
     return value
 
 
 _READERS = {bool: _read_bool, int: _read_int, float: _read_float, str: _read_text}
+_KINDS = {bool: "true or false", int: "an integer", float: "a finite number", str: "a string"}
 
 
 def _spell(value: Any, f: Field[Any]) -> str:

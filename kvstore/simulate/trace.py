@@ -56,12 +56,15 @@ def write_request(request: TraceRequest) -> str:
 
 
 def read_trace(path: Path) -> list[TraceRequest]:
-    """Read and check a file that may come from anywhere; raises FormatError that names the line, and OSError.
+    """Read and check a file that may come from anywhere; raises FormatError that names file and line, and OSError.
 
     What is kept is bounded: 8,000,000 passages asked in all, and equal ones share memory.
     """
     with path.open("rb") as file:
-        return list(_checked(_lines(file)))
+        try:
+            return list(_checked(_lines(file)))
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

@@ -9,6 +9,8 @@ import pytest
 
 from kvclient.cli import exits
 from kvclient.cli.main import main
+from kvstore.core.discovery import known_names
+from kvworker.serve.commands import BENCHMARKS
 
 N_DOCUMENTS, N_QUESTIONS = 4, 3
 
@@ -82,6 +84,11 @@ def test_the_context_benchmark_prints_rows_of_the_contract(
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """There is one for now."""
-    assert main(["bench", "magic", "--model", str(model)]) != exits.OK
-    assert "context" in capsys.readouterr().err
+    """It is wrong usage."""
+    assert main(["bench", "magic", "--model", str(model)]) == exits.USAGE
+    assert "no benchmark 'magic'; known: cluster, codecs, context" in capsys.readouterr().err
+
+
+def test_the_help_names_every_benchmark() -> None:
+    """It is written by hand, since a benchmark imports torch."""
+    assert list(BENCHMARKS) == known_names("kvworker.bench")

@@ -63,6 +63,9 @@ def test_an_unknown_key_is_refused_with_the_known_ones(key: str, said: str) -> N
         ("server.tls.cert", "cert.pem"),
         ("server", 5),
         ("server.address.port", 5),
+        ("server.address", ":7420"),
+        ("server.address", "127.0.0.1:99999"),
+        ("server.metrics_address", "nowhere"),
         ("tiers.redis.timeout_s", 0),
         ("tiers.redis.cluster", "maybe"),
         ("data_dir", 5),
@@ -72,6 +75,23 @@ def test_a_value_that_cannot_be_is_refused(key: str, value: object) -> None:
     """When the configuration is read, not when it is first used."""
     with pytest.raises(ConfigError):
         load_config(None, {}, {"server.address": "127.0.0.1:1", key: value} if key != "server" else {key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("server.max_workers", "many", "'many' is not an integer"),
+        ("server.idle_timeout_s", "soon", "'soon' is not a finite number"),
+        ("server.allow_plaintext", "perhaps", "'perhaps' is not true or false"),
+        ("serverr.max_workers", 1, r"serverr is not known; did you mean server\? Known here: auth"),
+        ("quota", 1, r"quota is not known; did you mean quotas\?"),
+        ("x", 1, r"x is not known\. Known here: auth"),
+    ],
+)
+def test_a_message_says_what_is_wrong_with_a_value(key: str, value: object, said: str) -> None:
+    """In words of the configuration, not of the interpreter."""
+    with pytest.raises(ConfigError, match=said):
+        load_config(None, {}, {key: value})
 
 
 def test_a_message_names_the_place_of_a_wrong_value() -> None:
@@ -108,6 +128,13 @@ def test_a_missing_and_a_malformed_file_are_refused(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.toml", {})
     with pytest.raises(ConfigError, match=r"larder\.toml"):
         load_config(write(tmp_path, "[server\n"), {})
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """A certificate or a model in the place of a configuration is a slip of the hand."""
+    (tmp_path / "larder.toml").write_bytes(b"\x00\xff")
+    with pytest.raises(ConfigError, match=r"larder\.toml is not UTF-8 text: byte 1 is 0xff"):
+        load_config(tmp_path / "larder.toml", {})
 
 
 def test_a_printed_configuration_reads_back_the_same(tmp_path: Path) -> None:

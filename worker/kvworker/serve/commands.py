@@ -25,6 +25,10 @@ _SERVER_KEYS = {
     "metrics": "server.metrics_address",
     "log_format": "server.log_format",
 }
+BENCHMARKS = (  # known without importing them, and torch with them
+    *("cluster", "codecs", "context", "edits", "eviction", "faults", "kernels", "planner", "quotas", "race"),
+    *("reuse", "routing", "scbench", "stripes", "transport"),
+)
 _STORE_KEYS = {"memory": "tiers.memory.capacity", "disk": "tiers.disk.capacity", "redis": "tiers.redis.url"}
 
 
@@ -52,8 +56,7 @@ def register(subparsers: Subparsers) -> None:
     _register_calibrate(subparsers)
     _register_size(subparsers)
     bench = subparsers.add_parser("bench", help="measure, and print one row per point")
-    known = "cluster, codecs, context, edits, eviction, faults, kernels, planner, quotas, race, reuse, routing, scbench or transport"
-    bench.add_argument("name", help=f"a benchmark: {known}")
+    bench.add_argument("name", help=f"a benchmark: {', '.join(BENCHMARKS[:-1])} or {BENCHMARKS[-1]}")
     bench.add_argument("--quick", action="store_true", help="end within a minute on two cores")
     bench.add_argument("--json", action="store_true", help="print one JSON object per line")
     bench.add_argument("--sizes", metavar="LIST", help="sizes to measure, such as 512,1024 tokens or 1MiB,8MiB")
