@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them."""
+"""Sizes and counts as people write them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def parse_nbytes(text: str | int) -> int:
     if match is None or unit not in _SIZES:
         raise ConfigError(f"{str(text)[:40]!r} is not a size; write a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB")
     return int(match[1]) * _SIZES[unit] + int(float(match[2] or 0) * _SIZES[unit])
+
+
+def format_count(n: int, noun: str) -> str:
+    """Write a number of things for people: "1 chunk", "2 chunks"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def format_nbytes(nbytes: float) -> str:

@@ -83,7 +83,7 @@ def test_ingest_shows_people_a_table_and_a_sum(larder: Larder, tmp_path: Path) -
     (tmp_path / "notes.txt").write_text(TEXT)
     result = larder("ingest", str(tmp_path / "notes.txt"))
     assert "notes.txt#1" in result.out
-    assert "2 passages of 1 documents, 2 computed now (7 tokens read)" in result.out
+    assert "2 passages of 1 document, 2 computed now (7 tokens read)" in result.out
 
 
 @pytest.mark.parametrize("read_as", ["document", "alone", "both"])
@@ -284,12 +284,40 @@ def test_a_missing_token_is_exit_code_5(larder: Larder, monkeypatch: pytest.Monk
     assert larder("ls", "--address", "203.0.113.1:1").code == 5
 
 
-@pytest.mark.parametrize("argv", [[], ["steal"], ["ask", "What?"], ["ls", "--timeout", "-1"], ["ls", "--colour"]])
-def test_wrong_usage_is_exit_code_2(larder: Larder, argv: list[str]) -> None:
-    """As argparse has it."""
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "larder: the following arguments are required: VERB; see `larder --help`"),
+        (["ask", "What?"], "larder ask: the following arguments are required: --context; see `larder ask --help`"),
+        (["ls", "--timeout", "-1"], "larder ls: argument --timeout: '-1' is not a number of seconds above 0; see `larder ls --help`"),
+        (["ls", "--limit", "few"], "larder ls: argument --limit: 'few' is not a whole number above 0; see `larder ls --help`"),
+        (["ls", "--colour"], "larder: unrecognized arguments: --colour; see `larder --help`"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(larder: Larder, capsys: pytest.CaptureFixture[str], argv: list[str], said: str) -> None:
+    """What else could be written is a page, which nobody asked for."""
     with pytest.raises(SystemExit) as ended:
         larder(*argv)
-    assert ended.value.code == 2
+    assert (ended.value.code, capsys.readouterr().err) == (2, f"{said}\n")
+
+
+def test_an_unknown_verb_is_refused_with_the_known_ones(larder: Larder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of other packages too."""
+    with pytest.raises(SystemExit):
+        larder("steal")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "'stats', " in err
+
+
+@pytest.mark.parametrize(("file", "why"), [(".", "it is a folder"), ("no/such/place", "there is no folder")])
+def test_get_refuses_a_file_that_can_not_be_written_before_it_fetches(
+    larder: Larder, server: FakeServer, ids: list[str], file: str, why: str, tmp_path: Path
+) -> None:
+    """A chunk may be large."""
+    result = larder("get", ids[0], "-o", str(tmp_path / file))
+    assert (result.code, result.out) == (2, "")
+    assert why in result.err
 
 
 def test_doctor_finds_a_server_that_serves_and_a_tier_that_is_down(larder: Larder, no_gpu: None) -> None:

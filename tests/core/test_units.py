@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore.core.errors import ConfigError
-from kvstore.core.units import format_nbytes, parse_nbytes
+from kvstore.core.units import format_count, format_nbytes, parse_nbytes
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,9 @@ def test_a_written_size_is_within_its_last_digit(nbytes: int) -> None:
 def test_a_size_is_written_in_the_largest_unit_below_it(nbytes: int, text: str) -> None:
     """There is none beyond TiB."""
     assert format_nbytes(nbytes) == text
+
+
+@pytest.mark.parametrize(("n", "said"), [(0, "0 chunks"), (1, "1 chunk"), (2, "2 chunks")])
+def test_one_thing_is_no_several(n: int, said: str) -> None:
+    """As people say it."""
+    assert format_count(n, "chunk") == said

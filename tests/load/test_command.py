@@ -100,8 +100,8 @@ def test_tenants_of_a_file_ask_with_their_own_tokens(
     assert json.loads(out)["answered"] > 10
 
 
-@pytest.mark.parametrize("wrong", [("--rate", "0"), ("--duration", "nan"), ("--rate", "-1")])
-def test_a_rate_or_duration_that_can_not_be_is_wrong_usage(load: Load, wrong: tuple[str, str]) -> None:
+@pytest.mark.parametrize("wrong", [("--rate", "0"), ("--duration", "nan"), ("--rate", "x"), ("--max-tokens", "0"), ("--in-flight", "0")])
+def test_a_load_that_can_not_be_is_wrong_usage(load: Load, wrong: tuple[str, str]) -> None:
     """Before anything is asked."""
     with pytest.raises(SystemExit) as stop:
         load(*wrong)

@@ -17,7 +17,7 @@ from kvstore.core.blob import verify_blob
 from kvstore.core.errors import InvalidInputError
 from kvstore.core.identity import KVLayout, ModelIdentity
 from kvstore.core.key import Kind
-from kvstore.core.units import format_nbytes
+from kvstore.core.units import format_count, format_nbytes
 from kvstore.store.record import RecordMeta
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
 from kvworker.codec.pipeline import Pipeline, expected_specs
@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     layout, dtype = read_layout(directory, args.dtype)
     codecs = [args.codec] if args.codec else [name for name in PRESETS if not find_codec(name).traits.needs_artifact]
     sizes = [size(layout, dtype, passages, codec) for codec in codecs]
-    output.text(f"{directory.resolve().name}: {args.passages} passages of {args.tokens} tokens, {layout.n_layers} layers, {dtype}\n")
+    shape = f"{format_count(args.passages, 'passage')} of {format_count(args.tokens, 'token')}"
+    output.text(f"{directory.resolve().name}: {shape}, {layout.n_layers} layers, {dtype}\n")
     output.rows([{"model": directory.resolve().name, "dtype": dtype, **row} for row in sizes], COLUMNS)
     catalog = format_nbytes(TOKEN_ID_NBYTES * args.passages * args.tokens)
     output.text(f"\nEach tier of the store that keeps all passages needs this. A worker's catalog keeps {catalog} of token ids beside it.")

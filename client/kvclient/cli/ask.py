@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvclient import Answer
 from kvclient.cli import exits
-from kvclient.cli.options import Session, common_options
+from kvclient.cli.options import Session, common_options, count
 from kvclient.cli.output import Output, output_of
 from kvclient.cli.progress import waiting
 from kvclient.cli.reports import show_report
@@ -35,7 +35,7 @@ def register(subparsers: Subparsers) -> None:
         default=ASK_AS[0],
         help="readings that may be loaded: the best that is stored, those in their document, or those alone (default: %(default)s)",
     )
-    parser.add_argument("--max-tokens", type=int, default=64, metavar="N", help="longest answer (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=count, default=64, metavar="N", help="longest answer (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default: %(default)g)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sampling (default: %(default)s)")
     parser.add_argument("--policy", default="", help='what is computed again, such as "first_k:k=8" (default: the worker\'s)')

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from kvclient.cli import exits
 from kvclient.cli.options import Session, common_options
 from kvclient.cli.output import output_of
+from kvstore.core.units import format_count
 
 if TYPE_CHECKING:
     from kvclient.cli.plugins import Subparsers
@@ -29,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
             n_chunks = session.larder.forget(source)
             n_known += n_chunks > 0
             output.record({"source": source, "n_chunks": n_chunks})
-            output.text(f"{source} is forgotten, {n_chunks} chunks" if n_chunks else f"{source} was not known")
+            output.text(f"{source} is forgotten, {format_count(n_chunks, 'chunk')}" if n_chunks else f"{source} was not known")
     return exits.OK if n_known else exits.NOT_FOUND

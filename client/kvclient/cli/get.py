@@ -43,6 +43,8 @@ def register(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the manifest, and save the chunk where asked to."""
     output = output_of(args)
+    if args.output:
+        check_file(Path(args.output))
     with Session(args) as session:
         keys = find_keys(session, [args.id])
         if args.output and len(keys) > 1:
@@ -50,6 +52,12 @@ def run(args: argparse.Namespace) -> int:
         for key in keys:
             show(session, key, args.output, output)
     return exits.OK
+
+
+def check_file(file: Path) -> None:
+    """Raise InvalidInputError where a file can't be written, before anything is fetched for it."""
+    if file.is_dir() or not file.parent.is_dir():
+        raise InvalidInputError(f"{file} can't be written: {'it is a folder' if file.is_dir() else f'there is no folder {file.parent}'}")
 
 
 def show(session: Session, key: ChunkKey, file: str | None, output: Output) -> None:

@@ -15,7 +15,7 @@ from kvclient.cli.progress import progress
 from kvclient.cli.split import MODES, find_files, passages_of, read_text
 from kvclient.requests import INGEST_AS
 from kvstore.core.errors import InvalidInputError
-from kvstore.core.units import format_nbytes
+from kvstore.core.units import format_count, format_nbytes
 
 if TYPE_CHECKING:
     from kvclient.cli.plugins import Subparsers
@@ -56,9 +56,8 @@ def run(args: argparse.Namespace) -> int:
                 output.record(row)
     output.table(rows, COLUMNS)
     n_read = sum(r["tokens_read"] for r in rows)
-    output.text(
-        f"{len(rows)} passages of {len(documents)} documents, {sum(r['computed'] for r in rows)} computed now ({n_read} tokens read)"
-    )
+    what = f"{format_count(len(rows), 'passage')} of {format_count(len(documents), 'document')}"
+    output.text(f"{what}, {sum(r['computed'] for r in rows)} computed now ({format_count(n_read, 'token')} read)")
     return exits.OK
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvclient import AsyncLarder
 from kvclient.cli import exits
-from kvclient.cli.options import common_options, seconds, tls_of
+from kvclient.cli.options import common_options, count, per_second, seconds, tls_of
 from kvclient.cli.output import Number, output_of
 from kvclient.load.arrivals import Traffic
 from kvclient.load.outcome import Outcomes
@@ -41,15 +41,15 @@ question was due, so a server that is slow is not spared the questions that come
 def register(subparsers: Subparsers) -> None:
     """Add the verb."""
     parser = subparsers.add_parser("load", parents=[common_options(60.0)], help="make load and measure answers", description=_TEXT)
-    parser.add_argument("--rate", type=seconds, default=1.0, metavar="N", help="questions a second (default: %(default)g)")
+    parser.add_argument("--rate", type=per_second, default=1.0, metavar="N", help="questions a second (default: %(default)g)")
     parser.add_argument("--duration", type=seconds, default=30.0, metavar="SECONDS", help="how long questions come (default: %(default)g)")
-    parser.add_argument("--passages", type=int, default=4, metavar="N", help="passages of each question (default: %(default)s)")
-    parser.add_argument("--zipf", type=float, default=0.8, help="exponent of their popularity; 0: all alike (default: %(default)g)")
+    parser.add_argument("--passages", type=count, default=4, metavar="N", help="passages of each question (default: %(default)s)")
+    parser.add_argument("--zipf", type=float, default=0.8, help="exponent of their popularity, 0 (all alike) to 10 (default: %(default)g)")
     parser.add_argument("--source", default="", help="ask about this document only")
     parser.add_argument("--question", default="What is this about?", help="what is asked (default: %(default)r)")
-    parser.add_argument("--max-tokens", type=int, default=8, metavar="N", help="tokens of an answer (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=count, default=8, metavar="N", help="tokens of an answer (default: %(default)s)")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help='ask as every tenant of this file of lines "tenant token"')
-    parser.add_argument("--in-flight", type=int, default=1024, metavar="N", help="questions that may be under way (default: %(default)s)")
+    parser.add_argument("--in-flight", type=count, default=1024, metavar="N", help="questions that may be under way (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed asks the same (default: %(default)s)")
     parser.set_defaults(run=run)
 

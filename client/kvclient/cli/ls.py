@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kvclient.cli import exits
-from kvclient.cli.options import Session, common_options
+from kvclient.cli.options import Session, common_options, count
 from kvclient.cli.output import Number, Output, output_of
 from kvstore.core.errors import UnsupportedError
-from kvstore.core.units import format_nbytes
+from kvstore.core.units import format_count, format_nbytes
 
 if TYPE_CHECKING:
     from kvclient.cli.plugins import Subparsers
@@ -39,7 +39,7 @@ def register(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("ls", parents=[common_options()], help="list passages and stored chunks")
     parser.add_argument("what", nargs="?", choices=("all", "passages", "chunks"), default="all")
     parser.add_argument("--source", default="", help="only those of one document")
-    parser.add_argument("--limit", type=int, default=1000, metavar="N", help="most rows of each (default: %(default)s)")
+    parser.add_argument("--limit", type=count, default=1000, metavar="N", help="most rows of each (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         if args.what != "passages":
             rows = [chunk_record(vars(e)) for e in session.store.entries(args.limit) if args.source in ("", e.source)]
             output.rows(rows, CHUNKS)
-            output.text(f"{len(rows)} chunks, {format_nbytes(sum(r['nbytes'] for r in rows))}")
+            output.text(f"{format_count(len(rows), 'chunk')}, {format_nbytes(sum(r['nbytes'] for r in rows))}")
     return exits.OK
 
 
@@ -65,7 +65,7 @@ def list_passages(session: Session, args: argparse.Namespace, output: Output) ->
             raise
         return
     output.rows([{"kind": "passage", **asdict(passage)} for passage in passages], PASSAGES)
-    output.text(f"{len(passages)} passages\n")
+    output.text(f"{format_count(len(passages), 'passage')}\n")
 
 
 def chunk_record(entry: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NoReturn
 
 from kvclient.cli import exits
 from kvclient.cli.output import printable
@@ -29,8 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except KVError as error:
-        code = exits.exit_code(error)
-        return _fail(f"{error} (`larder doctor` looks for the cause)" if code == exits.UNREACHABLE else str(error), code)
+        return _fail(str(error), exits.exit_code(error))
     except ModuleNotFoundError as error:
         return _fail(f"{error.name} is not installed; `larder doctor` says which extra brings it", exits.FAILED)
     except OSError as error:
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser for a command line; a known verb's own module is all that is imported for it."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="larder",
         description="Store the KV cache of passages that language models read again, and ask questions over them.",
         epilog=exits.EPILOG,
@@ -61,9 +61,18 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, and where to read on, instead of all that could be written."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with 2."""
+        self.exit(exits.USAGE, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+
+
 def _fail(message: str, code: int) -> int:
     """Print an error as one line."""
-    print("larder:", printable(" ".join(message.split())), file=sys.stderr)
+    more = " (`larder doctor` looks for the cause)" if code == exits.UNREACHABLE else ""
+    print(f"larder: {printable(' '.join(message.split()))}{more}", file=sys.stderr)
     return code
 
 

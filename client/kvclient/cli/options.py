@@ -40,9 +40,29 @@ def common_options(timeout_s: float = 30.0) -> argparse.ArgumentParser:
 
 def seconds(text: str) -> float:
     """Read a duration above 0."""
-    value = float(text)
+    return _above_zero(text, "a number of seconds")
+
+
+def per_second(text: str) -> float:
+    """Read a rate above 0."""
+    return _above_zero(text, "a rate per second")
+
+
+def count(text: str) -> int:
+    """Read a whole number above 0."""
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _above_zero(text: str, what: str) -> float:
+    """Read a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} above 0")
     return value
 
 

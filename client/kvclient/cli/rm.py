@@ -9,6 +9,7 @@ from kvclient.cli import exits
 from kvclient.cli.names import find_keys
 from kvclient.cli.options import Session, common_options
 from kvclient.cli.output import output_of
+from kvstore.core.units import format_count
 
 if TYPE_CHECKING:
     from kvclient.cli.plugins import Subparsers
@@ -27,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     with Session(args) as session:
         deleted = session.store.delete(find_keys(session, args.ids, ("auto", "alone")))
     output.record({"deleted": deleted})
-    output.text(f"removed {deleted} chunks")
+    output.text(f"removed {format_count(deleted, 'chunk')}")
     return exits.OK if deleted else exits.NOT_FOUND

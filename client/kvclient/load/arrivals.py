@@ -52,8 +52,12 @@ class Traffic:
         for name in ("rate_per_s", "duration_s"):
             if not (0 < getattr(self, name) < math.inf):
                 raise InvalidInputError(f"{name} must be above 0, got {getattr(self, name)}")
-        if not self.n_passages or min(self.n_passages) < 1 or self.per_request < 1 or not 0 <= self.exponent <= 10:
-            raise InvalidInputError(f"every tenant needs passages, a request one at least, and an exponent is within 0 and 10: {self}")
+        if not self.n_passages or min(self.n_passages) < 1:
+            raise InvalidInputError(f"every tenant needs at least one passage, got {self.n_passages}")
+        if self.per_request < 1:
+            raise InvalidInputError(f"a request needs at least one passage, got {self.per_request}")
+        if not 0 <= self.exponent <= 10:
+            raise InvalidInputError(f"the exponent of popularity must be within 0 and 10, got {self.exponent}")
 
     def arrivals(self) -> Iterator[Arrival]:
         """Yield the requests in the order in which they come."""
