@@ -27,6 +27,7 @@ from kvstore.planners.samples import (
     codec_subject,
     outcome_subject,
     pass_subject,
+    tier_of,
     tier_subject,
 )
 
@@ -107,6 +108,15 @@ class CostModel:
         known = self.costs.get(sample.subject) or _PRIORS.get(type(sample))
         updated = known.observe(sample.features, sample.seconds) if known else first_guess(sample.features, sample.seconds)
         return replace(self, costs={**self.costs, sample.subject: updated})
+
+    @property
+    def reads(self) -> dict[str, int]:
+        """How many reads of each tier it has seen; all that it was calibrated with count as one."""
+        return {tier: cost.n_samples for subject, cost in self.costs.items() if (tier := tier_of(subject)) is not None}
+
+    def knows(self, codec: str) -> bool:
+        """Tell whether decoding with a codec was measured."""
+        return codec_subject(codec) in self.costs
 
     def prefill(self, work: Pass) -> LinearCost | None:
         """Return what passes of a kind take over (1, rows, rows * context), as lately seen; None before any measurement."""

@@ -45,6 +45,12 @@ def tier_subject(tier: str) -> str:
     return f"tier {tier}"
 
 
+def tier_of(subject: str) -> str | None:
+    """Return the tier of a subject that `tier_subject` made; None for any other."""
+    kind, _, tier = subject.partition(" ")
+    return tier if kind == "tier" else None
+
+
 def codec_subject(codec: str) -> str:
     """Return the subject of decoding with a codec."""
     return f"codec {codec}"

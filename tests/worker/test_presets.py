@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from kvstore.core.api import BlobReader, Status
+from kvstore.planners.cost import CostModel
+from kvstore.planners.samples import DecodeSample, ReadSample
 from kvworker.calibrate.calibrate import gather
 from kvworker.calibrate.files import save_statistics
 from kvworker.calibrate.probes import save_probes
@@ -19,6 +21,7 @@ from kvworker.codec.decode import decode_chunk
 from kvworker.codec.registry import bound_pipeline_of
 from kvworker.codec.stages import Calibrated
 from kvworker.quality.ladder import Ladder
+from kvworker.serve import runtime
 from kvworker.serve.runtime import model_folder
 from tests.engine.prompts import Tiny, random_passages
 from tests.worker.conftest import MakeLab
@@ -58,6 +61,59 @@ def test_a_passage_that_would_lose_too_much_is_stored_safer_and_loaded(make_lab:
     report = lab.ask(names, planner="always_load", policy="none").report
     assert stored(lab) == {"exponent_split+zstd"}
     assert {(p.action, p.variant) for p in report.passages} == {("load", "exponent_split+zstd")}
+
+
+def link(lab: Lab, bytes_per_s: float) -> None:
+    """Let a worker's store be behind such a link, and let zstd unpack 1 GB/s."""
+    decodes = {"exponent_split": 1e-12, "exponent_split+zstd": 1.4e-9}
+    for label, byte_s in decodes.items():
+        lab.worker.costs.observe([DecodeSample(label, n, byte_s * n) for n in (1 << 16, 1 << 20)])
+    lab.worker.costs.observe([ReadSample("memory", n, n / bytes_per_s) for n in (1 << 16, 1 << 20)] * 20)
+
+
+@pytest.mark.parametrize(("bytes_per_s", "label"), [(20e9, "exponent_split"), (20e6, "exponent_split+zstd")])
+def test_a_worker_packs_what_is_read_over_a_slow_link(make_lab: MakeLab, bytes_per_s: float, label: str) -> None:
+    """The same preset; what is stored is loaded, found by its name and not stored again."""
+    lab = make_lab(codec="lossless")
+    link(lab, bytes_per_s)
+    names = lab.names()
+    assert stored(lab) == {label}
+    report = lab.ask(names, planner="always_load", policy="none").report
+    assert {(p.action, p.variant) for p in report.passages} == {("load", label)}
+    with closing(stored_chunk(lab, names[0])) as reader:
+        assert reader.manifest.codec.label == label
+
+
+def test_what_was_stored_over_another_link_is_read_as_it_is(make_lab: MakeLab) -> None:
+    """Nothing that is stored is encoded again."""
+    lab = make_lab(codec="lossless")
+    link(lab, 20e6)
+    lab.names("a.txt", ["Aldermoor exports salt."])
+    link(lab, 20e9)
+    assert not any(done.computed for done in lab.worker.ingest(lab.caller, "again.txt", ["Aldermoor exports salt."]))
+    assert stored(lab) == {"exponent_split+zstd"}
+
+
+def test_a_document_is_read_on_from_chunks_of_either_form(make_lab: MakeLab) -> None:
+    """A passage is added to a document whose first was stored packed."""
+    lab = make_lab(codec="lossless")
+    link(lab, 20e6)
+    lab.names("a.txt", ["Aldermoor exports salt."])
+    link(lab, 20e9)
+    first, second = lab.worker.ingest(lab.caller, "a.txt", ["Aldermoor exports salt.", "It lies by the sea."])
+    assert (first.computed, second.tokens_read) == (False, len(second.passage.token_ids))
+    assert stored(lab) == {"exponent_split+zstd", "exponent_split"}
+
+
+def test_kept_costs_that_lack_a_codec_are_measured_again(
+    make_lab: MakeLab, costs: CostModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """These know "raw" alone: a form of unknown speed would never be loaded."""
+    measured = []
+    monkeypatch.setattr(runtime, "calibrate", lambda _, codecs, __: measured.append(len(codecs)) or costs)
+    for codec in ("raw", "raw", "lossless", "lossless"):
+        make_lab(tmp_path, codec=codec)
+    assert measured == [1, 2, 2]
 
 
 def test_what_was_stored_safer_is_not_computed_again(make_lab: MakeLab, monkeypatch: pytest.MonkeyPatch) -> None:

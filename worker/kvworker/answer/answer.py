@@ -177,7 +177,7 @@ class Answerer:
     def _lookup(self, tenant: str, store: StoreAPI, named: Sequence[tuple[Passage, Sequence[Reading]]]) -> list[Asked]:
         """Return what the store has of every reading, in any codec that it may be stored in, found in one call."""
         keys = [key for _, readings in named for r in readings for key in self._ladder.keys(r.passage.content)]
-        hits, n = iter(self._hits(tenant, store, keys)), len(self._ladder.rungs)
+        hits, n = iter(self._hits(tenant, store, keys)), len(self._ladder.codecs)
         return [Asked(p, tuple(s for r in readings for s in forms(r, list(islice(hits, n))))) for p, readings in named]
 
     def _hits(self, tenant: str, store: StoreAPI, keys: Sequence[ChunkKey]) -> list[Hit]:

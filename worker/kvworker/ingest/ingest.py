@@ -218,9 +218,8 @@ class Ingestor:
         sources = {}
         for i, (passage, hit) in stored.items():
             if hit.status is Status.READY:
-                sources[i] = StoredSource(
-                    hit.key, self._engine.identity, len(passage.token_ids), self._engine.device, lambda _: self._ladder.first
-                )
+                n_tokens = len(passage.token_ids)
+                sources[i] = StoredSource(hit.key, self._engine.identity, n_tokens, self._engine.device, self._ladder.codec_of)
         fetch(store, list(sources.values()), _FETCH_TIMEOUT_S)
         return {i: source for i, source in sources.items() if source.has_arrived}
 
@@ -254,7 +253,7 @@ class Ingestor:
         note = PutNote(source=passage.source, recompute_s=recompute_s)
 
         def put(kv: PassageKV) -> PutReceipt:
-            codec = self._ladder.choose(kv, passage.content).codec
+            codec = self._ladder.form(kv, passage.content, self._costs.model)
             for stage in codec.stages:
                 if isinstance(stage, Calibrated):
                     self._artifacts.publish(stage.artifact, stage.subject, store)

@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kvstore.core.blob import BufferedBlob
-from kvstore.core.errors import InvalidInputError, NotFoundError
+from kvstore.core.blob import BufferedBlob, parse_header
+from kvstore.core.errors import InvalidInputError, NotFoundError, UnsupportedError
 from kvstore.core.identity import ModelIdentity
 from kvstore.core.key import ChunkKey, Kind
+from kvstore.core.stages import PipelineSpec
+from kvstore.planners.cost import CostModel
+from kvstore.planners.packing import Sized, packing_pays
+from kvworker.answer.prompt import DEVICE
 from kvworker.calibrate.fit import complete
 from kvworker.calibrate.probes import latest_probes
 from kvworker.chunk import KVChunk, PassageKV
@@ -28,11 +32,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Rung:
-    """A codec ready for use, and what a passage may lose by it; None where nobody limits it."""
+    """A codec ready for use, and what a passage may lose by it; None where nobody limits it.
+
+    `plain` is the codec without its byte stages, where costs may choose between the two.
+    """
 
     name: str
     codec: Pipeline
     limit: float | None = None
+    plain: Pipeline | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,14 @@ class Ladder:
     @property
     def codecs(self) -> list[Pipeline]:
         """All codecs that a passage may be stored as, the one asked for first."""
-        return [rung.codec for rung in self.rungs]
+        return [codec for rung in self.rungs for codec in (rung.codec, rung.plain) if codec is not None]
+
+    def codec_of(self, spec: PipelineSpec) -> Pipeline:
+        """Return the one of `codecs` that a manifest names, or raise UnsupportedError."""
+        found = next((codec for codec in self.codecs if codec.spec == spec), None)
+        if found is None:
+            raise UnsupportedError(f"codec {spec.label} is none that {self.rungs[0].name} may be stored as")
+        return found
 
     def keys(self, content: bytes) -> list[ChunkKey]:
         """Return where a passage's chunk may be, the key asked for first."""
@@ -78,6 +93,20 @@ class Ladder:
                 return rung
             _log.warning("passage %s is not stored as %s but as %s: %s", content.hex()[:12], rung.name, safer.name, why)
         return self.rungs[-1]
+
+    def form(self, kv: PassageKV, content: bytes, costs: CostModel) -> Pipeline:
+        """Return the codec that a passage is stored with: of the rung that `choose` returns the form that is read sooner."""
+        rung = self.choose(kv, content)
+        if rung.plain is None or self._is_packed(rung.codec, rung.plain, sample_of(kv, content), kv[0].spec.n_tokens, costs):
+            return rung.codec
+        return rung.plain
+
+    def _is_packed(self, packed: Pipeline, plain: Pipeline, sample: PassageKV, n_tokens: int, costs: CostModel) -> bool:
+        """Tell whether byte stages save more of the way of `n_tokens` tokens like the sample's than unpacking takes."""
+        manifest = parse_header(packed.encode(sample, self.identity, Kind.ALONE, bytes(32))).manifest
+        fields, share = [field for part in manifest.parts for field in part.fields], n_tokens / manifest.n_tokens
+        packed_nbytes, nbytes = (share * sum(sizes) for sizes in zip(*((f.nbytes, f.raw_nbytes) for f in fields), strict=True))
+        return packing_pays(costs, Sized(packed.spec.label, packed_nbytes), Sized(plain.spec.label, nbytes), {DEVICE})
 
     def _breach(self, rung: Rung, sample: PassageKV) -> str:
         """Return why a sample cannot be stored by a rung, or ""."""
@@ -104,8 +133,14 @@ def ladder_of(text: str, identity: ModelIdentity, artifacts: Artifacts, needs_fi
     presets = [preset for preset in LADDER[: wanted + 1] if not needs_fine_keys or preset.key_bits >= FINE_KEY_BITS]
     if presets[-1].name != text:
         _log.warning("this model's keys need %d bits: passages are stored as %s, not as %s", FINE_KEY_BITS, presets[-1].name, text)
-    rungs = tuple(Rung(preset.name, ready_preset(preset, artifacts), preset.limit or None) for preset in reversed(presets))
+    rungs = tuple(_rung_of(preset, ready_preset(preset, artifacts)) for preset in reversed(presets))
     return Ladder(rungs, identity, latest_probes(artifacts))
+
+
+def _rung_of(preset: Preset, codec: Pipeline) -> Rung:
+    """Return a preset's rung; its byte stages are a matter of speed."""
+    plain = Pipeline((*codec.transforms, codec.quantizer)) if codec.byte_stages else None
+    return Rung(preset.name, codec, preset.limit or None, plain)
 
 
 def ready_preset(preset: Preset, artifacts: Artifacts) -> Pipeline:

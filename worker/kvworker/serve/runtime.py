@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from kvclient.records import AnswerExplanation, Report, Token
-from kvstore.core.api import StoreAPI
+from kvstore.core.api import Status, StoreAPI
 from kvstore.core.errors import NotFoundError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.planner import find_planner
@@ -142,13 +142,21 @@ class Worker:
 
     def resolve(self, caller: Caller, names: Sequence[str], read_as: str = "auto") -> list[tuple[Passage, ChunkKey]]:
         """Return passages by name with the keys of their chunks, in the best of the readings allowed; raises NotFoundError."""
-        namespace, variant = self.engine.identity.namespace, self.ladder.first.spec.variant()
         found = self.catalog.readings(caller.tenant, names, read_as)
         lacking = [name for name, (_, readings) in zip(names, found, strict=True) if not readings]
         if lacking:
             raise NotFoundError(f"{lacking[0]} was never read in its document; ingest its document so")
         best = [readings[0].passage for _, readings in found]
-        return [(p, p.key(namespace, variant)) for p in best]
+        return list(zip(best, self._stored_keys(caller.store, [p.content for p in best]), strict=True))
+
+    def _stored_keys(self, store: StoreAPI, contents: Sequence[bytes]) -> list[ChunkKey]:
+        """Return where the chunk of each content is: in the codec asked for, unless the store has it in another of the preset alone."""
+        keys = [self.ladder.keys(content) for content in contents]
+        if len(self.ladder.codecs) == 1:
+            return [own[0] for own in keys]
+        hits = store.lookup([key for own in keys for key in own])
+        stored = {hit.key for hit in hits if hit.status is not Status.ABSENT}
+        return [next((key for key in own if key in stored), own[0]) for own in keys]
 
     def explain(self, tenant: str, request_id: str = "") -> AnswerExplanation:
         """Say what was decided for one of the tenant's last 256 requests, by default the latest; raises NotFoundError."""
@@ -188,6 +196,8 @@ class Worker:
         name = f"costs-{self.engine.device.replace(':', '')}-{self.ladder.first.spec.variant().hex()[:12]}.json"
         path = folder / name if folder else None
         known = saved_costs(path)
+        if known is not None and not all(known.knows(codec.spec.label) for codec in self.ladder.codecs):
+            known = None
         book = CostBook(known or calibrate(self.engine, self.ladder.codecs, probe_store), path)
         book.save()
         return book
