@@ -28,3 +28,10 @@ def test_a_front_of_nobody_is_refused(workers: str) -> None:
     """With how to name a worker."""
     with pytest.raises(ConfigError, match="--worker HOST:PORT"):
         RouteConfig(workers=workers).addresses  # noqa: B018 (raises)
+
+
+@pytest.mark.parametrize("workers", ["worker", "127.0.0.1:0", "127.0.0.1:7421,:7422"])
+def test_a_worker_without_an_address_is_refused(workers: str) -> None:
+    """Before callers wait for it."""
+    with pytest.raises(ConfigError, match="is no address: write host:port"):
+        RouteConfig(workers=workers, ca="ca.pem")

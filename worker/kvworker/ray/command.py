@@ -40,10 +40,8 @@ def pool(file: Path | None, flags: Flags, only_print: bool, address: str) -> int
         config = replace(config, ray=replace(config.ray, host=config.ray.host or "127.0.0.1"))
     with connected(address), pooled(config) as (front, started):
         stop = stop_signals()  # behind Ray, which sets some of its own
-        print(
-            f"larder worker listens on {front.address} ({len(started.board.places())} of {config.ray.workers} workers on Ray serve)",
-            flush=True,
-        )
+        serving = f"{len(started.board.places())} of {config.ray.workers} workers on Ray serve"
+        print(f"larder worker listens on {front.address} ({serving}){front.where}", flush=True)
         stop.wait()
     return 0
 

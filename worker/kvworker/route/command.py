@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvclient.address import check_address
 from kvclient.channel import ClientTLS, is_loopback
 from kvstore.core.errors import ConfigError
+from kvstore.core.units import format_count
 from kvstore.server.cli import stop_signals
 from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig, load
 from kvstore.server.logs import log_to_stderr
@@ -51,6 +53,8 @@ class RouteConfig:
     def __post_init__(self) -> None:
         if (self.cert or self.key) and not (self.ca and self.cert and self.key):
             raise ConfigError("cert and key are set together, and ca with them: plain text has no certificates")
+        for address in self._named:
+            check_address(address, otherwise=", or several with commas between them")
         if (far := self.plain_to_others) and not self.server.allow_plaintext:
             raise ConfigError(
                 f"worker {far} is on another machine, and callers' tokens would go there in plain text: set ca, "
@@ -58,10 +62,13 @@ class RouteConfig:
             )
 
     @property
+    def _named(self) -> list[str]:
+        return [address.strip() for address in self.workers.split(",") if address.strip()]
+
+    @property
     def plain_to_others(self) -> str:
         """The first worker that tokens and texts would reach over a network in plain text; "" for none."""
-        named = [address.strip() for address in self.workers.split(",")]
-        return "" if self.ca else next((address for address in named if address and not is_loopback(address)), "")
+        return "" if self.ca else next((address for address in self._named if not is_loopback(address)), "")
 
     @property
     def tls(self) -> ClientTLS | None:
@@ -71,10 +78,9 @@ class RouteConfig:
     @property
     def addresses(self) -> list[str]:
         """The workers' addresses; raises ConfigError where there is none."""
-        found = [address.strip() for address in self.workers.split(",") if address.strip()]
-        if not found:
+        if not self._named:
             raise ConfigError('there is nobody to route to: name workers with --worker HOST:PORT or workers = "host:port,host:port"')
-        return found
+        return self._named
 
 
 def route(file: Path | None, flags: Mapping[str, object], only_print: bool) -> int:
@@ -91,7 +97,7 @@ def route(file: Path | None, flags: Mapping[str, object], only_print: bool) -> i
         board.join(address, address)
     tokens = StoreConfig(config.data_dir, config.server, TiersConfig(), config.auth).tokens_path
     front = Fronted(config.server, config.auth, tokens, board, config.tls)
-    print(f"larder route listens on {front.address} ({len(board.places())} workers)", flush=True)
+    print(f"larder route listens on {front.address} ({format_count(len(board.places()), 'worker')}){front.where}", flush=True)
     stop.wait()
     front.close()
     return 0

@@ -21,6 +21,8 @@ from kvworker.serve.registration import registration
 class Fronted:
     """Serves from when it is made until it is closed, which finishes what runs. An address that is taken raises ConfigError.
 
+    `where` says in words where its metrics and console are, "" for nowhere.
+
     Parameters
     ----------
     auth, tokens : AuthConfig, Path
@@ -37,7 +39,7 @@ class Fronted:
         self._watch, self._server, self._pages = Watch(board, links), RpcServer(config, audit), ExitStack()
         self._front = Front(board, links, authenticate)
         self._server.start([registration(self._front)])
-        self._pages.enter_context(observing("front", self._server, [ServerSource(self._server)], authenticate))
+        self.where = self._pages.enter_context(observing("front", self._server, [ServerSource(self._server)], authenticate))
         self._watch.start()
 
     @property
