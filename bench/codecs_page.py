@@ -34,7 +34,8 @@ _GUARD = """\
 `worker.codec` or `--codec` names a preset or a codec. Before a passage is stored as a preset, a 64th of it, 72 tokens at least, is
 encoded and decoded; where K, V or attention is off by more than the limit, the preset above takes it. Models whose query heads
 share a KV head by six or more, or whose keys have a bias, take no preset below `balanced`. Byte stages of presets (`zstd`, `deflate`)
-are left out where the worker's measured costs say that chunks are there sooner without: over shared memory and fast networks."""
+are left out where the worker's measured costs say that chunks are there sooner without: over shared memory and fast networks, where
+`lossless` stores `raw`. Name the codec, and not the preset, to save the room in any case."""
 _EQUAL = """\
 Attention errors. A rival's lies between its settings of more and of fewer bits: groups of 32, 64 and 128, 4 bits and 2, of KIVI also 3.
 Where none of them has so few bits, its error at its fewest stands there. KIVI has no sinks here, quanto and HQQ are as above."""

@@ -112,14 +112,14 @@ def test_models_whose_keys_need_care_get_four_bits_at_least() -> None:
 
 def over(link_bytes_per_s: float) -> CostModel:
     """Return costs of a store behind this link, where zstd unpacks 1 GB/s."""
-    decodes = {"exponent_split": 0.0, "exponent_split+zstd": 1.4e-9}
+    decodes = {"raw": 0.0, "exponent_split+zstd": 1.4e-9}
     costs = {codec_subject(codec): LinearCost((0.0, byte_s), 0.0, 9) for codec, byte_s in decodes.items()}
     return CostModel(
         {**costs, tier_subject("memory"): LinearCost((0.0, 1 / link_bytes_per_s), 0.0, 9), SPLICE: LinearCost((0.0, 0.0), 0.0, 9)}
     )
 
 
-@pytest.mark.parametrize(("link_bytes_per_s", "label"), [(5e9, "exponent_split"), (5e7, "exponent_split+zstd")])
+@pytest.mark.parametrize(("link_bytes_per_s", "label"), [(5e9, "raw"), (5e7, "exponent_split+zstd")])
 @pytest.mark.parametrize("n_tokens", [40, 400])
 def test_a_preset_has_byte_stages_where_the_link_is_slow(link_bytes_per_s: float, label: str, n_tokens: int) -> None:
     """Of a long passage a sample says what packing saves."""
@@ -130,7 +130,7 @@ def test_a_fallback_has_them_where_the_link_is_slow() -> None:
     (chunk,) = passage()
     v = chunk.v.clone()
     v[0, 0, 3, 3] = torch.inf
-    assert plain("near-lossless").form((KVChunk(chunk.k, v),), CONTENT, over(5e9)).spec.label == "exponent_split"
+    assert plain("near-lossless").form((KVChunk(chunk.k, v),), CONTENT, over(5e9)).spec.label == "raw"
 
 
 def test_a_codec_text_keeps_its_byte_stages() -> None:
@@ -151,7 +151,7 @@ def test_a_ladder_looks_for_chunks_under_every_rung() -> None:
     ladder = plain("balanced")
     keys = ladder.keys(CONTENT)
     assert len(set(keys)) == 4
-    assert [codec.spec.label for codec in ladder.codecs][1:] == ["int8", "exponent_split+zstd", "exponent_split"]
+    assert [codec.spec.label for codec in ladder.codecs][1:] == ["int8", "exponent_split+zstd", "raw"]
     assert keys[0].variant == ladder.first.spec.variant()
 
 

@@ -138,8 +138,10 @@ def ladder_of(text: str, identity: ModelIdentity, artifacts: Artifacts, needs_fi
 
 
 def _rung_of(preset: Preset, codec: Pipeline) -> Rung:
-    """Return a preset's rung; its byte stages are a matter of speed."""
-    plain = Pipeline((*codec.transforms, codec.quantizer)) if codec.byte_stages else None
+    """Return a preset's rung; its byte stages are a matter of speed. Without any, what loses nothing is stored as it is."""
+    if not codec.byte_stages:
+        return Rung(preset.name, codec, preset.limit or None)
+    plain = find_codec("raw") if codec.traits.is_bit_exact else Pipeline((*codec.transforms, codec.quantizer))
     return Rung(preset.name, codec, preset.limit or None, plain)
 
 
