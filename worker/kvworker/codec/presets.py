@@ -33,7 +33,7 @@ class Preset:
 LADDER = (
     Preset("lossless", "exponent_split+zstd:fields=exponent,level=1", "", 0.0, 16),
     Preset("near-lossless", "int8", "", 0.05, 8),
-    Preset("balanced", "sinks:n=4+clipped:bits=4,group=32", "sinks:n=4+lorc:most=90,least=70+kivi:bits=4,group=32", 0.2, 4),
+    Preset("balanced", "sinks:n=4+clipped:bits=4,group=32", "sinks:n=4+lorc:most=90,least=70+clipped:bits=4,group=16", 0.2, 4),
     Preset("small", "sinks:n=4+clipped:bits=3,group=32", "sinks:n=4+pca:ratio=8", 0.3, 2),
     Preset("tiny", "sinks:n=4+clipped:bits=2,group=32", "sinks:n=4+cross+pca:over=model,ratio=16+deflate:fields=codes", 0.4, 1),
 )
