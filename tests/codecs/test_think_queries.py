@@ -93,7 +93,7 @@ def test_on_a_trained_model_a_prefix_s_own_mask_loses_less_attention_than_the_mo
     for seed in range(60_000, 60_003):
         texts = notes.in_prompt(seed, 8, 1).texts
         ids = [token for text in texts for token in (engine.bos_id or 0, *engine.encode(text))]
-        kv, probes = engine.export([ids[:-N_PROBES]])[0], engine.study(ids).probes
+        kv, probes = engine.export([ids[:-N_PROBES]], n_observed=N_PROBES)[0], engine.study(ids).probes
         for codec in losses:
             losses[codec] += errors_of(kv, through(codec, engine, kv), engine.identity.layout, probes).mean_attention / 3
     assert losses[find_codec(CODEC)] <= 0.9 * losses[static]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from kvstore.core.blob import part_fields
 from kvstore.core.key import Kind
 from kvworker.chunk import PassageKV
+from kvworker.engine.engine import N_PROBES
 from kvworker.methods.transform.think_queries import ThinkQueries
 from tests.engine.prompts import Tiny
 from tests.worker.conftest import MakeLab
@@ -31,7 +32,7 @@ def test_what_is_ingested_is_masked_by_the_queries_of_each_passage(make_lab: Mak
     (passage, key) = lab.worker.resolve(lab.caller, names)[1]
     assert passage.kind is Kind.DOCUMENT
     first = lab.worker.resolve(lab.caller, names)[0][0]
-    (_, kv) = tiny.engine.export([first.token_ids, passage.token_ids])
+    (_, kv) = tiny.engine.export([first.token_ids, passage.token_ids], n_observed=N_PROBES)
     reader = lab.caller.store.get(key)
     assert reader is not None
     with closing(reader):

@@ -65,7 +65,8 @@ class KVChunk:
     layer group of a passage that was read alone may have it.
 
     `asked` (L, H, D) float32 is how much the queries of the passage's last rows ask for each channel of K: their mean square over those
-    rows, the query heads of a KV head and both channels of a rotated pair. An engine that computed the passage says it; it is not stored.
+    rows, the query heads of a KV head and both channels of a rotated pair. An engine that computed the passage says it where it was told
+    to observe them; it is not stored.
     """
 
     k: torch.Tensor

@@ -177,7 +177,7 @@ def _read(engine: Engine, n_tokens: int, n_texts: int) -> list[_Text]:
         while len(ids) < n_tokens + N_PROBES:
             ids += [token for text in notes.in_prompt(seed, _PASSAGES, 1).texts for token in (*bos, *engine.encode(text))]
             seed += 1
-        (kv,) = engine.export([ids[:n_tokens]])
+        (kv,) = engine.export([ids[:n_tokens]], n_observed=N_PROBES)
         found.append(_Text(kv, engine.study(ids[: n_tokens + N_PROBES]).probes))
     return found
 

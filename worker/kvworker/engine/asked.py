@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from kvstore.core.identity import LayerGroup
-from kvworker.engine.engine import N_PROBES
 
 Span = tuple[int, int]
 """The first row of a passage and the row behind its last."""
+Asked = torch.Tensor | None
+"""What the rows of a passage ask for (L, H, D) float32, if they were observed; see `KVChunk.asked`."""
 
 
-def last_rows(spans: Sequence[Span]) -> list[list[int]]:
-    """Return the last rows of each passage, at most N_PROBES: those whose queries are observed."""
-    return [list(range(max(start, stop - N_PROBES), stop)) for start, stop in spans]
+def last_rows(spans: Sequence[Span], n_observed: int) -> list[range]:
+    """Return the last rows of each passage, at most `n_observed`."""
+    return [range(max(start, stop - n_observed), stop) for start, stop in spans]
+
+
+def asked_each(queries: Mapping[int, torch.Tensor], group: LayerGroup, observed: Sequence[Sequence[int]]) -> list[Asked]:
+    """Return what the rows of each passage ask for, of the queries (Q, S, D) of all of them by layer; None where nothing was observed."""
+    if not queries:
+        return [None for _ in observed]
+    of_group = torch.stack([queries[layer] for layer in group.layers])
+    return [asked_of(own, group) for own in torch.split(of_group, [len(rows) for rows in observed], 2)]
 
 
 def asked_of(queries: torch.Tensor, group: LayerGroup) -> torch.Tensor:

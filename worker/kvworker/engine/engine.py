@@ -316,12 +316,13 @@ class Engine(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out."""
 
-    def export(self, passages: Sequence[Sequence[int]], sources: Mapping[int, ChunkSource] = ...) -> list[PassageKV]:
+    def export(self, passages: Sequence[Sequence[int]], sources: Mapping[int, ChunkSource] = ..., n_observed: int = 0) -> list[PassageKV]:
         """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE.
 
         Each passage sees those before it (late chunking; or consecutive chunks of a prompt's prefix); one passage is read alone. Those in
         `sources`, by index, are loaded instead of computed and are not among the results; they must have been read behind the same
-        passages. More tokens than the context holds raise InvalidInputError, a source that fails raises LoadFailed.
+        passages. `KVChunk.asked` is told of the last `n_observed` rows of each passage, where there are any. More tokens than the context
+        holds raise InvalidInputError, a source that fails raises LoadFailed.
         """
 
     def dependence(self, passages: Sequence[Sequence[int]]) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ group's first layer runs, the stored rows of that group are placed in the reques
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
@@ -20,9 +20,9 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, A
 from transformers.utils import logging
 
 from kvstore.core.errors import InvalidInputError, KVError, UnsupportedError
-from kvstore.core.identity import KVLayout, ModelIdentity
+from kvstore.core.identity import KVLayout, LayerGroup, ModelIdentity
 from kvworker.chunk import DTYPES, KVChunk, PassageKV
-from kvworker.engine.asked import Span, asked_of, last_rows
+from kvworker.engine.asked import Asked, Span, asked_each, last_rows
 from kvworker.engine.attention import attend
 from kvworker.engine.engine import ChunkSource, Generation, Segment, Study, laid_out, unsourced
 from kvworker.engine.families import Family, context_tokens, family_of, layout_of
@@ -79,37 +79,36 @@ class HFEngine:
         """Return the text of token ids, special tokens left out."""
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def export(self, passages: Sequence[Sequence[int]], sources: Mapping[int, ChunkSource] = MappingProxyType({})) -> list[PassageKV]:
-        """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE; `sources` are loaded instead."""
+    def export(
+        self, passages: Sequence[Sequence[int]], sources: Mapping[int, ChunkSource] = MappingProxyType({}), n_observed: int = 0
+    ) -> list[PassageKV]:
+        """Prefill the concatenation of passages once and cut its KV at their borders, keys before RoPE; `sources` are loaded instead.
+
+        Queries of the last `n_observed` rows of each passage are observed.
+        """
         if min((len(passage) for passage in passages), default=0) == 0:
             raise InvalidInputError("export needs at least one passage, and at least 1 token in each")
         segments = [Segment(tuple(passage), sources.get(i)) for i, passage in enumerate(passages)]
         self._check_reading(sum(len(passage) for passage in passages))
         borders = accumulate((len(s.token_ids) for s in segments if s.source is None), initial=0)
         spans = list(pairwise(borders))
-        groups = self._read(segments, spans)
+        groups = self._read(segments, last_rows(spans, n_observed))
         return [tuple(_cut(k, v, span, asked[i]) for k, v, asked in groups) for i, span in enumerate(spans)]
 
     @torch.inference_mode()
-    def _read(self, segments: Sequence[Segment], spans: Sequence[Span]) -> list[tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]]:
-        """Prefill what has no source, whose passages are `spans` of it.
+    def _read(self, segments: Sequence[Segment], observed: Sequence[Sequence[int]]) -> list[tuple[torch.Tensor, torch.Tensor, list[Asked]]]:
+        """Prefill what has no source, and observe some rows of each of its passages.
 
-        Return K before RoPE and V, (L, H, S, D), and per passage what its last rows ask for (L, H, D), per layer group.
+        Return K before RoPE and V, (L, H, S, D), and what each passage's rows ask for, per layer group.
         """
-        run, rows, groups = self.begin(segments, Sampling(max_new_tokens=1)), unsourced(segments), self.identity.layout.groups
-        observed = last_rows(spans)
+        run, groups = self.begin(segments, Sampling(max_new_tokens=1)), self.identity.layout.groups
         at = torch.tensor([row for own in observed for row in own], device=self._stack.device)
-        with (
-            self._caught(self._family.key_module, lambda k: k) as keys,
-            self._caught(self._family.query_module, lambda q: q[:, at]) as queries,
-        ):
-            run.compute(rows)
-        found = []
-        for g, group in enumerate(groups):
-            k, q = (torch.stack([caught[layer] for layer in group.layers]) for caught in (keys, queries))
-            asked = [asked_of(own, group) for own in torch.split(q, [len(own) for own in observed], 2)]
-            found.append((k, run.values(g), asked))
-        return found
+        queried: AbstractContextManager[dict[int, torch.Tensor]] = nullcontext({})
+        if len(at):
+            queried = self._caught(self._family.query_module, lambda q: q[:, at])
+        with self._caught(self._family.key_module, lambda k: k) as keys, queried as queries:
+            run.compute(unsourced(segments))
+        return [(_stacked(keys, group), run.values(g), asked_each(queries, group, observed)) for g, group in enumerate(groups)]
 
     def dependence(self, passages: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """Prefill the concatenation of passages; return how much each row of each needs those before it: `KVChunk.need`."""
@@ -212,7 +211,12 @@ def _needs_fine_keys(config: Any, decoder: Any) -> bool:
     return n_shared >= _CROWDED or any(bias is not None for bias in biases)
 
 
-def _cut(k: torch.Tensor, v: torch.Tensor, span: Span, asked: torch.Tensor) -> KVChunk:
+def _stacked(keys: Mapping[int, torch.Tensor], group: LayerGroup) -> torch.Tensor:
+    """Return what was caught of a group's layers, (L, H, T, D)."""
+    return torch.stack([keys[layer] for layer in group.layers])
+
+
+def _cut(k: torch.Tensor, v: torch.Tensor, span: Span, asked: Asked) -> KVChunk:
     """Return the rows of a passage as a chunk with memory of its own."""
     k, v = (x[:, :, slice(*span)].clone(memory_format=torch.contiguous_format) for x in (k, v))
     return KVChunk(k, v, asked=asked)

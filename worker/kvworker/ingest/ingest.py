@@ -228,10 +228,10 @@ class Ingestor:
         with self._lock:
             started = time.perf_counter()
             try:
-                exported = self._engine.export([p.token_ids for p in read], sources)
+                exported = self._engine.export([p.token_ids for p in read], sources, self._ladder.n_observed)
             except LoadFailed as error:
                 _log.warning("a stored chunk could not be read on, so its document is read from the start: %s", error)
-                exported, sources = self._engine.export([p.token_ids for p in read]), {}
+                exported, sources = self._engine.export([p.token_ids for p in read], n_observed=self._ladder.n_observed), {}
             seconds = time.perf_counter() - started
         n_read = [0 if i in sources else len(p.token_ids) for i, p in enumerate(read)]
         return dict(zip((i for i in range(len(read)) if i not in sources), exported, strict=True)), n_read, seconds

@@ -10,7 +10,7 @@ import torch
 
 from kvworker.answer.load import DeviceSource
 from kvworker.chunk import PassageKV
-from kvworker.engine.engine import Engine, Segment, always_computed
+from kvworker.engine.engine import N_PROBES, Engine, Segment, always_computed
 from kvworker.engine.sampling import Sampling
 from kvworker.quality.context import Context
 from kvworker.quality.fidelity import agrees, divergence
@@ -43,7 +43,7 @@ class Asking:
         self._engine = engine
         bos = () if engine.bos_id is None else (engine.bos_id,)
         self._read = [tuple(token for text in c.texts for token in (*bos, *engine.encode(text))) for c in contexts]
-        self._kv = [engine.export([ids])[0] for ids in self._read]
+        self._kv = [engine.export([ids], n_observed=N_PROBES)[0] for ids in self._read]
         self._questions = [
             _Question(n, ids, expected_tokens(engine, ask.answer), self._logits(n, ids, self._kv[n]))
             for n, context in enumerate(contexts)

@@ -24,6 +24,7 @@ from kvworker.codec.decode import decode_chunk
 from kvworker.codec.pipeline import Pipeline
 from kvworker.codec.presets import FINE_KEY_BITS, LADDER, Preset
 from kvworker.codec.specs import find_codec
+from kvworker.engine.engine import N_PROBES
 from kvworker.quality.errors import Errors, Probes, errors_of
 
 _FIRST, _LEAST, _SHARE = 8, 64, 64
@@ -70,6 +71,11 @@ class Ladder:
     def codecs(self) -> list[Pipeline]:
         """All codecs that a passage may be stored as, the one asked for first."""
         return [codec for rung in self.rungs for codec in (rung.codec, rung.plain) if codec is not None]
+
+    @property
+    def n_observed(self) -> int:
+        """How many rows of a passage are to be observed for its codec; 0 where none goes by queries."""
+        return N_PROBES if any(codec.traits.is_query_aware for codec in self.codecs) else 0
 
     def codec_of(self, spec: PipelineSpec) -> Pipeline:
         """Return the one of `codecs` that a manifest names, or raise UnsupportedError."""

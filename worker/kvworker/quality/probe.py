@@ -15,7 +15,7 @@ from kvworker.answer.policy import RecomputePolicy, find_policy
 from kvworker.chunk import PassageKV
 from kvworker.codec.decode import decode_chunk
 from kvworker.codec.pipeline import Pipeline
-from kvworker.engine.engine import Engine, Segment, Work, spans_of
+from kvworker.engine.engine import N_PROBES, Engine, Segment, Work, spans_of
 from kvworker.engine.sampling import Sampling
 from kvworker.ingest.windows import document_windows
 from kvworker.quality.context import Context, Spot
@@ -59,7 +59,9 @@ class Probe:
     def read(self, context: Context, reading: ReadAs) -> Stored:
         """Prefill what the prompt needs: each passage alone, each document at once, or the prompt's passages as they stand."""
         if reading == "prefix":
-            return Stored(tuple(self.engine.export([self.tokens(text) for text in context.texts])), len(context.prompt))
+            return Stored(
+                tuple(self.engine.export([self.tokens(text) for text in context.texts], n_observed=N_PROBES)), len(context.prompt)
+            )
         cut: dict[Spot, PassageKV] = {}
         for document in sorted({spot[0] for spot in context.prompt}):
             passages = [self.tokens(text) for text in context.documents[document]]
@@ -72,7 +74,7 @@ class Probe:
         for window in document_windows([len(ids) for ids in passages], self.engine.max_reading_tokens):
             needs = self.engine.dependence(passages[window.start : window.stop])
             for i in range(window.first_new, window.stop):
-                first, *others = self.engine.export([passages[i]])[0]
+                first, *others = self.engine.export([passages[i]], n_observed=N_PROBES)[0]
                 cut[document, i] = (replace(first, need=needs[i - window.start]), *others)
         return cut
 
@@ -80,7 +82,7 @@ class Probe:
         """Read a document as ingesting does: at once, or in overlapping windows where it is longer than the model's context."""
         cut: dict[Spot, PassageKV] = {}
         for window in document_windows([len(ids) for ids in passages], self.engine.max_reading_tokens):
-            exported = self.engine.export(passages[window.start : window.stop])
+            exported = self.engine.export(passages[window.start : window.stop], n_observed=N_PROBES)
             cut.update({(document, i): exported[i - window.start] for i in range(window.first_new, window.stop)})
         return cut
 
