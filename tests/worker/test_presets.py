@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kvstore.core.api import BlobReader, Status
+from kvstore.core.errors import TierUnavailableError
 from kvstore.planners.cost import CostModel
 from kvstore.planners.samples import DecodeSample, ReadSample
 from kvworker.calibrate.calibrate import gather
@@ -25,7 +26,7 @@ from kvworker.serve import runtime
 from kvworker.serve.runtime import model_folder
 from tests.engine.prompts import Tiny, random_passages
 from tests.worker.conftest import MakeLab
-from tests.worker.lab import Lab, Wrapped
+from tests.worker.lab import FailingLookup, Lab, Wrapped
 
 
 def stored(lab: Lab) -> set[str]:
@@ -82,6 +83,15 @@ def test_a_worker_packs_what_is_read_over_a_slow_link(make_lab: MakeLab, bytes_p
     assert {(p.action, p.variant) for p in report.passages} == {("load", label)}
     with closing(stored_chunk(lab, names[0])) as reader:
         assert reader.manifest.codec.label == label
+
+
+def test_a_store_that_fails_leaves_passages_their_names(make_lab: MakeLab) -> None:
+    """Who resolves them learns the key of the codec asked for, and then that nothing answers there."""
+    lab = make_lab(codec="lossless")
+    names = lab.names()
+    failing = FailingLookup(lab.caller.store, TierUnavailableError("gone"))
+    ((_, key), *_) = lab.worker.resolve(lab.caller_with(failing), names)
+    assert key.variant == lab.worker.ladder.first.spec.variant()
 
 
 def test_what_was_stored_over_another_link_is_read_as_it_is(make_lab: MakeLab) -> None:

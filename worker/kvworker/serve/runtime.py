@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kvclient.records import AnswerExplanation, Report, Token
 from kvstore.core.api import Status, StoreAPI
-from kvstore.core.errors import NotFoundError
+from kvstore.core.errors import KVError, NotFoundError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.planner import find_planner
 from kvstore.store.secret import SECRET_NBYTES, load_secret
@@ -150,12 +150,15 @@ class Worker:
         return list(zip(best, self._stored_keys(caller.store, [p.content for p in best]), strict=True))
 
     def _stored_keys(self, store: StoreAPI, contents: Sequence[bytes]) -> list[ChunkKey]:
-        """Return where the chunk of each content is: in the codec asked for, unless the store has it in another of the preset alone."""
+        """Return where the chunk of each content is: in the codec asked for, unless the store says that it has another of the preset."""
         keys = [self.ladder.keys(content) for content in contents]
         if len(self.ladder.codecs) == 1:
             return [own[0] for own in keys]
-        hits = store.lookup([key for own in keys for key in own])
-        stored = {hit.key for hit in hits if hit.status is not Status.ABSENT}
+        try:
+            stored = {hit.key for hit in store.lookup([key for own in keys for key in own]) if hit.status is not Status.ABSENT}
+        except KVError as error:
+            _log.warning("lookup failed, passages are resolved to the codec asked for: %s", error)
+            stored = set()
         return [next((key for key in own if key in stored), own[0]) for own in keys]
 
     def explain(self, tenant: str, request_id: str = "") -> AnswerExplanation:
