@@ -31,5 +31,7 @@ def load_secret(path: Path) -> bytes:
             write_once(path, secrets.token_hex(SECRET_NBYTES).encode() + b"\n")
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        raise ConfigError(f"{path} may be read by others (mode {mode:04o}); chmod 600 it, and replace the secret if it may be known")
+        raise ConfigError(
+            f"{path} has mode {mode:04o}, so others may read it; run: chmod 600 {path}, and replace the secret if it may be known"
+        )
     return parse_secret(path.read_text("ascii", errors="replace"))

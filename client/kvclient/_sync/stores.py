@@ -91,8 +91,9 @@ class Stores:
         if len(addresses) == 1 and failed:
             raise failed[addresses[0]]
         if failed:
+            done = ", ".join(address for address in addresses if address not in failed) or "no store"
             names = ", ".join(f"{address} ({error})" for address, error in failed.items())
-            raise TierUnavailableError(f"{scope.kind} {scope.value!r} is not invalidated yet at {names}: call again")
+            raise TierUnavailableError(f"{scope.kind} {scope.value!r} is invalidated at {done}, and not yet at {names}: call again")
         return max(epochs)
 
     def _invalidate(self, address: str, scope: Scope, deadline: Deadline) -> int:
