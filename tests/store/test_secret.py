@@ -33,7 +33,7 @@ def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     load_secret(path)
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="mode 0644\\); chmod 600"):
+    with pytest.raises(ConfigError, match="mode 0644, so others may read it; run: chmod 600"):
         load_secret(path)
 
 
