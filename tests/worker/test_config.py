@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from kvstore.core.errors import ConfigError
 from kvstore.server.config import ENV_PREFIX as STORE_PREFIX
-from kvstore.server.config import ServerConfig, load
+from kvstore.server.config import ServerConfig, StoreConfig, load
 from kvstore.server.settings import to_toml
 from kvworker.reference import MODEL_FOLDER
 from kvworker.serve.config import ENV_PREFIX, ModelConfig, StoreAddress, UpConfig, WorkerConfig
@@ -44,6 +45,14 @@ def test_a_setting_out_of_range_is_refused_by_name(field: str, value: object) ->
 def test_zero_is_a_setting(field: str) -> None:
     """It turns off, or leaves the choice to the model."""
     assert getattr(WorkerSettings(**{field: 0}), field) == 0  # type: ignore[arg-type]
+
+
+def test_store_and_worker_in_one_process_take_every_setting_of_a_store() -> None:
+    """A file that was written for a store must do for both."""
+    assert {f.name for f in fields(StoreConfig)} < {f.name for f in fields(UpConfig)}
+    flags = {"quotas.stored": "1GiB", "encryption.keys_file": "keys"}
+    local = load(UpConfig, PREFIXES, None, {}, flags).local
+    assert (local.quotas.stored, local.encryption.keys_file) == (1 << 30, "keys")
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones_and_the_likeliest() -> None:

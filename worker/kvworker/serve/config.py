@@ -10,7 +10,7 @@ from kvclient.channel import ClientTLS, is_loopback
 from kvclient.cluster.members import Members
 from kvclient.cluster.store import MAX_REPLICAS
 from kvstore.core.errors import ConfigError
-from kvstore.server.config import AuthConfig, ServerConfig, StoreConfig, TiersConfig
+from kvstore.server.config import AuthConfig, EncryptionConfig, QuotaConfig, ServerConfig, StoreConfig, TiersConfig
 from kvstore.store.redis.plaintext import check_plaintext
 from kvworker.ray.settings import RaySettings
 from kvworker.reference import MODEL_FOLDER
@@ -118,6 +118,8 @@ class UpConfig:
     server: ServerConfig = field(default_factory=ServerConfig)
     tiers: TiersConfig = field(default_factory=TiersConfig)
     auth: AuthConfig = field(default_factory=AuthConfig)
+    quotas: QuotaConfig = field(default_factory=QuotaConfig)
+    encryption: EncryptionConfig = field(default_factory=EncryptionConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     worker: WorkerSettings = field(default_factory=WorkerSettings)
 
@@ -129,7 +131,7 @@ class UpConfig:
     @property
     def local(self) -> StoreConfig:
         """The store's part."""
-        return StoreConfig(self.data_dir, self.server, self.tiers, self.auth)
+        return StoreConfig(self.data_dir, self.server, self.tiers, self.auth, self.quotas, self.encryption)
 
 
 Flags = Mapping[str, object]
