@@ -40,6 +40,8 @@ _OPTIONS: Options = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 2000),
 )
+# A flipped bit of a header would stay in the table that both ends keep of headers, and fail every later call. TLS notices it.
+_PLAIN_OPTIONS: Options = (("grpc.http2.hpack_table_size.encoder", 0), ("grpc.http2.hpack_table_size.decoder", 0))
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ def opener(tls: ClientTLS | None) -> Callable[[str], grpc.Channel]:
 
 
 def channel_options(tls: ClientTLS | None = None) -> Options:
-    """Return the options of every channel of ours."""
-    name: Options = (("grpc.ssl_target_name_override", tls.server_name),) if tls and tls.server_name else ()
+    """Return the options of every channel of ours; `tls` None is one in plain text."""
+    if tls is None:
+        return (*_OPTIONS, *_PLAIN_OPTIONS)
+    name: Options = (("grpc.ssl_target_name_override", tls.server_name),) if tls.server_name else ()
     return (*_OPTIONS, *name)
 
 
