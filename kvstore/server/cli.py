@@ -21,6 +21,7 @@ from kvstore.server.settings import to_toml
 
 logger = logging.getLogger(__name__)
 
+_TEXT = "Run a store server. Ends with SIGTERM or Ctrl-C. What has no flag is a setting of --config; --print-config shows all of them."
 # Flag -> the configuration key that it sets.
 _KEYS = {
     "address": "server.address",
@@ -36,7 +37,7 @@ _KEYS = {
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the `store` command."""
-    parser = subparsers.add_parser("store", help="run a store server", description="Run a store server until SIGTERM or Ctrl-C.")
+    parser = subparsers.add_parser("store", help="run a store server", description=_TEXT)
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file; LARDER_STORE__... variables and flags win over it")
     parser.add_argument("--address", metavar="HOST:PORT", help="where to listen; port 0 takes a free one")
     parser.add_argument("--data-dir", metavar="DIR", help="where chunks, tokens and the secret are kept")

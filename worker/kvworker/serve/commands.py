@@ -29,17 +29,22 @@ BENCHMARKS = (  # known without importing them, and torch with them
     *("cluster", "codecs", "context", "edits", "eviction", "faults", "kernels", "planner", "quotas", "race"),
     *("reuse", "routing", "scbench", "stripes", "transport"),
 )
+_UNTIL = "Ends with SIGTERM or Ctrl-C. What has no flag is a setting of --config; --print-config shows all of them."
 _STORE_KEYS = {"memory": "tiers.memory.capacity", "disk": "tiers.disk.capacity", "redis": "tiers.redis.url"}
 
 
 def register(subparsers: Subparsers) -> None:
     """Add the worker's commands."""
-    up = subparsers.add_parser("up", help="run store and worker in one process", description="Serve until SIGTERM or Ctrl-C.")
+    up = subparsers.add_parser(
+        "up", help="run store and worker in one process", description=f"Run store and worker in one process. {_UNTIL}"
+    )
     _add_model_flags(up)
     _add_server_flags(up)
     _add_store_flags(up)
     up.set_defaults(run=_up)
-    worker = subparsers.add_parser("worker", help="run a worker that uses a store elsewhere", description="Serve until SIGTERM or Ctrl-C.")
+    worker = subparsers.add_parser(
+        "worker", help="run a worker that uses a store elsewhere", description=f"Run a worker that uses a store elsewhere. {_UNTIL}"
+    )
     _add_model_flags(worker)
     _add_server_flags(worker)
     worker.add_argument("--store", metavar="ADDRESS", help="the stores: host:port, several with commas, or dns:name:port")
@@ -68,7 +73,7 @@ def register(subparsers: Subparsers) -> None:
 
 def _register_route(subparsers: Subparsers) -> None:
     """Add `larder route`."""
-    text = "Serve several workers at one address: a question goes where most of its passages are at hand. Ends with SIGTERM or Ctrl-C."
+    text = f"Serve several workers at one address: a question goes where most of its passages are at hand. {_UNTIL}"
     parser = subparsers.add_parser("route", help="serve several workers at one address", description=text)
     _add_server_flags(parser)
     parser.add_argument("--worker", action="append", metavar="HOST:PORT", help="a worker; repeat it for each")
