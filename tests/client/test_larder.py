@@ -12,6 +12,7 @@ from kvclient import Retry
 from kvstore.core.errors import (
     AuthError,
     CapacityError,
+    ClosedError,
     DeadlineError,
     FormatError,
     InvalidInputError,
@@ -128,7 +129,7 @@ def test_a_closed_answer_ends_with_an_error_and_not_as_if_it_were_complete(serve
     tokens = twin.each(answer)
     next(tokens)
     twin.do(answer, "close")
-    with pytest.raises(FormatError, match="closed early"):
+    with pytest.raises(ClosedError, match="ask again"):
         next(tokens)
 
 

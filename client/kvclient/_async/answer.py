@@ -8,7 +8,7 @@ from types import TracebackType
 from kvclient.messages import report_from
 from kvclient.records import Report, Token
 from kvproto.v1 import context_pb2
-from kvstore.core.errors import FormatError, InvalidInputError
+from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVError
 
 
 class AsyncAnswer:
@@ -22,6 +22,7 @@ class AsyncAnswer:
         self._messages = messages
         self._tokens: list[Token] = []
         self._report: Report | None = None
+        self._is_closed = False
 
     def __aiter__(self) -> AsyncAnswer:
         return self
@@ -34,7 +35,7 @@ class AsyncAnswer:
                 return token
             self._report = report_from(message.report)
         if self._report is None:
-            raise FormatError("the answer ended without its report; it was closed early, or the server speaks another version")
+            raise _without_report(self._is_closed)
         raise StopAsyncIteration
 
     async def finish(self) -> AsyncAnswer:
@@ -45,6 +46,7 @@ class AsyncAnswer:
 
     async def close(self) -> None:
         """Stop the answer; does nothing once it is complete."""
+        self._is_closed = True
         await self._messages.aclose()
 
     @property
@@ -69,3 +71,10 @@ class AsyncAnswer:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
+
+
+def _without_report(is_closed: bool) -> KVError:
+    """Return why an answer ended without its report."""
+    if is_closed:
+        return ClosedError("the answer was closed before it was complete; ask again")
+    return FormatError("the answer ended without its report; the server speaks another version")

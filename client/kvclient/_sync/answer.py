@@ -9,7 +9,7 @@ from types import TracebackType
 from kvclient.messages import report_from
 from kvclient.records import Report, Token
 from kvproto.v1 import context_pb2
-from kvstore.core.errors import FormatError, InvalidInputError
+from kvstore.core.errors import ClosedError, FormatError, InvalidInputError, KVError
 
 
 class Answer:
@@ -23,6 +23,7 @@ class Answer:
         self._messages = messages
         self._tokens: list[Token] = []
         self._report: Report | None = None
+        self._is_closed = False
 
     def __iter__(self) -> Answer:
         return self
@@ -35,7 +36,7 @@ class Answer:
                 return token
             self._report = report_from(message.report)
         if self._report is None:
-            raise FormatError("the answer ended without its report; it was closed early, or the server speaks another version")
+            raise _without_report(self._is_closed)
         raise StopIteration
 
     def finish(self) -> Answer:
@@ -46,6 +47,7 @@ class Answer:
 
     def close(self) -> None:
         """Stop the answer; does nothing once it is complete."""
+        self._is_closed = True
         self._messages.close()
 
     @property
@@ -70,3 +72,10 @@ class Answer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _without_report(is_closed: bool) -> KVError:
+    """Return why an answer ended without its report."""
+    if is_closed:
+        return ClosedError("the answer was closed before it was complete; ask again")
+    return FormatError("the answer ended without its report; the server speaks another version")
