@@ -15,7 +15,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from kvclient import AsyncLarder, Larder
-from kvstore.core.errors import AuthError, InvalidInputError, KVError, NotFoundError, UnsupportedError
+from kvstore.core.errors import AuthError, InvalidInputError, KVError, NotFoundError
 from kvworker.engine.engine_hf import HFEngine, load_engine
 from tests.e2e.processes import Process, start, stop
 from tests.engine.prompts import Tiny
@@ -118,7 +118,7 @@ def test_an_invalidated_document_is_a_miss_until_it_is_read_again(larder: Larder
         (["nobody.txt#0"], "", "", NotFoundError),
         (["no name"], "", "", InvalidInputError),
         (["notes.txt#0"], "magic", "", InvalidInputError),
-        (["notes.txt#0"], "", "magic", UnsupportedError),
+        (["notes.txt#0"], "", "magic", InvalidInputError),
         (["notes.txt#0"] * 40, "", "", InvalidInputError),
     ],
 )

@@ -18,7 +18,6 @@ from kvstore.core.errors import (
     KVError,
     NotFoundError,
     TierUnavailableError,
-    UnsupportedError,
 )
 from kvstore.core.key import ChunkKey
 from kvstore.planners.linear import LinearCost
@@ -178,8 +177,8 @@ def test_nothing_is_stored_again_while_the_store_does_not_answer(lab: Lab) -> No
         (["a.txt#0"], {"policy": "magic"}, InvalidInputError),
         (["a.txt#0"], {"policy": "first_k:k=0"}, InvalidInputError),
         (["a.txt#0"], {"policy": "first_k:depth=3"}, InvalidInputError),
-        (["a.txt#0"], {"planner": "magic"}, UnsupportedError),
-        (["a.txt#0"], {"planner": "../cost"}, UnsupportedError),
+        (["a.txt#0"], {"planner": "magic"}, InvalidInputError),
+        (["a.txt#0"], {"planner": "../cost"}, InvalidInputError),
         (["a.txt#0"], {"text": ""}, InvalidInputError),
         (["a.txt#0"], {"sampling": Sampling(max_new_tokens=1025)}, InvalidInputError),
         (["a.txt#0"] * 30, {}, InvalidInputError),
