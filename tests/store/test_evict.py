@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.core.discovery import known_names
-from kvstore.core.errors import UnsupportedError
+from kvstore.core.errors import ConfigError
 from kvstore.store.evict.arc import Arc
 from kvstore.store.evict.policy import Item, Policy, make_policy
 from tests.store.textbook_arc import TextbookArc
@@ -39,7 +39,7 @@ def request(policy: Policy, wanted: Item, pinned: frozenset[bytes] = frozenset()
 def test_policies_are_found_by_file_name() -> None:
     """A new one is one file."""
     assert known_names("kvstore.store.evict") == NAMES
-    with pytest.raises(UnsupportedError, match="arc, lfu, lru, value"):
+    with pytest.raises(ConfigError, match="no eviction policy 'newest'; known: arc, lfu, lru, value"):
         make_policy("newest", 10)
 
 

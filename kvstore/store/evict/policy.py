@@ -7,7 +7,8 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvstore.core.discovery import find
+from kvstore.core.discovery import find, known_names
+from kvstore.core.errors import ConfigError, UnsupportedError
 
 _PACKAGE = "kvstore.store.evict"
 
@@ -109,6 +110,9 @@ class Policy(ABC):
 
 
 def make_policy(name: str, capacity_bytes: int) -> Policy:
-    """Return a new policy; it is found by its file's name, and an unknown name raises UnsupportedError with the known ones."""
-    policy: Policy = find(_PACKAGE, name)(capacity_bytes)
-    return policy
+    """Return a new policy; it is found by its file's name, and an unknown name raises ConfigError with the known ones."""
+    try:
+        found: type[Policy] = find(_PACKAGE, name)
+    except UnsupportedError as error:
+        raise ConfigError(f"no eviction policy {name!r}; known: {', '.join(known_names(_PACKAGE))}") from error
+    return found(capacity_bytes)
