@@ -18,6 +18,7 @@ from kvkernels.checks import require, require_device, require_value_dtype, requi
 
 EPS = 1e-8
 LEVELS = 127
+Parts = tuple[torch.Tensor, torch.Tensor]  # codes, scale
 
 
 def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,18 +35,31 @@ def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def decode(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Return x' (..., T, D) in dtype. Raises ValueError when codes and scale do not belong together."""
-    require_value_dtype("dtype", dtype)
-    require("codes", codes, codes.shape, torch.int8)
-    require("scale", scale, (*codes.shape[:-1], 1), torch.float32)
-    require_device("scale", scale, codes)
-    from kvkernels import int8_compiled
-
+    _check(codes, scale, dtype)
     if backend.runs_triton(codes):
         from kvkernels import int8_triton
 
         return int8_triton.decode(codes, scale, dtype)
-    decode_here = int8_compiled.decode if int8_compiled.decodes(codes, scale, dtype) else reference_decode
-    return decode_here(codes, scale, dtype)
+    return reference_decode(codes, scale, dtype)
+
+
+def decode_both(k: Parts, v: Parts, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return K and V of a chunk as `decode` does; its compiled form takes both: a call costs tens of microseconds, and wakes threads."""
+    from kvkernels import int8_compiled
+
+    if not int8_compiled.decodes(k, v, dtype):
+        return decode(*k, dtype), decode(*v, dtype)
+    for parts in (k, v):
+        _check(*parts, dtype)
+    return int8_compiled.decode(k, v, dtype)
+
+
+def _check(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> None:
+    """Raise unless codes and scale are parts of one tensor that dtype can hold."""
+    require_value_dtype("dtype", dtype)
+    require("codes", codes, codes.shape, torch.int8)
+    require("scale", scale, (*codes.shape[:-1], 1), torch.float32)
+    require_device("scale", scale, codes)
 
 
 def reference_encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,7 +6,7 @@ import torch
 
 from kvkernels.checks import require_value_dtype
 from kvkernels.compiled import Form, call_form, compile_form, has_form, preparing
-from kvkernels.int8 import EPS, LEVELS
+from kvkernels.int8 import EPS, LEVELS, Parts
 
 
 def encode_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -17,20 +17,21 @@ def encode_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _decode_form(dtype: torch.dtype) -> Form:
-    """Return the form that decodes to a dtype."""
+    """Return the form that decodes K and V to a dtype."""
 
-    def decode_form(codes: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return ((codes.float() * scale).to(dtype),)
+    def decode_form(k_codes: torch.Tensor, k_scale: torch.Tensor, v_codes: torch.Tensor, v_scale: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (k_codes.float() * k_scale).to(dtype), (v_codes.float() * v_scale).to(dtype)
 
     return decode_form
 
 
-def prepare(head_dim: int, dtype: torch.dtype) -> None:
-    """Compile for heads of this many channels, which takes seconds; needs a C++ compiler."""
+def prepare(k_dim: int, v_dim: int, dtype: torch.dtype) -> None:
+    """Compile for heads of so many channels of K and of V, which takes seconds; needs a C++ compiler."""
     require_value_dtype("dtype", dtype)
     with preparing() as made:
-        codes, scale = compile_form(made, "int8_encode", encode_form, torch.ones(64, head_dim, dtype=dtype))
-        compile_form(made, _decoder(dtype), _decode_form(dtype), codes, scale)
+        parts = {dim: compile_form(made, "int8_encode", encode_form, torch.ones(64, dim, dtype=dtype)) for dim in sorted({k_dim, v_dim})}
+        sides = (part.clone() for dim in (k_dim, v_dim) for part in parts[dim])  # one tensor twice would be compiled as one
+        compile_form(made, _decoder(dtype), _decode_form(dtype), *sides)
 
 
 def encodes(x: torch.Tensor) -> bool:
@@ -44,15 +45,21 @@ def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.view(x.shape), scale.view(*x.shape[:-1], 1)
 
 
-def decodes(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> bool:
+def decodes(k: Parts, v: Parts, dtype: torch.dtype) -> bool:
     """Tell whether `decode` takes these."""
-    return codes.is_contiguous() and scale.is_contiguous() and has_form(_decoder(dtype), codes.view(-1, codes.shape[-1]), scale.view(-1, 1))
+    return all(part.is_contiguous() for part in (*k, *v)) and has_form(_decoder(dtype), *_rows(k), *_rows(v))
 
 
-def decode(codes: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return x' as `int8.decode` does."""
-    (x,) = call_form(_decoder(dtype), codes.view(-1, codes.shape[-1]), scale.view(-1, 1))
-    return x.view(codes.shape)
+def decode(k: Parts, v: Parts, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return K and V as `int8.decode_both` does."""
+    k_rows, v_rows = call_form(_decoder(dtype), *_rows(k), *_rows(v))
+    return k_rows.view(k[0].shape), v_rows.view(v[0].shape)
+
+
+def _rows(parts: Parts) -> Parts:
+    """View codes (N, D) and scale (N, 1)."""
+    codes, scale = parts
+    return codes.view(-1, codes.shape[-1]), scale.view(-1, 1)
 
 
 def _decoder(dtype: torch.dtype) -> str:

@@ -47,19 +47,19 @@ def turn_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (x.transpose(1, 2).contiguous(),)
 
 
-def unpack_form(codes: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return pairs of codes (N, GROUP / 2) of bytes."""
-    wide = codes.to(torch.int16)
-    return ((wide | wide << 8 - BITS) & 0x0F0F,)
-
-
 def token_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return values (N, GROUP, D), in the dtype of scale (N, 1, D), of bytes (N, GROUP / 2, D)."""
-    return channel_values_form(torch.stack((codes & TOP, codes >> BITS), 2).flatten(1, 2), scale, zero)
+    return _values(torch.stack((codes & TOP, codes >> BITS), 2).flatten(1, 2), scale, zero)
 
 
 def channel_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return values (N, GROUP), in the dtype of scale (N, 1), of one byte per code."""
+    """Return values (N, GROUP), in the dtype of scale (N, 1), of bytes (N, GROUP / 2)."""
+    wide = codes.to(torch.int16)
+    return _values(((wide | wide << 8 - BITS) & 0x0F0F).view(torch.uint8), scale, zero)
+
+
+def _values(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return what one byte per code stands for."""
     return ((codes.float() * scale.float() + zero.float()).to(scale.dtype),)
 
 
@@ -73,9 +73,8 @@ def prepare(head_dim: int, dtype: torch.dtype) -> None:
         (turned,) = compile_form(made, "kivi_turn", turn_form, torch.ones(64, GROUP, GROUP, dtype=dtype))
         packed, scale, low = compile_form(made, "kivi_encode_token", encode_tokens_form, turned)
         (packed,) = compile_form(made, "kivi_turn", turn_form, packed)
-        (codes,) = compile_form(made, _unpacker(dtype), unpack_form, packed.view(-1, GROUP // 2))
         parameters = (part.to(dtype).view(-1, 1) for part in (scale, low))
-        compile_form(made, "kivi_values_channel", channel_values_form, codes.view(torch.uint8), *parameters)
+        compile_form(made, "kivi_values_channel", channel_values_form, packed.view(-1, GROUP // 2), *parameters)
 
 
 def encodes(x: torch.Tensor, bits: int, group: int, axis: kivi.Axis) -> bool:
@@ -112,22 +111,13 @@ def decodes(parts: kivi.Parts, shape: tuple[int, ...], bits: int, group: int, ax
     """Tell whether `decode` takes these."""
     if not _is_whole(shape, bits, group, axis) or not all(part.is_contiguous() for part in parts):
         return False
-    codes, *parameters = _by_group(parts, shape, axis)
-    return has_form(_unpacker(parts[1].dtype), codes) if axis == "channel" else has_form("kivi_values_token", codes, *parameters)
+    return has_form(f"kivi_values_{axis}", *_by_group(parts, shape, axis))
 
 
 def decode(parts: kivi.Parts, shape: tuple[int, ...], axis: kivi.Axis) -> torch.Tensor:
     """Return x' in the dtype of scale as `kivi.decode` does."""
-    codes, *parameters = _by_group(parts, shape, axis)
-    if axis == "channel":
-        codes = call_form(_unpacker(parts[1].dtype), codes)[0].view(torch.uint8)
-    (x,) = call_form(f"kivi_values_{axis}", codes, *parameters)
+    (x,) = call_form(f"kivi_values_{axis}", *_by_group(parts, shape, axis))
     return x.view(shape)
-
-
-def _unpacker(dtype: torch.dtype) -> str:
-    """Return the name under which `unpack_form` is compiled: bytes do not tell the dtype that they stand for."""
-    return f"kivi_unpack_{dtype}"
 
 
 def _is_whole(shape: Sequence[int], bits: int, group: int, axis: kivi.Axis) -> bool:

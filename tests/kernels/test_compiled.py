@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from kvkernels import compiled, int8, int8_compiled, kivi, kivi_compiled
+from kvkernels import clipped, compiled, int8, int8_compiled, kivi, kivi_compiled
 
-DIM, DTYPE = 32, torch.bfloat16
+DIM, V_DIM, DTYPE = 32, 48, torch.bfloat16
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++, which is not installed")
 
@@ -21,15 +21,15 @@ def _prepared() -> Iterator[None]:
     """Compile for small heads, once: about ten seconds."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's compiler uses what torch deprecates
-        int8_compiled.prepare(DIM, DTYPE)
+        int8_compiled.prepare(DIM, V_DIM, DTYPE)
         kivi_compiled.prepare(DIM, DTYPE)
     yield
     compiled.forget()
 
 
-def values(n_tokens: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
+def values(n_tokens: int, dtype: torch.dtype = DTYPE, dim: int = DIM) -> torch.Tensor:
     """Draw normal values with a large channel, a constant one and a group of zeros, some of them negative."""
-    x = torch.randn(2, 4, n_tokens, DIM, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, n_tokens, dim, generator=torch.Generator().manual_seed(0))
     x[..., 3] = x[..., 3] * 30 + 100
     x[..., 7] = 0.25
     x[0, 0, :32] = 0.0
@@ -42,12 +42,33 @@ def values(n_tokens: int, dtype: torch.dtype = DTYPE) -> torch.Tensor:
 @pytest.mark.parametrize("n_tokens", [512, 544])
 def test_int8_is_compiled_to_equal_bits(n_tokens: int) -> None:
     """Any number of tokens runs through one compiled form."""
-    x = values(n_tokens)
-    expected = int8.reference_encode(x)
-    assert int8_compiled.encodes(x)
-    assert all(torch.equal(a, b) for a, b in zip(int8.encode(x), expected, strict=True))
+    k, v = values(n_tokens), values(n_tokens, dim=V_DIM)
+    expected = [int8.reference_encode(x) for x in (k, v)]
+    for x, parts in zip((k, v), expected, strict=True):
+        assert int8_compiled.encodes(x)
+        assert all(torch.equal(a, b) for a, b in zip(int8.encode(x), parts, strict=True))
     assert int8_compiled.decodes(*expected, DTYPE)
-    assert torch.equal(int8.decode(*expected, DTYPE), int8.reference_decode(*expected, DTYPE))
+    back = int8.decode_both(*expected, DTYPE)
+    assert all(torch.equal(a, int8.reference_decode(*parts, DTYPE)) for a, parts in zip(back, expected, strict=True))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+def test_k_and_v_that_were_not_compiled_together_are_decoded_apart() -> None:
+    """V of the width of K has no form here, nor has float32."""
+    parts = int8.encode(values(512))
+    for dtype in (DTYPE, torch.float32):
+        assert not int8_compiled.decodes(parts, parts, dtype)
+        assert all(torch.equal(x, int8.reference_decode(*parts, dtype)) for x in int8.decode_both(parts, parts, dtype))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+def test_compiled_decoding_refuses_scales_of_other_tokens() -> None:
+    """Bytes from outside reach it first."""
+    k, v = (int8.encode(values(512, dim=dim)) for dim in (DIM, V_DIM))
+    with pytest.raises(ValueError, match="scale: expected"):
+        int8.decode_both(k, (v[0], v[1][:, :, 1:].contiguous()), DTYPE)
 
 
 @needs_compiler
@@ -63,6 +84,18 @@ def test_kivi_of_4_bits_is_compiled_to_equal_bits(axis: kivi.Axis, n_tokens: int
     assert kivi_compiled.decodes(expected, tuple(x.shape), 4, 32, axis)
     back = kivi.decode(*expected, x.shape, 4, 32, axis, DTYPE)
     assert torch.equal(back, kivi.reference_decode(*expected, x.shape, 4, 32, axis, DTYPE))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize("axis", kivi.AXES)
+def test_clipped_of_4_bits_is_decoded_by_the_forms_of_kivi(axis: kivi.Axis) -> None:
+    """Its parameters have the dtype of the model once they are widened."""
+    x = values(512)
+    parts = clipped.encode(x, 4, 32, axis, clipped.least_squares)
+    wide = (parts.codes, *clipped.parameters(*parts[1:]))
+    assert kivi_compiled.decodes(wide, tuple(x.shape), 4, 32, axis)
+    assert torch.equal(clipped.decode(parts, x.shape, 4, 32, axis, DTYPE), kivi.reference_decode(*wide, x.shape, 4, 32, axis, DTYPE))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

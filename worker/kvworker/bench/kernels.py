@@ -92,7 +92,7 @@ def _threads(n_threads: int) -> Iterator[None]:
     torch.set_num_threads(n_threads)
     try:
         if compiled.has_compiler():
-            int8_compiled.prepare(_DIM, _DTYPE)
+            int8_compiled.prepare(_DIM, _DIM, _DTYPE)
             kivi_compiled.prepare(_DIM, _DTYPE)
         yield
     finally:
@@ -113,7 +113,7 @@ def _operations(k: torch.Tensor, v: torch.Tensor) -> Iterator[tuple[str, Call, C
         "int8_decode",
         lambda: [decode_int8(*parts, _DTYPE) for parts in coded],
         lambda: [int8.reference_decode(*parts, _DTYPE) for parts in coded],
-        lambda: [int8.decode(*parts, _DTYPE) for parts in coded],
+        lambda: int8.decode_both(*coded, _DTYPE),
     )
     yield from _kivi_operations(((k, "token"), (v, "channel")))
 

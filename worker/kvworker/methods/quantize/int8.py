@@ -44,9 +44,8 @@ class Int8(Compiled, Placing):
 
     def decode(self, fields: Fields, spec: ChunkSpec) -> tuple[torch.Tensor, torch.Tensor]:
         """Return k and v, code times scale rounded to the model's dtype."""
-        dtype = DTYPES[spec.dtype]
-        k, v = (int8.decode(fields[f"{side}.codes"], fields[f"{side}.scale"], dtype) for side in "kv")
-        return k, v
+        k, v = ((fields[f"{side}.codes"], fields[f"{side}.scale"]) for side in "kv")
+        return int8.decode_both(k, v, DTYPES[spec.dtype])
 
     def place(
         self, fields: Fields, spec: ChunkSpec, side: str, turn: place.Turn | None, rows: torch.Tensor, cache: torch.Tensor
@@ -57,5 +56,4 @@ class Int8(Compiled, Placing):
 
     def compile(self, spec: ChunkSpec) -> None:
         """Compile for heads of both widths."""
-        for dim in sorted({spec.k_dim, spec.v_dim}):
-            int8_compiled.prepare(dim, DTYPES[spec.dtype])
+        int8_compiled.prepare(spec.k_dim, spec.v_dim, DTYPES[spec.dtype])
