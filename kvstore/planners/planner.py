@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
-from kvstore.core.discovery import find
+from kvstore.core.discovery import find, known_names
+from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.planners.cost import CostModel
 from kvstore.planners.plan import Hits, Plan, Request
+
+_PACKAGE = "kvstore.planners"
 
 
 class Planner(Protocol):
@@ -21,6 +24,9 @@ class Planner(Protocol):
 
 
 def find_planner(name: str) -> Planner:
-    """Return the planner of that name; another name raises UnsupportedError with those that are known."""
-    planner: Planner = find("kvstore.planners", name)()
+    """Return the planner of that name; another name raises InvalidInputError with those that are known."""
+    try:
+        planner: Planner = find(_PACKAGE, name)()
+    except UnsupportedError as error:
+        raise InvalidInputError(f"no planner {name!r}; known: {', '.join(known_names(_PACKAGE))}") from error
     return planner

@@ -17,6 +17,7 @@ from kvstore.core.errors import DeadlineError, InvalidInputError, KVError
 from kvstore.core.key import ChunkKey
 from kvstore.planners.cost import Landed
 from kvstore.planners.plan import Load
+from kvstore.planners.planner import find_planner
 from kvstore.planners.samples import CostSample, OutcomeSample, Pass, PassSample, ReadSample, WaitSample
 from kvworker.answer.costs import CostBook
 from kvworker.answer.course import Course, Timing
@@ -26,7 +27,6 @@ from kvworker.answer.explain import Explanations, explain
 from kvworker.answer.fetches import RequestFetches
 from kvworker.answer.job import job_of
 from kvworker.answer.load import Loader, StoredSource
-from kvworker.answer.named_planner import named_planner
 from kvworker.answer.probes import TierProbes
 from kvworker.answer.prompt import DECODED, Asked, Prompt, forms, offers, read_as
 from kvworker.answer.report import make_report
@@ -132,7 +132,7 @@ class Answerer:
 
     def _plan(self, tenant: str, store: StoreAPI, question: Question) -> Course:
         """Look up all passages in one call and let the planner decide."""
-        planner = named_planner(question.planner or self._settings.planner)
+        planner = find_planner(question.planner or self._settings.planner)
         spec = question.policy or self._settings.policy
         named = self._catalog.readings(tenant, question.passages, self._gate.read_as(spec, question.read_as))
         prompt = Prompt(tuple(p for p, _ in named), self._question_ids(question))

@@ -14,6 +14,7 @@ from kvworker.codec.pipeline import Pipeline
 
 TRANSFORMS = "kvworker.methods.transform"
 QUANTIZERS = "kvworker.methods.quantize"
+BYTE_STAGES = "kvstore.codecs"
 
 CodecOf = Callable[[PipelineSpec], Pipeline]
 """Finds the codec, ready for use, that a manifest names."""

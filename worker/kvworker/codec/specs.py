@@ -8,7 +8,7 @@ from kvstore.core.errors import InvalidInputError, UnsupportedError
 from kvstore.core.stages import Param
 from kvworker.codec.pipeline import Pipeline
 from kvworker.codec.presets import LADDER
-from kvworker.codec.registry import QUANTIZERS, TRANSFORMS, find_stage_class
+from kvworker.codec.registry import BYTE_STAGES, QUANTIZERS, TRANSFORMS, find_stage_class
 
 PRESETS = {
     "raw": "raw",
@@ -22,20 +22,27 @@ def find_codec(text: str) -> Pipeline:
     """Return the pipeline of a preset or spec: stages joined by "+", each a name and, after ":", its parameters as NAME=VALUE.
 
     A preset is what it is without calibrated tables; `ladder_of` knows what it is with them.
-    Parameters left out have their defaults. Raises InvalidInputError or UnsupportedError, both listing what is known.
+    Parameters left out have their defaults. Raises InvalidInputError, which lists what is known.
     """
     try:
         return Pipeline(tuple(_parse_stage(stage) for stage in PRESETS.get(text, text).split("+")))
     except UnsupportedError as error:
-        quantizers, transforms = (", ".join(known_names(package)) for package in (QUANTIZERS, TRANSFORMS))
-        known = f"presets {', '.join(PRESETS)}; quantizers {quantizers}; transforms {transforms}"
-        raise UnsupportedError(f"codec {text!r}: {error}. Known: {known}") from error
+        known = "; ".join(f"{kind} {', '.join(names)}" for kind, names in (("presets", PRESETS), *_known_stages()))
+        raise InvalidInputError(f"codec {text!r}: {error}; known are {known}") from error
 
 
 def _parse_stage(text: str) -> Stage:
     """Return the stage of "name" or "name:key=value,key=value"."""
     name, _, params = text.partition(":")
+    if not any(name in names for _, names in _known_stages()):
+        raise UnsupportedError(f"no stage is called {name!r}")
     return find_stage_class(name).build(dict(_parse_param(text, pair) for pair in params.split(",") if pair))
+
+
+def _known_stages() -> tuple[tuple[str, list[str]], ...]:
+    """Return the names of stages by their kind."""
+    kinds = (("quantizers", QUANTIZERS), ("transforms", TRANSFORMS), ("byte stages", BYTE_STAGES))
+    return tuple((kind, known_names(package)) for kind, package in kinds)
 
 
 def _parse_param(stage: str, pair: str) -> tuple[str, Param]:

@@ -14,6 +14,7 @@ from kvclient.records import AnswerExplanation, Report, Token
 from kvstore.core.api import Status, StoreAPI
 from kvstore.core.errors import KVError, NotFoundError
 from kvstore.core.key import ChunkKey
+from kvstore.planners.planner import find_planner
 from kvstore.store.secret import SECRET_NBYTES, load_secret
 from kvworker.answer.answer import Answerer, Question
 from kvworker.answer.costs import CostBook, saved_costs
@@ -21,7 +22,6 @@ from kvworker.answer.device_tier import DeviceTier
 from kvworker.answer.explain import Explanations
 from kvworker.answer.load import Loader
 from kvworker.answer.measure import calibrate
-from kvworker.answer.named_planner import named_planner
 from kvworker.codec.artifacts import ARTIFACTS, Artifacts
 from kvworker.codec.registry import bound_pipeline_of
 from kvworker.engine.engine import Engine
@@ -73,7 +73,7 @@ class Worker:
         model_dir: Path | None = None,
     ) -> None:
         self.engine, self.settings = engine, settings
-        named_planner(settings.planner)  # a default that does not exist fails here and not with every question
+        find_planner(settings.planner)  # a default that does not exist fails here and not with every question
         namespace = engine.identity.namespace
         folder = model_folder(data_dir, namespace) if data_dir else None
         self.artifacts = Artifacts(namespace, folder / ARTIFACTS if folder else None, probe_store)
