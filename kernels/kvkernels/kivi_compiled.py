@@ -49,18 +49,19 @@ def turn_form(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def token_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return values (N, GROUP, D), in the dtype of scale (N, 1, D), of bytes (N, GROUP / 2, D)."""
-    return _values(torch.stack((codes & TOP, codes >> BITS), 2).flatten(1, 2), scale, zero)
+    pairs = torch.stack([_values(part, scale, zero) for part in (codes & TOP, codes >> BITS)], 2)  # of bytes it would not be fused
+    return (pairs.flatten(1, 2),)
 
 
 def channel_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return values (N, GROUP), in the dtype of scale (N, 1), of bytes (N, GROUP / 2)."""
     wide = codes.to(torch.int16)
-    return _values(((wide | wide << 8 - BITS) & 0x0F0F).view(torch.uint8), scale, zero)
+    return (_values(((wide | wide << 8 - BITS) & 0x0F0F).view(torch.uint8), scale, zero),)
 
 
-def _values(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _values(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
     """Return what one byte per code stands for."""
-    return ((codes.float() * scale.float() + zero.float()).to(scale.dtype),)
+    return (codes.float() * scale.float() + zero.float()).to(scale.dtype)
 
 
 def prepare(head_dim: int, dtype: torch.dtype) -> None:
