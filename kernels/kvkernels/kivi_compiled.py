@@ -2,8 +2,8 @@
 
 Groups of tokens are (N, GROUP, D), groups of channels (N, GROUP). A compiler is fast along a last axis and slow at reducing it, so groups
 of channels are encoded as if they were tokens: GROUP groups make a tile, which is turned before and behind. It keeps float32 where the
-definition rounds to 16 bits, so forms cut scales toward zero by their bits; codes of channels are taken apart as pairs in an int16, the
-first in its lower byte.
+definition rounds to 16 bits, so forms cut scales toward zero by their bits. Bytes of channels are spread to one per code by fours, in an
+int64: it makes vectors of those, but none of int16.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kvkernels.checks import require_value_dtype
 from kvkernels.compiled import call_form, compile_form, has_form, preparing
 
 BITS, GROUP, TOP = 4, 32, 15
+_SPREAD = ((16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF), (4, 0x0F0F0F0F0F0F0F0F))
 
 
 def cut(step: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -55,8 +56,10 @@ def token_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tens
 
 def channel_values_form(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return values (N, GROUP), in the dtype of scale (N, 1), of bytes (N, GROUP / 2)."""
-    wide = codes.to(torch.int16)
-    return (_values(((wide | wide << 8 - BITS) & 0x0F0F).view(torch.uint8), scale, zero),)
+    wide = codes.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+    for shift, mask in _SPREAD:
+        wide = (wide | wide << shift) & mask
+    return (_values(wide.view(torch.uint8), scale, zero),)
 
 
 def _values(codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor) -> torch.Tensor:
@@ -110,7 +113,7 @@ def _encode_channels(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def decodes(parts: kivi.Parts, shape: tuple[int, ...], bits: int, group: int, axis: kivi.Axis) -> bool:
     """Tell whether `decode` takes these."""
-    if not _is_whole(shape, bits, group, axis) or not all(part.is_contiguous() for part in parts):
+    if not _is_whole(shape, bits, group, axis) or not all(part.is_contiguous() for part in parts) or parts[0].storage_offset() % 4:
         return False
     return has_form(f"kivi_values_{axis}", *_by_group(parts, shape, axis))
 

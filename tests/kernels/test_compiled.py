@@ -88,6 +88,19 @@ def test_kivi_of_4_bits_is_compiled_to_equal_bits(axis: kivi.Axis, n_tokens: int
 
 @needs_compiler
 @pytest.mark.usefixtures("_prepared")
+@pytest.mark.parametrize("offset", [1, 4])
+def test_codes_anywhere_in_a_buffer_are_decoded(offset: int) -> None:
+    """Four at a time where that is possible."""
+    x = values(512)
+    codes, scale, zero = kivi.reference_encode(x, 4, 32, "channel")
+    inside = torch.cat((torch.zeros(offset, dtype=torch.uint8), codes.flatten()))[offset:].view(codes.shape)
+    assert kivi_compiled.decodes((inside, scale, zero), tuple(x.shape), 4, 32, "channel") == (offset == 4)
+    back = kivi.decode(inside, scale, zero, x.shape, 4, 32, "channel", DTYPE)
+    assert torch.equal(back, kivi.reference_decode(codes, scale, zero, x.shape, 4, 32, "channel", DTYPE))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_prepared")
 @pytest.mark.parametrize("axis", kivi.AXES)
 def test_clipped_of_4_bits_is_decoded_by_the_forms_of_kivi(axis: kivi.Axis) -> None:
     """Its parameters have the dtype of the model once they are widened."""
