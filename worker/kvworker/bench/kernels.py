@@ -2,10 +2,10 @@
 
 CPU rows are of a layer group of an 8B model, 8 layers of 8 heads of 128 channels in bfloat16, K and V, on one thread and on as many as
 torch takes; GB/s are of its raw bytes. `eager` is the formula as one writes it in torch, `blocked` the reference in slabs, `compiled` what
-torch compiles of it; `compiled_over_eager` is the ratio of times, turn by turn. Eager's temporaries are mapped anew in every call or not,
-as the heap happens to lie, which is worth a factor of three; compiled forms have none. GPU rows are of K of 32 such layers: GB/s of bytes
-read plus written, and their share of a copy's; `group_us` is what a group of 8 layers takes from codes into a cache. Without a GPU those
-rows stay open, which is said on stderr.
+torch compiles of it, for K and V in one call where the codec does so; `compiled_over_eager` is the ratio of times, turn by turn. Eager's
+temporaries are mapped anew in every call or not, as the heap happens to lie, which is worth a factor of three; compiled forms have none.
+GPU rows are of K of 32 such layers: GB/s of bytes read plus written, and their share of a copy's; `group_us` is what a group of 8 layers
+takes from codes into a cache. Without a GPU those rows stay open, which is said on stderr.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _operations(k: torch.Tensor, v: torch.Tensor) -> Iterator[tuple[str, Call, C
         "int8_decode",
         lambda: [decode_int8(*parts, _DTYPE) for parts in coded],
         lambda: [int8.reference_decode(*parts, _DTYPE) for parts in coded],
-        lambda: int8.decode_both(*coded, _DTYPE),
+        lambda: int8.decode_both(coded[0], coded[1], _DTYPE),
     )
     yield from _kivi_operations(((k, "token"), (v, "channel")))
 
