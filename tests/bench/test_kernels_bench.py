@@ -11,7 +11,6 @@ from kvworker.bench.benchmark import Asked
 from kvworker.bench.kernel_plain import decode_int8, decode_kivi4, encode_int8, encode_kivi4
 from kvworker.bench.kernels import KernelsBench
 
-N_THREADS = torch.get_num_threads()
 OPERATIONS = ("int8_encode", "int8_decode", "kivi4_encode", "kivi4_decode")
 
 
@@ -24,10 +23,11 @@ def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_uncompiled")
 def test_every_operation_has_its_rows_and_what_is_open_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     """Programs read them by these names."""
+    n_threads = torch.get_num_threads()
     rows = list(KernelsBench(sizes=(32,), turns=1).run(Asked()))
     on_cpu = {(row.variant, row.metric) for row in rows if row.metric.startswith(("eager", "blocked", "compiled"))}
     assert on_cpu == {(operation, f"{way}_gb_per_s") for operation in OPERATIONS for way in ("eager", "blocked")}
-    assert {row.device.rpartition(", ")[2] for row in rows if row.metric == "eager_gb_per_s"} == {"1 threads", f"{N_THREADS} threads"}
+    assert {row.device.rpartition(", ")[2] for row in rows if row.metric == "eager_gb_per_s"} == {"1 threads", f"{n_threads} threads"}
     said = capsys.readouterr().err
     assert "compiled rows are open" in said
     assert ("GPU are open" in said) != torch.cuda.is_available()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.core.errors import InvalidInputError, UnsupportedError
+from kvstore.core.errors import InvalidInputError
 from kvstore.planners.cost import CostModel
 from kvstore.planners.linear import LinearCost
 from kvstore.simulate.replay import SimulatedStore, simulate
@@ -161,7 +161,7 @@ def test_a_change_that_is_none_is_refused(change: str, message: str) -> None:
 def test_an_unknown_policy_or_planner_is_refused_with_the_known_ones() -> None:
     """The same as a worker would."""
     for field in ("eviction", "planner"):
-        with pytest.raises(UnsupportedError, match="known are"):
+        with pytest.raises(InvalidInputError, match="no .* 'newest'; known: "):
             simulate(asks("a"), scenario(memory=1).changed(f"{field}=newest"))
 
 
