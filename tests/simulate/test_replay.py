@@ -161,7 +161,7 @@ def test_a_change_that_is_none_is_refused(change: str, message: str) -> None:
 def test_an_unknown_policy_or_planner_is_refused_with_the_known_ones() -> None:
     """The same as a worker would."""
     for field in ("eviction", "planner"):
-        with pytest.raises(InvalidInputError, match="no .* 'newest'; known: "):
+        with pytest.raises(InvalidInputError, match=r"no .* 'newest'; known: "):
             simulate(asks("a"), scenario(memory=1).changed(f"{field}=newest"))
 
 
