@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
-
-import pytest
 
 from kvclient import Larder, Retry
 from kvstore.core.errors import KVError
@@ -25,22 +22,13 @@ class Noted(socket.socket):
         super().sendall(data, flags)
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    """Serve plain text."""
-    server = FakeServer()
-    server.start()
-    yield server
-    server.stop()
-
-
-def ask_through(fake: FakeServer, fault: Fault | None, n_calls: int) -> tuple[list[str], bytes]:
+def ask_through(server: FakeServer, fault: Fault | None, n_calls: int) -> tuple[list[str], bytes]:
     """Make calls over one connection that is hurt; return what came of each, and what reached the server."""
     dialled = Noted()
     listening = socket.create_server(("127.0.0.1", 0))
 
     def dial() -> socket.socket:
-        dialled.connect(("127.0.0.1", fake.port))
+        dialled.connect(("127.0.0.1", server.port))
         return dialled
 
     proxy = FaultProxy(listening, dial, fault)
@@ -55,10 +43,10 @@ def ask_through(fake: FakeServer, fault: Fault | None, n_calls: int) -> tuple[li
     return outcomes, dialled.sent
 
 
-def test_a_flipped_bit_of_a_header_fails_one_call_and_no_later_one(fake: FakeServer) -> None:
+def test_a_flipped_bit_of_a_header_fails_one_call_and_no_later_one(server: FakeServer) -> None:
     """Headers are remembered by nobody: with gRPC's table of headers each later call over the connection would fail as the first did."""
-    _, sent = ask_through(fake, None, n_calls=1)
+    _, sent = ask_through(server, None, n_calls=1)
     flip = Fault(Harm.FLIP, Way.UP, sent.index(HEADER) + 1, bit=7)
-    (first, *later), _ = ask_through(fake, flip, n_calls=3)
+    (first, *later), _ = ask_through(server, flip, n_calls=3)
     assert "header" in first
     assert later == ["tiny", "tiny"]
